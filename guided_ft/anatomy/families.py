@@ -1,0 +1,111 @@
+"""Where the parts of each architecture family live. Data only: a new family is a new row.
+
+Every entry speaks of one layer. ``Rows`` says which output rows of a projection a head or a neuron owns; its
+numbers count heads' widths (for heads) or single rows (for neurons), so that one row of data serves all sizes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Output rows of ``module``: item ``i`` owns rows ``[start + i * stride, start + i * stride + 1)`` of its unit.
+
+    Args:
+        module: name of the projection, relative to the layer.
+        heads, groups, neurons: how many query heads, key/value groups or neurons lie before the first item.
+        offset: further units before the first item.
+        stride: units from one item to the next.
+    """
+
+    module: str
+    heads: int = 0
+    groups: int = 0
+    neurons: int = 0
+    offset: int = 0
+    stride: int = 1
+
+
+@dataclass(frozen=True)
+class Family:
+    """The layout of one layer.
+
+    Args:
+        model_types: the ``config.model_type`` values that have this layout.
+        layers: name of the list of layers in the decoder.
+        query, key, value: rows of head ``j`` (query) or of its group (key, value); the unit is ``head_dim`` rows.
+        out: the projection whose input columns carry head ``j`` (its input is `z`).
+        up: rows of neuron ``n``; the unit is one row.
+        down: the projection whose input columns carry neuron ``n`` (its input is `post`).
+        transposed: weights are stored ``[in, out]`` (GPT-2's Conv1D).
+        joint_norm: query and key are normalized over all heads together, so their gradients mix heads.
+    """
+
+    model_types: tuple[str, ...]
+    layers: str
+    query: Rows
+    key: Rows
+    value: Rows
+    out: str
+    up: tuple[Rows, ...]
+    down: str
+    transposed: bool = False
+    joint_norm: bool = False
+
+
+_LLAMA = Family(
+    model_types=("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "gemma3"),
+    layers="layers",
+    query=Rows("self_attn.q_proj"),
+    key=Rows("self_attn.k_proj"),
+    value=Rows("self_attn.v_proj"),
+    out="self_attn.o_proj",
+    up=(Rows("mlp.gate_proj"), Rows("mlp.up_proj")),
+    down="mlp.down_proj",
+)
+
+FAMILIES: tuple[Family, ...] = (
+    _LLAMA,
+    replace(_LLAMA, model_types=("olmo2",), joint_norm=True),
+    replace(
+        _LLAMA,
+        model_types=("phi3",),
+        query=Rows("self_attn.qkv_proj"),
+        key=Rows("self_attn.qkv_proj", heads=1),
+        value=Rows("self_attn.qkv_proj", heads=1, groups=1),
+        up=(Rows("mlp.gate_up_proj"), Rows("mlp.gate_up_proj", neurons=1)),
+    ),
+    Family(
+        model_types=("gpt2",),
+        layers="h",
+        query=Rows("attn.c_attn"),
+        key=Rows("attn.c_attn", heads=1),
+        value=Rows("attn.c_attn", heads=1, groups=1),
+        out="attn.c_proj",
+        up=(Rows("mlp.c_fc"),),
+        down="mlp.c_proj",
+        transposed=True,
+    ),
+    Family(
+        model_types=("gpt_neox",),
+        layers="layers",
+        query=Rows("attention.query_key_value", stride=3),
+        key=Rows("attention.query_key_value", offset=1, stride=3),
+        value=Rows("attention.query_key_value", offset=2, stride=3),
+        out="attention.dense",
+        up=(Rows("mlp.dense_h_to_4h"),),
+        down="mlp.dense_4h_to_h",
+    ),
+    Family(
+        model_types=("opt",),
+        layers="layers",
+        query=Rows("self_attn.q_proj"),
+        key=Rows("self_attn.k_proj"),
+        value=Rows("self_attn.v_proj"),
+        out="self_attn.out_proj",
+        up=(Rows("fc1"),),
+        down="fc2",
+    ),
+)

@@ -1,0 +1,28 @@
+"""The one error that users see, and the words it is made of."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class GuidedError(ValueError):
+    """A mistake that the user can mend: one line that says what, where and how.
+
+    Example: ``L3.H9: this model has 8 heads in layer 3 (L3.H0 to L3.H7)``.
+    """
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return the mend for a mistyped ``word``: the nearest known one, or all of them."""
+    names = sorted(known)
+    near = difflib.get_close_matches(word, names, n=1)
+    return f"did you mean '{near[0]}'?" if near else f"one of: {', '.join(names)}"
+
+
+def pick(table: dict, name: str, what: str):
+    """Look ``name`` up in ``table``; an unknown name is a GuidedError that names the nearest key."""
+    try:
+        return table[name]
+    except (KeyError, TypeError):
+        raise GuidedError(f"{what}: unknown value {name!r} ({did_you_mean(str(name), table)})") from None
