@@ -1,0 +1,118 @@
+"""What a slice adapter trains, as data that PEFT saves in ``adapter_config.json``."""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from peft.config import PeftConfig
+from peft.utils import PeftType
+
+from ..errors import GuidedError
+
+PEFT_TYPE = "SLICE"
+_RANGE = re.compile(r"(\d{1,9})(?:-(\d{1,9}))?")
+_MAX_INDEX = 1 << 20
+"""Above every real vocabulary or width; a range is spelled out in memory, so a made-up one must stay small."""
+
+
+def pack_index(index: Iterable[int]) -> str:
+    """Write indices as ranges: ``[0, 1, 2, 7]`` becomes ``"0-2,7"``."""
+    parts: list[list[int]] = []
+    for i in sorted(set(index)):
+        if parts and i == parts[-1][1] + 1:
+            parts[-1][1] = i
+        else:
+            parts.append([i, i])
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in parts)
+
+
+def unpack_index(text: str) -> list[int]:
+    """Read what ``pack_index`` wrote. Raises GuidedError on anything else, and on absurdly large numbers."""
+    index: list[int] = []
+    for part in text.split(","):
+        match = _RANGE.fullmatch(part.strip())
+        if match is None:
+            raise GuidedError(f"slices: cannot read the index {part!r} (write ranges such as '0-63,128')")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first or last >= _MAX_INDEX or len(index) + last - first >= _MAX_INDEX:
+            raise GuidedError(f"slices: the range {part!r} is empty or too large")
+        index.extend(range(first, last + 1))
+    return index
+
+
+@dataclass
+class SliceConfig(PeftConfig):
+    """Configuration of the slice adapter.
+
+    Either say exactly what to train (``slices``), or name modules and a ``fraction`` of their output rows, which
+    are then drawn at random with ``seed`` (the control that every located choice should be compared with).
+
+    Example::
+
+        SliceConfig(slices={"model.layers.3.mlp.up_proj": {"axis": 0, "index": "17,204"}})
+        SliceConfig(target_modules=["up_proj"], fraction=0.05, seed=0)
+    """
+
+    slices: dict[str, dict] | None = field(
+        default=None,
+        metadata={
+            "help": "Full module name -> {'axis': axis of the stored weight, 'index': ranges such as '0-63,128'}."
+        },
+    )
+    target_modules: list[str] | str | None = field(
+        default=None, metadata={"help": "Modules to draw random rows from; derived from `slices` when these are given."}
+    )
+    fraction: float = field(default=0.05, metadata={"help": "Share of the output rows to draw when `slices` is None."})
+    seed: int = field(default=0, metadata={"help": "Seed of the random draw when `slices` is None."})
+    init_weights: bool = field(
+        default=True, metadata={"help": "Start from zero, that is, from the base model. False is for tests."}
+    )
+    modules_to_save: list[str] | None = field(
+        default=None, metadata={"help": "Modules to train and save whole, beside the slices."}
+    )
+    exclude_modules: list[str] | str | None = field(default=None, metadata={"help": "Modules never to touch."})
+    layers_to_transform: list[int] | int | None = field(
+        default=None, metadata={"help": "Layer numbers that target_modules is limited to."}
+    )
+    layers_pattern: list[str] | str | None = field(
+        default=None, metadata={"help": "Name of the list of layers, if it is not a common one."}
+    )
+    bias: str = field(default="none", metadata={"help": "Biases stay frozen; only 'none' is accepted."})
+    trainable_token_indices: list[int] | dict[str, list[int]] | None = field(
+        default=None, metadata={"help": "Token embeddings to train beside the slices (a PEFT feature)."}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.peft_type = PeftType(PEFT_TYPE)
+        if self.bias != "none":
+            raise GuidedError(f"bias: {self.bias!r} is not supported (slices train weights only; use bias='none')")
+        if self.slices is not None:
+            if not isinstance(self.slices, dict):
+                raise GuidedError(f"slices: expected module names with their rows, got {self.slices!r}")
+            self.slices = {name: self._checked(name, spec) for name, spec in self.slices.items()}
+            if not self.slices:
+                raise GuidedError("slices: empty, so nothing would be trained (select at least one component)")
+            self.target_modules = sorted(self.slices)
+        elif not 0 < self.fraction <= 1:
+            raise GuidedError(f"fraction: {self.fraction} is not in (0, 1]")
+
+    @staticmethod
+    def _checked(name: str, spec: dict) -> dict:
+        unreadable = GuidedError(f"slices.{name}: expected {{'axis': 0 or 1, 'index': ranges}}, got {spec!r}")
+        if not isinstance(spec, dict) or set(spec) != {"axis", "index"} or spec["axis"] not in (0, 1):
+            raise unreadable
+        try:
+            index = (
+                unpack_index(spec["index"])
+                if isinstance(spec["index"], str)
+                else list(map(operator.index, spec["index"]))
+            )
+        except TypeError:
+            raise unreadable from None
+        if not index or min(index) < 0:
+            raise GuidedError(f"slices.{name}: the index is empty or negative")
+        return {"axis": int(spec["axis"]), "index": pack_index(index)}

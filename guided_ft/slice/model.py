@@ -1,0 +1,135 @@
+"""The PEFT tuner: puts a SliceLayer where the configuration says, and nowhere else."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from peft import NoMatchingPeftModuleError
+from peft.tuners.tuners_utils import BaseTuner, onload_layer
+from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+from torch import nn
+
+from ..errors import GuidedError
+from .config import SliceConfig, pack_index, unpack_index
+from .layer import SliceLayer, check_slice, linear_features
+
+
+class SliceModel(BaseTuner):
+    """A model with slice adapters. Made by ``peft.get_peft_model(model, SliceConfig(...))``."""
+
+    prefix = "slice_"
+    tuner_layer_cls = SliceLayer
+    target_module_mapping = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+
+    @staticmethod
+    def _check_target_module_exists(peft_config: SliceConfig, key: str) -> Any:
+        if peft_config.slices is not None:
+            # Exact names: PEFT shortens long target lists to suffixes, which could match more than was chosen.
+            return key in peft_config.slices
+        return BaseTuner._check_target_module_exists(peft_config, key)
+
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        try:
+            super().inject_adapter(model, adapter_name, *args, **kwargs)
+        except NoMatchingPeftModuleError as error:
+            raise GuidedError(f"target_modules: {error}") from None
+        # Not in _post_injection_hook, which PEFT calls for the first adapter only.
+        self._make_explicit(model, self.peft_config[adapter_name], adapter_name)
+
+    def _prepare_model(self, peft_config: SliceConfig, model: nn.Module) -> None:
+        # All that can be refused is refused before the first layer is replaced, so that the model stays usable.
+        slices = peft_config.slices or {}
+        modules = dict(model.named_modules())
+        _require(slices, modules)
+        for name, spec in slices.items():
+            try:
+                check_slice(modules[name], spec["axis"], unpack_index(spec["index"]))
+            except GuidedError as error:
+                raise GuidedError(f"{name}: {error}") from None
+
+    def _create_and_replace(
+        self,
+        peft_config: SliceConfig,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        **kwargs: Any,
+    ) -> None:
+        if peft_config.slices is not None:
+            spec = peft_config.slices[current_key]
+            where = {"axis": spec["axis"], "index": unpack_index(spec["index"])}
+        else:
+            where = self._random_rows(peft_config, target, current_key)
+        where |= {"init_weights": peft_config.init_weights, "inference_mode": peft_config.inference_mode}
+        if isinstance(target, SliceLayer):
+            target.update_layer(adapter_name, **where)
+            return
+        layer = SliceLayer(target, adapter_name, **where)
+        if adapter_name not in self.active_adapters:
+            layer.requires_grad_(False)
+        self._replace_module(parent, target_name, layer, target)
+
+    @staticmethod
+    def _random_rows(peft_config: SliceConfig, target: nn.Module, key: str) -> dict[str, Any]:
+        base = target.get_base_layer() if isinstance(target, SliceLayer) else target
+        features = linear_features(base)
+        if features is None:
+            raise GuidedError(f"{key}: cannot draw rows of a {type(base).__name__} (only of linear layers)")
+        count = max(1, round(peft_config.fraction * features[1]))
+        rows = random.Random(f"{peft_config.seed}:{key}").sample(range(features[1]), count)
+        layer_is_transposed = type(base).__name__ == "Conv1D"
+        return {"axis": int(layer_is_transposed), "index": sorted(rows)}
+
+    @staticmethod
+    def _make_explicit(model: nn.Module, config: SliceConfig, adapter_name: str) -> None:
+        layers = {
+            name: layer
+            for name, layer in model.named_modules()
+            if isinstance(layer, SliceLayer) and adapter_name in layer.slice_delta
+        }
+        if config.slices is None:
+            # The draw becomes explicit, so that a saved control says exactly what it trained.
+            config.slices = {
+                name: {
+                    "axis": layer._stored_axis(adapter_name),
+                    "index": pack_index(layer.slice_delta[adapter_name].index.tolist()),
+                }
+                for name, layer in layers.items()
+            }
+        _require(config.slices, layers)
+
+    def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
+        if safe_merge:
+            self._rehearse_merge(adapter_names)
+        super().merge_adapter(adapter_names, safe_merge)
+
+    def _unload_and_optionally_merge(
+        self,
+        merge: bool = True,
+        progressbar: bool = False,
+        safe_merge: bool = False,
+        adapter_names: list[str] | None = None,
+    ) -> Any:
+        if merge and safe_merge:
+            self._rehearse_merge(adapter_names)
+        return super()._unload_and_optionally_merge(merge, progressbar, safe_merge, adapter_names)
+
+    def _rehearse_merge(self, adapter_names: list[str] | None) -> None:
+        """Raise what a safe merge would raise in some layer, before any layer is changed."""
+        for layer in self.model.modules():
+            if isinstance(layer, SliceLayer):
+                count = len(layer.merged_adapters)
+                with onload_layer(layer):
+                    try:
+                        layer.merge(safe_merge=True, adapter_names=adapter_names)
+                    finally:
+                        layer.unmerge_to(count)
+
+
+def _require(slices: dict[str, Any], modules: dict[str, Any]) -> None:
+    missing = sorted(set(slices) - set(modules))
+    if missing:
+        raise GuidedError(f"slices: this model has no module {missing[0]!r} ({len(missing)} missing in all)")
