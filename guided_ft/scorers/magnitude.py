@@ -1,0 +1,28 @@
+"""Magnitude: how large a component's weights are. Needs no data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from ..anatomy import KINDS, Anatomy
+from ..anatomy.anatomy import base_model
+from ..scoremap import ScoreMap
+from .fold import fold, squares
+from .gradient import _weight
+
+
+def magnitude(
+    model: nn.Module,
+    anatomy: Anatomy,
+    task: Any = None,
+    *,
+    kinds: tuple[str, ...] = KINDS,
+    progress: bool | None = None,
+) -> ScoreMap:
+    """Score components by the Euclidean norm of the weights they own: ``sqrt(sum(w^2))``. No pass, no data."""
+    base = base_model(model)
+    folded = fold(anatomy, lambda name: squares(_weight(base.get_submodule(name)), anatomy.rows_axis), kinds, 0)
+    return ScoreMap(anatomy, **{kind: np.sqrt(folded.of(kind)) for kind in kinds}, meta=folded.meta)
