@@ -1,0 +1,237 @@
+"""``GuidedCallback``: applies a Plan inside a Hugging Face trainer, guards it, and certifies it at the end."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from .artifact import digest, read_json, write_json
+from .certify import Certificate, Originals, canonical, fingerprint
+from .checkpoint import checkpoints, fault, newest_complete, seal
+from .errors import GuidedError
+from .plan import Plan, trainable_names
+from .scoremap import ScoreMap
+from .scorers.localize import localize
+from .scorers.tap import GradientWatch
+from .selection import select
+from .task import Task
+
+logger = logging.getLogger(__name__)
+
+
+class GuidedCallback(TrainerCallback):
+    """Train only what a plan says, in any Trainer, SFTTrainer or DPOTrainer.
+
+    Give it a ready plan, or a task to make one from::
+
+        Trainer(..., callbacks=[GuidedCallback(plan)])
+        Trainer(..., callbacks=[GuidedCallback(task=task, method="attribution", budget="2%", mode="slice")])
+
+    Pass it to the trainer's constructor: a callback that is added later comes too late for the optimizer. If the model
+    is plain, it becomes the PeftModel (or is frozen in place); a model that already carries the plan, through
+    ``peft_config=plan.peft_config()``, is left as it is.
+
+    It stops the run with a GuidedError when the trained parameters are not exactly the plan's, when a gradient is not
+    finite (before the step that would spread it), and when a checkpoint to resume from is incomplete or of another
+    plan. At the end it checks that every other tensor is bit-identical.
+
+    Args:
+        plan: what to train; or None, and then:
+        task: what to localize for.
+        method, retain, options: as in ``localize``.
+        budget, kinds, strategy: as in ``select``; ``kinds`` defaults to heads and neurons. In ``freeze`` mode whole
+            attentions and MLPs are chosen.
+        mode, rank, lr_scale: as in ``Plan``.
+        seed: of the sampled retain text and of random choices.
+
+    Attributes:
+        plan: the plan in force, once the trainer is built.
+        scores: the map it was made from, if it was made here.
+        certificate: how many frozen tensors are bit-identical, once training has ended.
+    """
+
+    def __init__(
+        self,
+        plan: Plan | None = None,
+        *,
+        task: Task | None = None,
+        method: str = "attribution",
+        retain: str | Task | None = "self",
+        budget: str | float | int = "2%",
+        kinds: tuple[str, ...] = ("head", "neuron"),
+        strategy: str = "top",
+        mode: str = "slice",
+        rank: int | None = None,
+        lr_scale: float = 1.0,
+        seed: int = 0,
+        options: dict[str, Any] | None = None,
+    ) -> None:
+        if (plan is None) == (task is None):
+            raise GuidedError("GuidedCallback: give it either a plan or a task to make one from")
+        self.plan = plan
+        self.scores: ScoreMap | None = None
+        self.certificate: Certificate | None = None
+        self.originals: Originals | None = None
+        self._task = task
+        self._localize = {"method": method, "retain": retain, "seed": seed, **(options or {})}
+        self._select = {"budget": budget, "kinds": kinds, "strategy": strategy, "seed": seed, "whole": mode == "freeze"}
+        self._plan = {"mode": mode, "rank": rank, "lr_scale": lr_scale}
+        self._watch = GradientWatch()
+        self._frozen: dict[str, str] | None = None
+
+    # -- applying ---------------------------------------------------------------------------------------------------
+    def on_init_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
+    ) -> None:
+        """The only moment before the optimizer is made: find the plan, apply it, fingerprint the rest."""
+        if self.plan is None:
+            self.plan = self._make_plan(model, Path(args.output_dir), write=args.should_save)
+        if not self.plan.is_attached(model):
+            if hasattr(model, "peft_config"):
+                raise GuidedError(
+                    "GuidedCallback: the model carries another adapter than the plan's (pass a plain model)"
+                )
+            self.plan.attach_in_place(model)
+        trained = {canonical(name) for name in self.plan.expected_trainable}
+        self._frozen = fingerprint(model, skip=trained)
+        self._check_trainable(model)
+        if self.plan.peft_config() is None:
+            self.originals = Originals(model, self.plan.expected_trainable)
+        if args.should_save:
+            self.plan.save(Path(args.output_dir) / "guided" / "plan.json")
+        logger.info("%r", self.plan)
+
+    def _make_plan(self, model: nn.Module, folder: Path, *, write: bool) -> Plan:
+        """Localize and select; or take what the same request found before, so that a resumed run trains the same."""
+        assert self._task is not None
+        retain = self._localize["retain"]
+        request = digest(
+            self._task.hash,
+            self._localize | {"retain": retain.hash if isinstance(retain, Task) else retain},
+            self._select,
+            self._plan,
+            fingerprint(model),
+        )
+        record = folder / "guided" / "request.json"
+        if record.exists() and read_json(record, "request").get("request") == request:
+            return Plan.load(folder / "guided" / "plan.json")
+        self.scores = localize(model, self._task, **self._localize)
+        plan = Plan(select(self.scores, **self._select), **self._plan)
+        plan = _same_on_all_ranks(plan)
+        if write:
+            self.scores.save(folder / "guided" / "scores.safetensors")
+            plan.save(folder / "guided" / "plan.json")
+            write_json(record, {"kind": "request", "version": 1, "request": request})
+        return plan
+
+    # -- guarding ---------------------------------------------------------------------------------------------------
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: Any = None,
+        optimizer: Any = None,
+        lr_scheduler: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        plan = self._ready()
+        self._check_trainable(model)
+        if optimizer is not None:
+            self._check_optimizer(model, optimizer)
+        if state.global_step:
+            self._check_resumed(Path(args.output_dir), state.global_step)
+        elif plan.lr_scale != 1.0:
+            # A resumed scheduler brings its scaled rates along.
+            _scale_learning_rate(optimizer, lr_scheduler, plan.lr_scale)
+        if not args.fp16:
+            # With fp16 a gradient that overflows is normal: the loss scaler skips the step.
+            self._watch.open({n: p for n, p in model.named_parameters() if p.requires_grad})
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        bad = self._watch.bad()
+        if bad:
+            self._watch.close()
+            raise GuidedError(
+                f"step {state.global_step + 1}: the gradient of {bad[0]} is not finite ({len(bad)} parameters in all; "
+                "check the data, or lower the learning rate)"
+            )
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if args.should_save:
+            seal(Path(args.output_dir) / f"checkpoint-{state.global_step}", self._ready().hash)
+
+    def _check_trainable(self, model: nn.Module) -> None:
+        expected, found = self._ready().expected_trainable, trainable_names(model)
+        if expected != found:
+            wrong = sorted(found - expected) or sorted(expected - found)
+            state = "trainable but not in the plan" if found - expected else "in the plan but not trainable"
+            raise GuidedError(f"plan: {wrong[0]} is {state} ({len(expected ^ found)} parameters differ in all)")
+
+    def _check_optimizer(self, model: nn.Module, optimizer: Any) -> None:
+        names = {id(p): name for name, p in model.named_parameters()}
+        held = [id(p) for group in optimizer.param_groups for p in group["params"]]
+        found = {names.get(i, "a parameter of no name") for i in held}
+        expected = self._ready().expected_trainable
+        if found != expected or len(held) != len(found):
+            wrong = sorted(found ^ expected) or ["a parameter"]
+            raise GuidedError(
+                f"optimizer: it does not hold exactly the plan's parameters ({wrong[0]}; pass GuidedCallback to the "
+                "trainer's constructor)"
+            )
+
+    def _check_resumed(self, run: Path, step: int) -> None:
+        folder = run / f"checkpoint-{step}"
+        wrong = fault(folder, self._ready().hash) if folder in checkpoints(run) else None
+        if wrong:
+            good = newest_complete(run, self._ready().hash)
+            mend = f"resume from {good.name}" if good else "start afresh"
+            raise GuidedError(f"{folder.name} cannot be resumed ({wrong}): {mend}")
+
+    def _ready(self) -> Plan:
+        if self.plan is None or self._frozen is None:
+            raise GuidedError("GuidedCallback: it was added too late (pass it in callbacks=[...] of the constructor)")
+        return self.plan
+
+    # -- certifying -------------------------------------------------------------------------------------------------
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
+    ) -> None:
+        self._watch.close()
+        plan = self._ready()
+        assert self._frozen is not None
+        after = fingerprint(model, skip={canonical(name) for name in plan.expected_trainable})
+        self.certificate = Certificate.compare(self._frozen, after)
+        if args.should_save:
+            data = {"kind": "certificate", "version": 1, "moved": list(self.certificate.moved)}
+            data |= {"identical": self.certificate.identical, "total": self.certificate.total, "plan": plan.hash}
+            write_json(Path(args.output_dir) / "guided" / "certificate.json", data)
+        if not self.certificate.ok:
+            moved = self.certificate.moved
+            raise GuidedError(f"certificate: {moved[0]} moved although it is frozen ({len(moved)} tensors in all)")
+        logger.info("%s", self.certificate)
+
+
+def _scale_learning_rate(optimizer: Any, scheduler: Any, scale: float) -> None:
+    for group in optimizer.param_groups:
+        for key in ("lr", "initial_lr"):
+            if key in group:
+                group[key] *= scale
+    if hasattr(scheduler, "base_lrs"):
+        scheduler.base_lrs = [lr * scale for lr in scheduler.base_lrs]
+
+
+def _same_on_all_ranks(plan: Plan) -> Plan:
+    """Every process trains what the first one chose: rounding may order close scores differently."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return plan
+    box = [plan.to_dict()]
+    torch.distributed.broadcast_object_list(box, src=0)
+    return Plan.from_dict(box[0])
