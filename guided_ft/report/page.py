@@ -1,0 +1,159 @@
+"""The report page: one HTML file that needs nothing but a browser."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from plotly.offline import get_plotlyjs
+
+from ..artifact import write_text
+from ..errors import GuidedError
+from ..scoremap import ScoreMap
+from ..selection import Selection
+from .facts import Run, Table, amount, counted, gigabytes, is_number, read_run, results, share, words
+from .figures import Figure, figures
+from .verdict import verdict
+
+TOP = 20
+SAMPLES = 20
+LONGEST = 500
+"""Characters of one answer that are shown."""
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The best components of one kind: rows of (name, score, chosen?)."""
+
+    kind: str
+    rows: list[tuple[str, str, bool]]
+
+
+def write_report(folder: Path) -> Path:
+    """Write ``report.html`` into a run folder and return its path.
+
+    Reads ``run.json``, ``scores.safetensors`` with its ``.json``, ``selection.json`` and, if it is there,
+    ``control/selection.json``.
+
+    Raises:
+        GuidedError: if one of them is missing, damaged, or of another model.
+    """
+    folder = Path(folder)
+    run = read_run(folder)
+    scores = ScoreMap.load(folder / "scores.safetensors")
+    selection = Selection.load(folder / "selection.json")
+    control_path = folder / "control" / "selection.json"
+    control = Selection.load(control_path) if control_path.is_file() else None
+    for name, other in (("selection.json", selection), ("control/selection.json", control)):
+        if other is not None and other.anatomy != scores.anatomy:
+            raise GuidedError(f"{folder / name}: of another model than scores.safetensors")
+    target = folder / "report.html"
+    write_text(target, render(run, scores, selection, control))
+    return target
+
+
+def render(run: Run, scores: ScoreMap, selection: Selection, control: Selection | None = None) -> str:
+    """Return the page of a checked run."""
+    made = figures(run, scores, selection, control)
+    judged = verdict(run)
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    template = environment.from_string((files(__package__) / "report.html.j2").read_text(encoding="utf-8"))
+    return template.render(
+        run=run,
+        facts=_typeset(judged.facts[:1].upper() + judged.facts[1:]),
+        judgement=_typeset(judged.judgement[:1].upper() + judged.judgement[1:]),
+        outcome=judged.outcome,
+        table=results(run),
+        training=[f for f in made if f.id == "fig-loss"],
+        maps=[f for f in made if f.id != "fig-loss"],
+        figures=[_drawing(f) for f in made],
+        rankings=_rankings(scores, selection),
+        setup=_setup(run, selection),
+        seconds=_seconds(run),
+        answers=_answers(run),
+        plotly=get_plotlyjs(),
+    )
+
+
+def _drawing(figure: Figure) -> dict[str, Any]:
+    return {"id": figure.id, "data": figure.data, "layout": figure.layout}
+
+
+def _typeset(text: str) -> str:
+    return text.replace("->", "→").replace("+-", "±")
+
+
+def _rankings(scores: ScoreMap, selection: Selection) -> list[Ranking]:
+    chosen = set(selection.components)
+    kinds = [kind for kind in ("head", "neuron", "layer") if kind in scores.kinds]
+    if len(kinds) > 1 and not selection.counts()["layer"]:
+        # All layers are in the bar chart above already.
+        kinds = [kind for kind in kinds if kind != "layer"]
+    return [
+        Ranking(kind, [(str(c), amount(score), c in chosen) for c, score in scores.top(kind, TOP)]) for kind in kinds
+    ]
+
+
+def _setup(run: Run, selection: Selection) -> list[tuple[str, str]]:
+    """Everything that it takes to repeat the run or to doubt it."""
+    task, frozen, reload = run["task"], run["frozen"], run["reload"]
+    selected = ", ".join(counted(n, str(kind)) for kind, n in run["selected"].items() if is_number(n) and n)
+    rows = [
+        ("model", run["model"]),
+        ("task", task.get("name")),
+        ("examples", f"{amount(task.get('train'))} to train, {amount(task.get('test'))} to test"),
+        ("data hash", task.get("hash")),
+        ("method", run["method"]),
+        ("retain", run.get("retain") or "none (one-sided map)"),
+        ("budget", run.get("budget")),
+        ("strategy", selection.how.get("strategy")),
+        ("selected", selected or None),
+        ("expected at random", _told(run.get("expected_random"))),
+        ("trained", f"{run['trainable']:,} of {run['total']:,} parameters ({share(run['trainable'], run['total'])})"),
+        ("mode", run["mode"]),
+        ("trainer", run.get("trainer")),
+        ("general text", run["retention"].get("text")),
+        ("frozen tensors", f"{frozen.get('identical')} of {frozen.get('total')} bit-identical" if frozen else None),
+        ("reload", f"largest difference {amount(reload.get('max_difference'))}" if reload else None),
+        ("seed", run.get("seed")),
+        ("peak memory", gigabytes(run["peak_bytes"]) if is_number(run.get("peak_bytes")) else None),
+        ("machine", run.get("machine")),
+        ("versions", ", ".join(f"{name} {version}" for name, version in run["versions"].items()) or None),
+    ]
+    sample = task.get("sample")
+    if isinstance(sample, dict):
+        rows += [(f"sample: {words(str(key))}", str(value)) for key, value in sample.items()]
+    return [(label, str(value)) for label, value in rows if value is not None]
+
+
+def _told(value: Any) -> str | None:
+    if isinstance(value, dict):
+        return ", ".join(f"{amount(n)} {kind}" for kind, n in value.items()) or None
+    return None if value is None else amount(value)
+
+
+def _seconds(run: Run) -> list[tuple[str, str, float]]:
+    """Rows of (stage, seconds, share of the whole in percent)."""
+    spent = {words(str(name)): value for name, value in run["seconds"].items() if is_number(value)}
+    whole = sum(spent.values())
+    rows = [(name, f"{value:,.1f}", 100 * value / whole if whole else 0.0) for name, value in spent.items()]
+    return [*rows, ("total", f"{whole:,.1f}", 0.0)]
+
+
+def _answers(run: Run) -> Table:
+    """Sample answers beside each other; a column that no sample has is left out."""
+    samples = run["samples"][:SAMPLES]
+    known = ("prompt", "expected", "before", "after", "control")
+    keys = [key for key in known if any(sample.get(key) is not None for sample in samples)]
+    rows = [[_short(sample.get(key)) for key in keys] for sample in samples]
+    return Table(["random control" if key == "control" else key for key in keys], [("", row) for row in rows])
+
+
+def _short(value: Any) -> str:
+    text = "" if value is None else str(value)
+    return text if len(text) <= LONGEST else text[:LONGEST] + " ..."
