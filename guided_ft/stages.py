@@ -1,0 +1,216 @@
+"""The stages of a run: functions from what earlier stages wrote to what is to be remembered.
+
+Every stage loads the model afresh, so that none sees what another did to it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .anatomy import KINDS
+from .artifact import read_arrays
+from .data import load_rows
+from .models import load_model, load_tokenizer
+from .plan import Plan
+from .scoremap import ScoreMap
+from .selection import select
+
+if TYPE_CHECKING:
+    from .recipe import Recipe
+    from .task import Task
+
+RETAIN_SEED = 1_000_000
+"""Added to the recipe's seed for the held-out text, so that retention is never measured on the text localized with."""
+
+
+HELD_OUT = "held_out.jsonl"
+
+
+class Run:
+    """A recipe, its folder, and what all stages need."""
+
+    def __init__(self, recipe: Recipe, trust_remote_code: bool = False) -> None:
+        self.recipe = recipe
+        self.folder = recipe.output_dir
+        self.trust = trust_remote_code
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        return load_tokenizer(self.recipe.model, trust_remote_code=self.trust)
+
+    @cached_property
+    def rows(self) -> tuple[list[dict], list[dict]]:
+        return load_rows(self.recipe.data, self.recipe.seed)
+
+    def model(self) -> Any:
+        """Load the base model afresh."""
+        gc.collect()
+        return load_model(self.recipe.model, dtype=self.recipe.dtype, trust_remote_code=self.trust)
+
+    def task(self, rows: list[dict], batch_size: int, name: str = "") -> Task:
+        from .task import Task
+
+        return Task.from_dataset(
+            rows,
+            self.tokenizer,
+            max_length=self.recipe.train.max_length,
+            batch_size=batch_size,
+            beta=self.recipe.train.beta,
+            name=name or self.recipe.data.name or Path(str(self.recipe.data.path)).stem,
+        )
+
+    @property
+    def expected(self) -> list[str]:
+        """The right answers to the test prompts."""
+        found = [row.get("completion", row.get("chosen")) for row in self.rows[1]]
+        return [answer if isinstance(answer, str) else answer[-1]["content"] for answer in found]
+
+
+def before(run: Run) -> dict[str, Any]:
+    """Measure the base model, and sample the text that retention is measured on."""
+    (run.folder / HELD_OUT).unlink(missing_ok=True)
+    return _measure(run, run.model(), None)
+
+
+def localize(run: Run) -> dict[str, Any]:
+    """Score the components and write the map."""
+    from .scorers.localize import localize as score
+    from .task import Task
+
+    settings = run.recipe.localize
+    task = run.task(run.rows[0][: settings.examples], settings.batch_size)
+    retain: str | Task | None = {"none": None, "self": "self"}.get(settings.retain, settings.retain)
+    if isinstance(retain, str) and retain != "self":
+        retain = Task.load(
+            retain, run.tokenizer, max_length=run.recipe.train.max_length, batch_size=settings.batch_size
+        )
+    scores = score(run.model(), task, settings.method, retain, seed=run.recipe.seed, **_kinds(run), **settings.options)
+    scores.save(run.folder / "scores.safetensors")
+    return {"meta": scores.meta, "hash": task.hash, "sizes": {k: int(scores.of(k).size) for k in scores.kinds}}
+
+
+def _kinds(run: Run) -> dict[str, Any]:
+    """Score all kinds, for the picture; exact ablation only those that may be chosen, for the time it takes."""
+    return {"kinds": tuple(run.recipe.select.kinds) if run.recipe.localize.method == "ablation" else KINDS}
+
+
+def choose(run: Run) -> dict[str, Any]:
+    """Spend the budget and write the selection and the plan."""
+    scores = ScoreMap.load(run.folder / "scores.safetensors")
+    return _plan(run, scores, run.recipe.select.strategy, run.recipe.seed, run.folder)
+
+
+def _plan(run: Run, scores: ScoreMap, strategy: str, seed: int, folder: Path) -> dict[str, Any]:
+    recipe = run.recipe
+    selection = select(
+        scores, recipe.select.budget, recipe.select.kinds, strategy, seed=seed, whole=recipe.train.mode == "freeze"
+    )
+    plan = Plan(selection, recipe.train.mode, recipe.train.rank, recipe.train.lr_scale)
+    selection.save(folder / "selection.json")
+    plan.save(folder / "plan.json")
+    return {
+        "counts": selection.counts(),
+        "trainable": plan.num_parameters,
+        "total": selection.anatomy.num_parameters,
+        "modules": len({part.module for part in selection.slices()}),
+    }
+
+
+def train(run: Run, folder: Path | None = None) -> dict[str, Any]:
+    """Train the plan of a folder and save the result beside it."""
+    from .training import train as fit
+
+    folder = folder or run.folder
+    plan = Plan.load(folder / "plan.json")
+    return fit(run.recipe, plan, run.rows[0], _probe(run), run.model(), run.tokenizer, folder)
+
+
+def after(run: Run, folder: Path | None = None) -> dict[str, Any]:
+    """Measure what was saved, not what is in memory: loaded from disk like any user would."""
+    import torch
+
+    from .training import probe_logits
+
+    folder = folder or run.folder
+    model, reference = _tuned(run, folder)
+    kept = torch.from_numpy(read_arrays(folder / "probe.safetensors")["logits"])
+    difference = float((probe_logits(model, _probe(run)) - kept).abs().max())
+    return {"reload": {"max_difference": difference}, **_measure(run, model, reference)}
+
+
+def _probe(run: Run) -> Task:
+    return run.task(run.rows[1][:4], batch_size=4)
+
+
+def _tuned(run: Run, folder: Path) -> tuple[Any, Callable[[], contextlib.AbstractContextManager[Any]]]:
+    """The trained model, and a way to ask the base."""
+    if (folder / "adapter" / "adapter_config.json").exists():
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(run.model(), folder / "adapter").eval()
+
+        @contextlib.contextmanager
+        def base() -> Iterator[Any]:
+            with model.disable_adapter():
+                yield model
+
+        return model, base
+    plain = run.model()
+    return load_model(str(folder / "adapter"), dtype=run.recipe.dtype), lambda: contextlib.nullcontext(plain)
+
+
+def _measure(run: Run, model: Any, reference: Any) -> dict[str, Any]:
+    from .evaluate import answers, exact_match, preference_accuracy, retention
+
+    settings, rows = run.recipe.evaluate, run.rows[1]
+    found = answers(
+        model,
+        run.tokenizer,
+        [row["prompt"] for row in rows],
+        max_new_tokens=settings.max_new_tokens,
+        batch_size=settings.batch_size,
+    )
+    scores: dict[str, Any] = {"exact_match": exact_match(found, run.expected), "examples": len(rows)}
+    task = run.task(rows, settings.batch_size)
+    if task.is_preference:
+        scores["preference_accuracy"] = preference_accuracy(model, task)
+    text = _held_out_text(run, model)
+    kept = retention(model, text, reference) if text is not None else None
+    return {"scores": scores, "retention": kept, "answers": found[:5]}
+
+
+def _held_out_text(run: Run, model: Any) -> Task | None:
+    """The text that retention is measured on: sampled once by the base model, or the user's own."""
+    from .scorers.self_text import self_text
+    from .task import Task
+
+    settings = run.recipe.evaluate
+    if settings.retention == "none":
+        return None
+    if settings.retention != "self":
+        text = Task.load(settings.retention, run.tokenizer, max_length=settings.retention_tokens, batch_size=8)
+        return text.take(settings.retention_examples)
+    path = run.folder / HELD_OUT
+    if not path.exists():
+        text = self_text(
+            model,
+            num_examples=settings.retention_examples,
+            num_tokens=settings.retention_tokens,
+            seed=run.recipe.seed + RETAIN_SEED,
+        )
+        text.save(path)
+    return Task.load(path, name="self")
+
+
+def control(run: Run) -> dict[str, Any]:
+    """The same budget, kinds, training and measuring, on components drawn at random."""
+    folder = run.folder / "control"
+    scores = ScoreMap.load(run.folder / "scores.safetensors")
+    chosen = _plan(run, scores, "random", run.recipe.seed, folder)
+    trained = train(run, folder)
+    return {"plan": chosen, "train": trained, "after": after(run, folder)}

@@ -1,0 +1,20 @@
+"""What all tests share. ``families`` holds the tiny models themselves."""
+
+from __future__ import annotations
+
+import os
+
+# Before anything imports the hub's client: no test may reach for the network.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import pytest
+import torch
+from families import NAMES
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(params=NAMES)
+def family(request: pytest.FixtureRequest) -> str:
+    """The name of each architecture family in turn; ``families.make(family)`` builds its tiny model."""
+    return request.param

@@ -1,0 +1,307 @@
+"""The command line: right exit codes, one line per mistake, nothing heavy before the recipe is right."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+import time
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from guided_ft import __version__
+from guided_ft.cli import app, main
+from guided_ft.errors import GuidedError
+from guided_ft.recipe import Recipe, shipped
+
+REPOSITORY = Path(__file__).parent.parent
+STAGES = {"run": None, "localize": "localize", "select": "select", "train": "train", "evaluate": "evaluate"}
+
+
+class Pipeline(types.ModuleType):
+    """Stands in for guided_ft.pipeline: remembers what it was asked, or fails as told."""
+
+    def __init__(self) -> None:
+        super().__init__("guided_ft.pipeline")
+        self.calls: list[tuple[Recipe, dict[str, Any]]] = []
+        self.failure: BaseException | None = None
+
+    def run(self, recipe: Recipe, **options: Any) -> dict[str, Any]:
+        self.calls.append((recipe, options))
+        if self.failure is not None:
+            raise self.failure
+        return {}
+
+
+@pytest.fixture
+def pipeline(monkeypatch: pytest.MonkeyPatch) -> Pipeline:
+    fake = Pipeline()
+    monkeypatch.setitem(sys.modules, "guided_ft.pipeline", fake)
+    return fake
+
+
+@pytest.fixture
+def report(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = types.ModuleType("guided_ft.report")
+    fake.write_report = lambda folder: folder / "report.html"  # type: ignore[attr-defined]
+    fake.story = lambda run: f"the story of {run['name']}"  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "guided_ft.report", fake)
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty current folder with one finished run."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "quickstart").mkdir(parents=True)
+    (tmp_path / "runs" / "quickstart" / "run.json").write_text(json.dumps({"kind": "run", "name": "quickstart"}))
+    return tmp_path
+
+
+def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of ``guided-ft arguments``."""
+    with pytest.raises(SystemExit) as left:
+        main(arguments)
+    out, err = capsys.readouterr()
+    assert isinstance(left.value.code, int)
+    return left.value.code, out, err
+
+
+# -- commands ---------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_command_runs_the_pipeline_up_to_that_stage(capsys, pipeline, stage: str) -> None:
+    assert call(capsys, stage, "quickstart", "budget=1%", "train.steps=5") == (0, "", "")
+    [(recipe, options)] = pipeline.calls
+    assert recipe == Recipe.load("quickstart", ["budget=1%", "steps=5"])
+    assert options == {"until": STAGES[stage], "trust_remote_code": False, "quiet": False}
+
+
+def test_flags_may_stand_anywhere(capsys, pipeline) -> None:
+    assert call(capsys, "run", "--quiet", "quickstart", "steps=5", "--trust-remote-code")[0] == 0
+    assert pipeline.calls[0][1] == {"until": None, "trust_remote_code": True, "quiet": True}
+
+
+def test_check_says_what_a_run_would_do(capsys, pipeline) -> None:
+    said = "ok: quickstart: sft lora of smollm2-135m-instruct, budget 0.1%, 100 steps -> runs/quickstart\n"
+    assert call(capsys, "check", "quickstart", "mode=lora", "rank=8") == (0, said, "")
+    assert pipeline.calls == []
+
+
+def test_recipes_are_listed_with_their_descriptions(capsys) -> None:
+    code, out, err = call(capsys, "recipes")
+    assert (code, err) == (0, "")
+    assert [line.split(maxsplit=1) for line in out.splitlines()] == [
+        [name, Recipe.load(name).description] for name in shipped()
+    ]
+
+
+def test_a_recipe_is_copied_as_it_is_and_never_overwritten_by_accident(capsys, here: Path) -> None:
+    source = shipped()["quickstart"].read_bytes()
+    assert call(capsys, "recipes", "copy", "quickstart") == (
+        0,
+        "wrote quickstart.yaml; run it with: guided-ft run quickstart.yaml\n",
+        "",
+    )
+    assert (here / "quickstart.yaml").read_bytes() == source
+    (here / "quickstart.yaml").write_text("mine")
+    refusal = "quickstart.yaml: exists already (give another name, or --force)\n"
+    assert call(capsys, "recipes", "copy", "quickstart") == (2, "", refusal)
+    assert call(capsys, "recipes", "copy", "quickstart", ".") == (2, "", refusal)
+    assert (here / "quickstart.yaml").read_text() == "mine"
+    assert call(capsys, "recipes", "copy", "quickstart", "--force")[0] == 0
+    assert (here / "quickstart.yaml").read_bytes() == source
+    assert call(capsys, "recipes", "copy", "quickstart", "a/b.yaml")[0] == 0
+    assert (here / "a" / "b.yaml").read_bytes() == source
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("quikstart", "recipes: unknown value 'quikstart' (did you mean 'quickstart'?)"),
+        ("quickstart my", "my: a recipe's file ends in .yaml (write my.yaml)"),
+        ("quickstart runs/quickstart/run.json/x.yaml", "runs/quickstart/run.json/x.yaml: cannot be written: "),
+    ],
+)
+def test_a_copy_that_cannot_be(capsys, here: Path, arguments: str, message: str) -> None:
+    code, out, err = call(capsys, "recipes", "copy", *arguments.split())
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(message)
+
+
+def test_report_and_show(capsys, report, here: Path) -> None:
+    assert call(capsys, "report", "runs/quickstart") == (0, "wrote runs/quickstart/report.html\n", "")
+    assert call(capsys, "show", "runs/quickstart") == (0, "the story of quickstart\n", "")
+
+
+@pytest.mark.parametrize("command", ["report", "show"])
+def test_a_folder_without_a_run(capsys, report, here: Path, command: str) -> None:
+    said = "runs: no run.json in it (give the folder of a finished run)\n"
+    assert call(capsys, command, "runs") == (2, "", said)
+
+
+def test_the_version(capsys, pipeline) -> None:
+    assert call(capsys, "--version") == (0, f"guided-ft {__version__}\n", "")
+    assert call(capsys, "--version", "run", "quickstart")[0] == 0
+    assert pipeline.calls == []
+
+
+# -- help -------------------------------------------------------------------------------------------------------------
+def commands(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    yield path
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from commands(inner, (*path, name))
+
+
+COMMANDS = list(commands(typer.main.get_command(app)))
+
+
+def test_all_commands_are_there() -> None:
+    names = {" ".join(path) for path in COMMANDS}
+    assert names == {"", *STAGES, "check", "report", "show", "recipes", "recipes copy"}
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_every_help_ends_with_examples_that_run(capsys, pipeline, report, here: Path, path: tuple[str, ...]) -> None:
+    code, out, err = call(capsys, *path, "--help")
+    assert (code, err) == (0, "")
+    examples = out.split("Examples:\n")[1].splitlines()
+    assert examples
+    (here / "recipes").symlink_to(REPOSITORY / "recipes")
+    for example in examples:
+        program, *arguments = shlex.split(example)
+        assert program == "guided-ft"
+        assert arguments[: len(path)] == list(path)
+        code, out, err = call(capsys, *arguments)
+        assert (code, err) == (0, ""), example
+
+
+def test_the_examples_in_recipes_run(capsys, pipeline, here: Path) -> None:
+    call(capsys, "recipes", "copy", "quickstart", "my.yaml")
+    lines = [line for path in shipped().values() for line in path.read_text().splitlines()]
+    examples = [match[1] for line in lines if (match := re.match(r"#   guided-ft (run \S+( \S+=\S+)*)", line))]
+    assert len(examples) >= 2 * len(shipped())
+    for example in examples:
+        assert call(capsys, *example.split())[::2] == (0, ""), example
+
+
+def test_no_command_prints_the_help(capsys) -> None:
+    assert call(capsys) == call(capsys, "--help")
+
+
+# -- mistakes ---------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("run quikstart", "'quikstart': no shipped recipe has this name (did you mean 'quickstart'?)"),
+        ("run no.yaml", "no.yaml: cannot be read: No such file or directory (check the path)"),
+        ("check quickstart budgt=1%", "override: budgt: unknown key (did you mean 'select.budget'?)"),
+        (
+            "train quickstart steps=ten",
+            "override: train.steps: expected an integer above 0, got 'ten' (write a number such as 100)",
+        ),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(capsys, pipeline, here: Path, arguments: str, message: str) -> None:
+    assert call(capsys, *arguments.split()) == (2, "", f"{message}\n")
+    assert pipeline.calls == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said", "where"),
+    [
+        ("rnu quickstart", "No such command 'rnu'", "guided-ft"),
+        ("recipes xyz", "No such command 'xyz'", "guided-ft recipes"),
+        ("--foo", "No such option: --foo", "guided-ft"),
+        ("run", "Missing argument 'RECIPE'", "guided-ft run"),
+        ("run quickstart --steps 5", "No such option: --steps", "guided-ft run"),
+        ("show", "Missing argument 'RUN_FOLDER'", "guided-ft show"),
+    ],
+)
+def test_a_mistyped_command_is_one_line_and_exit_code_2(capsys, arguments: str, said: str, where: str) -> None:
+    code, out, err = call(capsys, *arguments.split())
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(f"{where}: {said}")
+    assert err.endswith(f" (see {where} --help)\n")
+
+
+def test_what_the_pipeline_refuses_is_exit_code_2(capsys, pipeline) -> None:
+    pipeline.failure = GuidedError("budget: 0.0001% buys nothing (raise the budget)")
+    assert call(capsys, "run", "quickstart") == (2, "", "budget: 0.0001% buys nothing (raise the budget)\n")
+
+
+def test_an_interrupt_is_one_line_and_exit_code_130(capsys, pipeline) -> None:
+    pipeline.failure = KeyboardInterrupt()
+    said = "interrupted: runs/quickstart can be continued with the same command\n"
+    assert call(capsys, "run", "quickstart") == (130, "", said)
+
+
+def test_a_bug_is_not_hidden(pipeline) -> None:
+    pipeline.failure = ZeroDivisionError("a bug")
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        main(["run", "quickstart"])
+
+
+# -- the program itself -----------------------------------------------------------------------------------------------
+def program(*arguments: str, cwd: Path, code: str = "import guided_ft.__main__ as m; m.main()") -> Any:
+    report = (
+        "import sys, atexit; heavy = {'torch', 'transformers', 'peft', 'trl', 'datasets'};"
+        "atexit.register(lambda: print('heavy:', sorted(heavy & set(sys.modules))));"
+    )
+    began = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", report + code, *arguments],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={"PYTHONPATH": str(REPOSITORY), "PATH": "/usr/bin:/bin"},
+        timeout=60,
+        check=False,
+    )
+    done.seconds = time.perf_counter() - began  # type: ignore[attr-defined]
+    return done
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [("--help", 0), ("run --help", 0), ("check bad.yaml", 2), ("run bad.yaml", 2), ("check quickstart", 0), ("rnu", 2)],
+)
+def test_nothing_heavy_is_imported_before_the_recipe_is_right(tmp_path: Path, arguments: str, code: int) -> None:
+    (tmp_path / "bad.yaml").write_text("select: {budgt: 1%}\ndata: {name: x}\n")
+    seconds = []
+    for _ in range(3):  # the machine may be busy: the best of three
+        done = program(*arguments.split(), cwd=tmp_path)
+        assert (done.returncode, done.stdout.splitlines()[-1]) == (code, "heavy: []"), done.stderr
+        if code == 2:
+            assert (done.stdout.count("\n"), done.stderr.count("\n")) == (1, 1)
+        seconds.append(done.seconds)
+        if min(seconds) < 1:
+            break
+    assert min(seconds) < 1
+    if "bad.yaml" in arguments:
+        assert done.stderr == "bad.yaml: select.budgt: unknown key (did you mean 'budget'?)\n"
+
+
+def test_reading_a_recipe_in_python_imports_nothing_heavy(tmp_path: Path) -> None:
+    code = "from guided_ft import Recipe; Recipe.load('quickstart', ['steps=5']).save('a.yaml'); Recipe.load('a.yaml')"
+    done = program(cwd=tmp_path, code=code)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "heavy: []\n", "")
+
+
+def test_it_runs_as_a_module(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "guided_ft", "check", "no.yaml"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(REPOSITORY)},
+        timeout=60,
+        check=False,
+    )
+    said = "no.yaml: cannot be read: No such file or directory (check the path)\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", said)
