@@ -25,7 +25,7 @@ _HOME = {
     "Task": "task",
     "localize": "scorers.localize",
     "run": "pipeline",
-    "select": "selection",
+    "select": "budget",
 }
 
 __all__ = [
@@ -46,6 +46,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from .anatomy import Anatomy, Component
+    from .budget import select
     from .callback import GuidedCallback
     from .errors import GuidedError
     from .pipeline import run
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
     from .recipe import Recipe
     from .scoremap import ScoreMap
     from .scorers.localize import localize
-    from .selection import Selection, select
+    from .selection import Selection
     from .slice import SliceConfig
     from .task import Task
 

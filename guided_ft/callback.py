@@ -11,6 +11,7 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from .artifact import digest, read_json, write_json
+from .budget import select
 from .certify import Certificate, Originals, canonical, fingerprint
 from .checkpoint import checkpoints, fault, newest_complete, seal
 from .errors import GuidedError
@@ -18,7 +19,6 @@ from .plan import Plan, trainable_names
 from .scoremap import ScoreMap
 from .scorers.localize import localize
 from .scorers.tap import GradientWatch
-from .selection import select
 from .task import Task
 
 logger = logging.getLogger(__name__)
@@ -78,9 +78,11 @@ class GuidedCallback(TrainerCallback):
         self.certificate: Certificate | None = None
         self.originals: Originals | None = None
         self._task = task
-        self._localize = {"method": method, "retain": retain, "seed": seed, **(options or {})}
-        self._select = {"budget": budget, "kinds": kinds, "strategy": strategy, "seed": seed, "whole": mode == "freeze"}
-        self._plan = {"mode": mode, "rank": rank, "lr_scale": lr_scale}
+        self._localize: dict[str, Any] = {"method": method, "retain": retain, "seed": seed, **(options or {})}
+        self._select: dict[str, Any] = {"budget": budget, "kinds": kinds, "strategy": strategy, "seed": seed}
+        # Freeze mode trains whole weights, so the budget must buy whole attentions and MLPs.
+        self._select["whole"] = mode == "freeze"
+        self._plan: dict[str, Any] = {"mode": mode, "rank": rank, "lr_scale": lr_scale}
         self._watch = GradientWatch()
         self._frozen: dict[str, str] | None = None
 

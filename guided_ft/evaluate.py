@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .formats import IGNORE
 from .progress import track
-from .task import IGNORE, Task
+from .task import Task
 
 
 @torch.no_grad()

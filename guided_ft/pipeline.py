@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -58,7 +57,8 @@ def _tell_localize(result: dict[str, Any]) -> str:
 
 def _tell_select(result: dict[str, Any]) -> str:
     counts = ", ".join(f"{n:,} {kind}{'s' * (n != 1)}" for kind, n in result["counts"].items() if n)
-    return f"{counts}: {result['trainable']:,} of {result['total']:,} parameters ({result['trainable'] / result['total']:.3%})"
+    trained, total = result["trainable"], result["total"]
+    return f"{counts}: {trained:,} of {total:,} parameters ({trained / total:.3%})"
 
 
 def _tell_train(result: dict[str, Any]) -> str:

@@ -114,7 +114,7 @@ def _method(value: Any) -> str:
 
 
 def _strategy(value: Any) -> str:
-    from .selection import STRATEGIES
+    from .budget import STRATEGIES
 
     return _known(value, STRATEGIES)
 
@@ -126,7 +126,7 @@ def _known(value: Any, table: Mapping[str, Any]) -> str:
 
 
 def _budget(value: Any) -> str | float | int:
-    from .selection import parse_budget
+    from .budget import parse_budget
 
     try:
         if isinstance(value, str | float | int):

@@ -52,6 +52,17 @@ class ScoreMap:
             object.__setattr__(self, kind, array)
         object.__setattr__(self, "meta", dict(self.meta or {}))
 
+    @classmethod
+    def of_arrays(cls, anatomy: Anatomy, arrays: dict[str, np.ndarray], meta: dict[str, Any] | None = None) -> ScoreMap:
+        """Make a map from arrays by kind; layers may come as ``[L, 1]``."""
+        return cls(
+            anatomy,
+            layer=arrays["layer"].reshape(-1) if "layer" in arrays else None,
+            head=arrays.get("head"),
+            neuron=arrays.get("neuron"),
+            meta=meta,
+        )
+
     @property
     def kinds(self) -> tuple[str, ...]:
         """The kinds that were scored."""

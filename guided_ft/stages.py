@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from .anatomy import KINDS
 from .artifact import read_arrays
+from .budget import select
 from .data import load_rows
 from .models import load_model, load_tokenizer
 from .plan import Plan
 from .scoremap import ScoreMap
-from .selection import select
 
 if TYPE_CHECKING:
     from .recipe import Recipe
@@ -67,7 +67,7 @@ class Run:
     @property
     def expected(self) -> list[str]:
         """The right answers to the test prompts."""
-        found = [row.get("completion", row.get("chosen")) for row in self.rows[1]]
+        found: list[Any] = [row.get("completion", row.get("chosen")) for row in self.rows[1]]
         return [answer if isinstance(answer, str) else answer[-1]["content"] for answer in found]
 
 
@@ -89,14 +89,15 @@ def localize(run: Run) -> dict[str, Any]:
         retain = Task.load(
             retain, run.tokenizer, max_length=run.recipe.train.max_length, batch_size=settings.batch_size
         )
-    scores = score(run.model(), task, settings.method, retain, seed=run.recipe.seed, **_kinds(run), **settings.options)
+    options: dict[str, Any] = {**settings.options}
+    scores = score(run.model(), task, settings.method, retain, _kinds(run), seed=run.recipe.seed, **options)
     scores.save(run.folder / "scores.safetensors")
     return {"meta": scores.meta, "hash": task.hash, "sizes": {k: int(scores.of(k).size) for k in scores.kinds}}
 
 
-def _kinds(run: Run) -> dict[str, Any]:
+def _kinds(run: Run) -> tuple[str, ...]:
     """Score all kinds, for the picture; exact ablation only those that may be chosen, for the time it takes."""
-    return {"kinds": tuple(run.recipe.select.kinds) if run.recipe.localize.method == "ablation" else KINDS}
+    return tuple(run.recipe.select.kinds) if run.recipe.localize.method == "ablation" else KINDS
 
 
 def choose(run: Run) -> dict[str, Any]:

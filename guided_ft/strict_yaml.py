@@ -49,7 +49,7 @@ class _Refused(Exception):
 class _Loader(yaml.SafeLoader):
     """SafeLoader without tags, anchors, aliases, repeated keys and most of YAML 1.1's surprises."""
 
-    yaml_implicit_resolvers: ClassVar[dict[str, list[Any]]] = {}
+    yaml_implicit_resolvers: ClassVar[dict[str, list[Any]]] = {}  # type: ignore[misc]
     depth = 0
     values = 0
 

@@ -13,18 +13,7 @@ import torch.nn.functional as F
 
 from .artifact import digest, read_text, write_text
 from .errors import GuidedError
-
-IGNORE = -100
-"""Label of a token that is not scored (the convention of torch and transformers)."""
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """Token ids and labels of one text; ``labels[i]`` is ``ids[i]`` or IGNORE."""
-
-    ids: tuple[int, ...]
-    labels: tuple[int, ...]
-
+from .formats import IGNORE, Tokens, read_row
 
 Example = tuple[Tokens, ...]
 """One sequence (SFT), or the chosen and the rejected one (preferences)."""
@@ -91,7 +80,7 @@ class Task:
         examples = []
         for i, row in enumerate(dataset):
             try:
-                example = tuple(_format_of(row)(row, tokenizer))
+                example = read_row(row, tokenizer)
             except GuidedError as error:
                 raise GuidedError(f"task {name!r}: row {i}: {error}") from None
             examples.append(tuple(Tokens(s.ids[:max_length], s.labels[:max_length]) for s in example))
@@ -208,68 +197,3 @@ def pad_rows(rows: Sequence[Tokens], pad_id: int) -> dict[str, torch.Tensor]:
         labels[i, : len(row.ids)] = torch.tensor(row.labels)
         mask[i, : len(row.ids)] = 1
     return {"input_ids": ids, "attention_mask": mask, "labels": labels}
-
-
-# -- formats: each turns a row into one sequence or two -------------------------------------------------------------
-def _tokens(tokenizer: Any, text: str | list, *, prompt: bool = False, eos: bool = False) -> list[int]:
-    if isinstance(text, str):
-        if eos and tokenizer.eos_token and not text.endswith(tokenizer.eos_token):
-            text += tokenizer.eos_token
-        return list(tokenizer(text)["input_ids"])
-    return list(
-        tokenizer.apply_chat_template(text, tokenize=True, add_generation_prompt=prompt, return_dict=True)["input_ids"]
-    )
-
-
-def _answered(tokenizer: Any, prompt: str | list, answer: str | list) -> Tokens:
-    if type(prompt) is not type(answer):
-        raise GuidedError("prompt and answer must both be text or both be lists of messages")
-    if not answer:
-        raise GuidedError("the answer is empty")
-    before = _tokens(tokenizer, prompt, prompt=True)
-    ids = _tokens(tokenizer, prompt + answer, eos=True)  # type: ignore[operator]
-    # As TRL does: where the tokenizer merges across the border, the merged token counts as the answer's.
-    common = next((i for i, (a, b) in enumerate(zip(before, ids, strict=False)) if a != b), min(len(before), len(ids)))
-    return Tokens(tuple(ids), (IGNORE,) * common + tuple(ids[common:]))
-
-
-def _completion(row: Mapping[str, Any], tokenizer: Any) -> list[Tokens]:
-    return [_answered(tokenizer, row["prompt"], row["completion"])]
-
-
-def _preference(row: Mapping[str, Any], tokenizer: Any) -> list[Tokens]:
-    return [_answered(tokenizer, row["prompt"], row[key]) for key in ("chosen", "rejected")]
-
-
-def _messages(row: Mapping[str, Any], tokenizer: Any) -> list[Tokens]:
-    ids = tuple(_tokens(tokenizer, row["messages"]))
-    return [Tokens(ids, ids)]
-
-
-def _text(row: Mapping[str, Any], tokenizer: Any) -> list[Tokens]:
-    ids = tuple(_tokens(tokenizer, row["text"], eos=True))
-    return [Tokens(ids, ids)]
-
-
-def _ids(row: Mapping[str, Any], tokenizer: Any) -> list[Tokens]:
-    sequences = [Tokens(tuple(row["input_ids"]), tuple(row.get("labels", row["input_ids"])))]
-    if "rejected_ids" in row:
-        sequences.append(Tokens(tuple(row["rejected_ids"]), tuple(row["rejected_labels"])))
-    return sequences
-
-
-_FORMATS = {
-    ("prompt", "chosen", "rejected"): _preference,
-    ("prompt", "completion"): _completion,
-    ("messages",): _messages,
-    ("text",): _text,
-    ("input_ids",): _ids,
-}
-
-
-def _format_of(row: Mapping[str, Any]) -> Any:
-    for keys, read in _FORMATS.items():
-        if all(row.get(key) is not None for key in keys):
-            return read
-    wanted = "; ".join(" + ".join(keys) for keys in _FORMATS)
-    raise GuidedError(f"unknown format with keys {sorted(row)} (write one of: {wanted})")

@@ -15,10 +15,10 @@ import torch
 
 torch.set_num_threads(1)
 
-import tiny_run
+import tiny_run  # noqa: E402
 
-from guided_ft import run
-from guided_ft import training as _training  # noqa: F401  (loaded before the forks)
+from guided_ft import run  # noqa: E402
+from guided_ft import training as _training  # noqa: E402, F401  (loaded before the forks)
 
 
 def main(folder: str, name: str, delays: list[float]) -> None:

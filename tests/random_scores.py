@@ -7,9 +7,10 @@ import numpy as np
 from hypothesis import strategies as st
 
 from guided_ft.anatomy import KINDS, Anatomy
+from guided_ft.budget import select
 from guided_ft.errors import GuidedError
 from guided_ft.scoremap import ScoreMap
-from guided_ft.selection import Selection, select
+from guided_ft.selection import Selection
 
 ANATOMY = Anatomy.of(families.make("llama"))
 TOTAL = ANATOMY.num_parameters

@@ -244,7 +244,9 @@ def test_a_damaged_checkpoint_is_refused_and_the_good_one_named(tmp_path, damage
         trainer.train(resume_from_checkpoint=True)
     if said.startswith("scheduler"):
         return  # torch itself cannot read it: loud enough
-    assert str(error.value) == f"checkpoint-{STEPS} cannot be resumed ({said}{_cut(said)}): resume from checkpoint-{SAVE}"
+    assert (
+        str(error.value) == f"checkpoint-{STEPS} cannot be resumed ({said}{_cut(said)}): resume from checkpoint-{SAVE}"
+    )
 
 
 def _cut(said: str) -> str:

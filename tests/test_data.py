@@ -50,7 +50,9 @@ def test_a_test_file_takes_its_prompts_out_of_training(tmp_path):
     for name, numbers in (("train", range(6)), ("test", range(4, 7))):
         rows = [{"prompt": f"p{i}", "completion": " c"} for i in numbers]
         (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    data = Data(source="file", path=str(tmp_path / "train.jsonl"), test_path=str(tmp_path / "test.jsonl"), train=4, test=3)
+    data = Data(
+        source="file", path=str(tmp_path / "train.jsonl"), test_path=str(tmp_path / "test.jsonl"), train=4, test=3
+    )
     train, test = load_rows(data)
     assert [row["prompt"] for row in train] == ["p0", "p1", "p2", "p3"]
     assert [row["prompt"] for row in test] == ["p4", "p5", "p6"]

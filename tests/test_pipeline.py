@@ -64,7 +64,9 @@ def test_what_is_unchanged_is_not_done_again(tmp_path, monkeypatch):
     first = run(recipe(tmp_path), quiet=True)
     done: list[str] = []
     real = pipeline._do
-    monkeypatch.setattr(pipeline, "_do", lambda context, stage, key: (done.append(stage.name), real(context, stage, key))[1])
+    monkeypatch.setattr(
+        pipeline, "_do", lambda context, stage, key: (done.append(stage.name), real(context, stage, key))[1]
+    )
     second = run(recipe(tmp_path), quiet=True)
     assert done == []
     assert second == first

@@ -13,11 +13,13 @@ from hypothesis import strategies as st
 from peft import get_peft_model
 
 from guided_ft.anatomy import Anatomy, Component
+from guided_ft.budget import select
 from guided_ft.certify import canonical, fingerprint
 from guided_ft.errors import GuidedError
-from guided_ft.plan import Plan, lora_ranks, trainable_names
+from guided_ft.modes import lora_ranks
+from guided_ft.plan import Plan, trainable_names
 from guided_ft.scorers.random import random
-from guided_ft.selection import Selection, select
+from guided_ft.selection import Selection
 
 MODES = ("slice", "freeze", "lora")
 CHOICES = {"layer": "L1", "head": "L0.H1 L1.H2 L1.H3", "neuron": "L0.N3 L0.N4 L1.N40"}
@@ -50,7 +52,9 @@ def test_the_object_itself_can_become_the_trained_model(family, mode):
     expected = plan.attach(twin)
     assert type(model) is type(expected)
     assert list(model.state_dict()) == list(expected.state_dict())
-    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), expected.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(model.state_dict().values(), expected.state_dict().values(), strict=True)
+    )
     assert trainable_names(model) == plan.expected_trainable
     assert torch.equal(logits(model), logits(expected))
 
@@ -95,7 +99,7 @@ def test_lora_spends_at_most_what_the_selection_has(budget, seed):
     selection = select(random(None, anatomy, seed=seed), budget)
     plan = Plan(selection, "lora")
     try:
-        ranks = lora_ranks(plan)
+        ranks = lora_ranks(plan.selection, plan.rank)
     except GuidedError:
         return
     assert plan.num_parameters <= selection.num_parameters <= budget * anatomy.num_parameters
@@ -106,7 +110,7 @@ def test_lora_ranks_follow_the_scores():
     anatomy = Anatomy.of(make("llama"))
     chosen = tuple(Component.parse(t) for t in ("L0.N1", "L1.N1"))
     selection = Selection(anatomy, chosen, scores={chosen[0]: 1.0, chosen[1]: 9.0})
-    ranks = lora_ranks(Plan(selection, "lora", rank=5))
+    ranks = lora_ranks(selection, 5)
     per_layer = [sum(r for m, r in ranks.items() if f"layers.{i}." in m) for i in (0, 1)]
     assert sum(ranks.values()) == 5 * 6
     assert per_layer[1] > 5 * per_layer[0]
@@ -117,9 +121,9 @@ def test_lora_targets_exactly_its_modules_however_many():
     anatomy = Anatomy.of(model)
     plan = Plan(select(random(None, anatomy), 0.5), "lora", rank=2)
     attached = plan.attach(model)
-    assert len(lora_ranks(plan)) > 20  # from here on PEFT rewrites the list of targets
-    assert set(attached.targeted_module_names) == set(lora_ranks(plan))
-    for module, rank in lora_ranks(plan).items():
+    assert len(lora_ranks(plan.selection, plan.rank)) > 20  # from here on PEFT rewrites the list of targets
+    assert set(attached.targeted_module_names) == set(lora_ranks(plan.selection, plan.rank))
+    for module, rank in lora_ranks(plan.selection, plan.rank).items():
         assert attached.get_base_model().get_submodule(module).r["default"] == rank
 
 
@@ -175,7 +179,7 @@ def test_a_lora_that_buys_no_rank_is_refused():
     assert small.selection.num_parameters >= min(80, 96)
     tiny_selection = Selection(plan.selection.anatomy, (Component.parse("L0.N1"),))
     object.__setattr__(tiny_selection, "scores", {})
-    ranks = lora_ranks(Plan(tiny_selection, "lora"))
+    ranks = lora_ranks(tiny_selection, None)
     assert np.sum(list(ranks.values())) == 1
 
 

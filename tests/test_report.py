@@ -18,12 +18,13 @@ import pytest
 
 from guided_ft.anatomy import Anatomy, Component
 from guided_ft.artifact import write_json
+from guided_ft.budget import select
 from guided_ft.errors import GuidedError
 from guided_ft.report import story, write_report
 from guided_ft.report.facts import amount, checked, share
 from guided_ft.report.verdict import verdict
 from guided_ft.scoremap import ScoreMap
-from guided_ft.selection import Selection, select
+from guided_ft.selection import Selection
 
 LAYERS, HEADS, GROUPS, NEURONS, HEAD_DIM, WIDTH = 4, 6, 3, 40, 4, 24
 FIGURES = ["fig-loss", "fig-heads", "fig-layers", "fig-chosen", "fig-histogram"]

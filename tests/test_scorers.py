@@ -11,12 +11,13 @@ from families import VOCAB, make
 
 from guided_ft.anatomy import KINDS, Anatomy, Component
 from guided_ft.errors import GuidedError
+from guided_ft.formats import Tokens
 from guided_ft.scoremap import ScoreMap
 from guided_ft.scorers import catalogue
 from guided_ft.scorers.localize import FLOOR, localize
 from guided_ft.scorers.self_text import self_text
 from guided_ft.scorers.tap import GradientWatch, Tap
-from guided_ft.task import Task, Tokens
+from guided_ft.task import Task
 
 METHODS = tuple(catalogue.CATALOGUE)
 
@@ -56,7 +57,9 @@ def test_attribution_equals_captum(family):
 
     layers = range(anatomy.num_layers)
     modules = [model.get_submodule(f(i)) for f in (anatomy.out_module, anatomy.down_module) for i in layers]
-    found = LayerGradientXActivation(loss, modules).attribute(embeddings.requires_grad_(True), attribute_to_layer_input=True)
+    found = LayerGradientXActivation(loss, modules).attribute(
+        embeddings.requires_grad_(True), attribute_to_layer_input=True
+    )
     found = [f[0] if isinstance(f, tuple) else f for f in found]
     # OPT hands rows and tokens to its MLP as one dimension.
     found = [f.detach().reshape(*batch["input_ids"].shape, -1) for f in found]
@@ -95,7 +98,9 @@ def _owned(anatomy, c, part, square, fused):
     if c.kind == "neuron" or part.axis != anatomy.rows_axis:
         return float(square.sum())
     rows = square.sum(1 - part.axis)
-    query = set(anatomy.head_rows(anatomy.family.query)[c.index].tolist()) if _has(part, anatomy.family.query) else set()
+    query = (
+        set(anatomy.head_rows(anatomy.family.query)[c.index].tolist()) if _has(part, anatomy.family.query) else set()
+    )
     own = sum(float(v) for i, v in zip(part.index, rows, strict=True) if i in query)
     rest = sum(float(v) for i, v in zip(part.index, rows, strict=True) if i not in query)
     return own + rest / anatomy.heads_per_group
@@ -133,7 +138,9 @@ def test_attribution_is_exact_where_the_loss_is_linear():
 def test_ablation_equals_editing_the_weights(replace):
     model, task = make("llama"), task_of(3, batch_size=2)
     anatomy = Anatomy.of(model)
-    scores = localize(model, task, "ablation", retain=None, kinds=("layer", "head", "neuron"), signed=True, replace=replace)
+    scores = localize(
+        model, task, "ablation", retain=None, kinds=("layer", "head", "neuron"), signed=True, replace=replace
+    )
     if replace == "mean":
         assert not np.allclose(
             scores.head, localize(model, task, "ablation", retain=None, kinds=("head",), signed=True).head

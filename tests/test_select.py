@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from random_scores import ANATOMY, TOTAL, bought, counts, kind_sets, maps, score_map
 
 from guided_ft.anatomy import KINDS, Component
+from guided_ft.budget import STRATEGIES, parse_budget, select
 from guided_ft.errors import GuidedError
 from guided_ft.scoremap import ScoreMap
-from guided_ft.selection import STRATEGIES, Selection, parse_budget, select
+from guided_ft.selection import Selection
 
 MANY = settings(max_examples=300, deadline=None)
 SOME = settings(max_examples=100, deadline=None)

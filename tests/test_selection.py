@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from random_scores import ANATOMY, TOTAL, bought, counts, kind_sets, maps, score_map
 
 from guided_ft.anatomy import KINDS, Anatomy, Component
+from guided_ft.budget import select
 from guided_ft.errors import GuidedError
-from guided_ft.selection import Selection, select
+from guided_ft.selection import Selection
 
 COMPONENTS = [c for kind in KINDS for c in ANATOMY.components(kind)]
 MANY = settings(max_examples=300, deadline=None)

@@ -12,7 +12,8 @@ from families import make
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from guided_ft.errors import GuidedError
-from guided_ft.task import IGNORE, Task
+from guided_ft.formats import IGNORE
+from guided_ft.task import Task
 
 
 def _settings(tmp_path):
@@ -99,9 +100,10 @@ def test_hash_depends_on_the_examples_only():
     a, b = (Task.from_dataset(rows, tiny.tokenizer(), batch_size=n) for n in (2, 5))
     assert a.hash == b.hash
     assert a.hash != Task.from_dataset(rows[:4], tiny.tokenizer()).hash
-    assert Task.from_dataset(tiny.pairs(3), tiny.tokenizer(), beta=0.5).hash != Task.from_dataset(
-        tiny.pairs(3), tiny.tokenizer()
-    ).hash
+    assert (
+        Task.from_dataset(tiny.pairs(3), tiny.tokenizer(), beta=0.5).hash
+        != Task.from_dataset(tiny.pairs(3), tiny.tokenizer()).hash
+    )
 
 
 def test_text_files_are_read_line_by_line(tmp_path):
@@ -115,7 +117,10 @@ def test_text_files_are_read_line_by_line(tmp_path):
         ([], "it has no examples"),
         ([{"prompt": "a", "completion": "b"}, {"prompt": "a", "completion": ""}], "row 1: the answer is empty"),
         ([{"question": "a"}], "row 0: unknown format with keys ['question']"),
-        ([{"prompt": "a", "completion": [{"role": "assistant", "content": "b"}]}], "row 0: prompt and answer must both"),
+        (
+            [{"prompt": "a", "completion": [{"role": "assistant", "content": "b"}]}],
+            "row 0: prompt and answer must both",
+        ),
         (tiny.sums(1) + tiny.pairs(1), "example 1 mixes SFT and preference rows"),
         ([{"prompt": "a" * 80, "completion": " b"}], "example 0 has no answer tokens left"),
     ],

@@ -7,3 +7,4 @@ from .component import Component as Component
 from .families import FAMILIES as FAMILIES
 from .families import Family as Family
 from .families import Rows as Rows
+from .reading import base_model as base_model

@@ -11,7 +11,8 @@ import numpy as np
 
 from ..errors import GuidedError, pick
 from .component import KINDS, Component
-from .families import FAMILIES, Family, Rows
+from .families import Family, Rows, family_of
+from .reading import read_model
 
 if TYPE_CHECKING:
     from torch import nn
@@ -63,34 +64,7 @@ class Anatomy:
         Raises:
             GuidedError: for an architecture without a row in ``FAMILIES``, or whose layers differ in size.
         """
-        base = base_model(model)
-        config = base.config.get_text_config()
-        family = family_of(config.model_type)
-        decoder = base.get_decoder()
-        prefix = next((name for name, module in base.named_modules() if module is decoder), "")
-        layers = getattr(decoder, family.layers)
-        num_heads = config.num_attention_heads
-        shapes = {name: _stored_shape(layers[0], name, family) for name in _projections(family)}
-        parameters = _parameters(layers[0])
-        for i, layer in enumerate(layers):
-            if _parameters(layer) != parameters or any(_stored_shape(layer, n, family) != s for n, s in shapes.items()):
-                raise GuidedError(f"layer {i} differs from layer 0 in its parameters (layers must be alike)")
-        inputs = 0 if family.transposed else 1
-        head_dim = shapes[family.out][inputs] // num_heads
-        # Counted, not read from the config, where families without groups may carry a stray setting.
-        qkv_rows = sum(shapes[m][1 - inputs] for m in {r.module for r in (family.query, family.key, family.value)})
-        return cls(
-            model_type=config.model_type,
-            prefix=".".join(filter(None, (prefix, family.layers))),
-            num_layers=len(layers),
-            num_heads=num_heads,
-            num_groups=(qkv_rows // head_dim - num_heads) // 2,
-            num_neurons=shapes[family.down][inputs],
-            head_dim=head_dim,
-            num_parameters=sum(_parameters(base).values()),
-            shapes=shapes,
-            parameters=parameters,
-        )
+        return cls(**read_model(model))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON data; ``from_dict`` reads it back."""
@@ -122,7 +96,7 @@ class Anatomy:
         )
         if not isinstance(self.prefix, str) or any(type(n) is not int or n < 1 for n in numbers):
             return False
-        if set(self.shapes) != set(_projections(f)) or self.num_heads % self.num_groups:
+        if set(self.shapes) != set(f.projections) or self.num_heads % self.num_groups:
             return False
         qkv_rows, up_rows = (
             sum(self.shapes[m][outputs] for m in {r.module for r in rows}) for rows in ((f.query, f.key, f.value), f.up)
@@ -278,43 +252,3 @@ class Anatomy:
 
 _SLICES = {"layer": Anatomy._layer, "head": Anatomy._head, "neuron": Anatomy._neuron}
 assert set(_SLICES) == set(KINDS)
-
-
-def base_model(model: nn.Module) -> nn.Module:
-    """Return the Hugging Face model inside a PeftModel, or the model itself."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
-def family_of(model_type: str) -> Family:
-    """Look a family up by ``config.model_type``; an unknown one is a GuidedError that says how to add it."""
-    for family in FAMILIES:
-        if model_type in family.model_types:
-            return family
-    known = ", ".join(sorted(name for family in FAMILIES for name in family.model_types))
-    raise GuidedError(
-        f"architecture {model_type!r} is unknown: add a Family row to guided_ft/anatomy/families.py (known: {known})"
-    )
-
-
-def _projections(family: Family) -> tuple[str, ...]:
-    names = [family.query.module, family.key.module, family.value.module, family.out]
-    return tuple(dict.fromkeys([*names, *(rows.module for rows in family.up), family.down]))
-
-
-def _stored_shape(layer: nn.Module, name: str, family: Family) -> tuple[int, int]:
-    module: Any = layer.get_submodule(name)
-    if hasattr(module, "in_features"):
-        # Not weight.shape: quantized weights are stored packed.
-        shape = (int(module.out_features), int(module.in_features))
-        return (shape[1], shape[0]) if family.transposed else shape
-    rows, columns = module.weight.shape
-    return int(rows), int(columns)
-
-
-def _parameters(module: nn.Module) -> dict[str, int]:
-    """Sizes of the parameters of a module, without those of adapters and under the names they had before them."""
-    return {
-        name.replace(".base_layer.", "."): parameter.numel()
-        for name, parameter in module.named_parameters()
-        if ".slice_" not in name and ".lora_" not in name
-    }

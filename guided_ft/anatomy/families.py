@@ -1,4 +1,4 @@
-"""Where the parts of each architecture family live. Data only: a new family is a new row.
+"""Where the parts of each architecture family live. A new family is a new row of data.
 
 Every entry speaks of one layer. ``Rows`` says which output rows of a projection a head or a neuron owns; its
 numbers count heads' widths (for heads) or single rows (for neurons), so that one row of data serves all sizes.
@@ -7,6 +7,8 @@ numbers count heads' widths (for heads) or single rows (for neurons), so that on
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+
+from ..errors import GuidedError
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,12 @@ class Family:
     down: str
     transposed: bool = False
     joint_norm: bool = False
+
+    @property
+    def projections(self) -> tuple[str, ...]:
+        """Names of all projections, relative to the layer."""
+        names = [self.query.module, self.key.module, self.value.module, self.out]
+        return tuple(dict.fromkeys([*names, *(rows.module for rows in self.up), self.down]))
 
 
 _LLAMA = Family(
@@ -109,3 +117,14 @@ FAMILIES: tuple[Family, ...] = (
         down="fc2",
     ),
 )
+
+
+def family_of(model_type: str) -> Family:
+    """Look a family up by ``config.model_type``; an unknown one is a GuidedError that says how to add it."""
+    for family in FAMILIES:
+        if model_type in family.model_types:
+            return family
+    known = ", ".join(sorted(name for family in FAMILIES for name in family.model_types))
+    raise GuidedError(
+        f"architecture {model_type!r} is unknown: add a Family row to guided_ft/anatomy/families.py (known: {known})"
+    )

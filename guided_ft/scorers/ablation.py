@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..anatomy import KINDS, Anatomy, Component
+from ..anatomy import Anatomy, Component
 from ..errors import pick
 from ..progress import track
 from ..scoremap import ScoreMap
@@ -60,9 +60,8 @@ def ablation(
             ).double()
             handle.remove()
             arrays[c.kind][c.layer, c.index] = float(effect.mean() if signed else effect.abs().mean())
-    if "layer" in arrays:
-        arrays["layer"] = arrays["layer"].reshape(-1)
-    return ScoreMap(anatomy, **arrays, meta={"passes": len(batches) * (len(components) + 1), "replace": replace})
+    meta = {"passes": len(batches) * (len(components) + 1), "replace": replace}
+    return ScoreMap.of_arrays(anatomy, arrays, meta)
 
 
 def _place(anatomy: Anatomy, kind: str, layer: int) -> tuple[str, int]:
@@ -103,12 +102,15 @@ def _means(
     def watch(name: str) -> Callable[[torch.Tensor], None]:
         return lambda a: add(name, a)
 
+    def watch_layer(name: str) -> Callable[[torch.Tensor, torch.Tensor], None]:
+        return lambda before, after: add(name, after - before)
+
     handles = []
     for layer in range(anatomy.num_layers):
         for kind in kinds:
             if kind == "layer":
                 name = anatomy.layer_module(layer)
-                handles.append(tap.at_layer(name, lambda before, after, name=name: add(name, after - before)))
+                handles.append(tap.at_layer(name, watch_layer(name)))
             else:
                 name = _place(anatomy, kind, layer)[0]
                 handles.append(tap.at_input(name, watch(name)))

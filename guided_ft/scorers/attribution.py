@@ -75,6 +75,4 @@ def attribution(
             task.loss(task.quantity(model, batch)).sum().backward()
 
     arrays = {kind: torch.stack(rows).numpy() / len(task) for kind, rows in sums.items()}
-    if "layer" in arrays:
-        arrays["layer"] = arrays["layer"].reshape(-1)
-    return ScoreMap(anatomy, **arrays, meta={"passes": task.num_batches()})
+    return ScoreMap.of_arrays(anatomy, arrays, {"passes": task.num_batches()})

@@ -44,4 +44,4 @@ def fold(anatomy: Anatomy, of: Callable[[str], Squares], kinds: tuple[str, ...],
         heads.append(head)
         neurons.append(neuron)
     arrays = {"layer": np.array(layers), "head": np.stack(heads), "neuron": np.stack(neurons)}
-    return ScoreMap(anatomy, **{kind: arrays[kind] for kind in kinds}, meta={"passes": passes})
+    return ScoreMap.of_arrays(anatomy, {kind: arrays[kind] for kind in kinds}, {"passes": passes})

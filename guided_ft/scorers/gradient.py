@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ..anatomy import KINDS, Anatomy
-from ..anatomy.anatomy import base_model
+from ..anatomy import KINDS, Anatomy, base_model
 from ..errors import GuidedError
 from ..progress import track
 from ..scoremap import ScoreMap

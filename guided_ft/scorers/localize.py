@@ -69,14 +69,14 @@ def localize(
         if "unexpected keyword argument" in str(error):
             raise GuidedError(f"method {method!r}: {str(error).split('() ')[-1]} (see its docstring)") from None
         raise
-    passes = scores.meta.get("passes", 0)
+    passes = (scores.meta or {}).get("passes", 0)
     if not found.needs_data:
         retain = None
     if retain is not None:
         kept = retain if isinstance(retain, Task) else self_text(model, seed=seed, progress=progress)
         against = scorer(model, anatomy, kept, kinds=kinds, progress=progress, **options)
-        passes += against.meta.get("passes", 0)
-        scores = ScoreMap(anatomy, **{k: _ratio(scores.of(k), against.of(k)) for k in kinds})
+        passes += (against.meta or {}).get("passes", 0)
+        scores = ScoreMap.of_arrays(anatomy, {k: _ratio(scores.of(k), against.of(k)) for k in kinds})
     meta = {
         "method": method,
         "options": options,
@@ -87,7 +87,7 @@ def localize(
         "passes": passes,
         "seconds": round(time.perf_counter() - began, 3),
     }
-    return ScoreMap(anatomy, **{k: scores.of(k) for k in kinds}, meta=meta)
+    return ScoreMap.of_arrays(anatomy, {k: scores.of(k) for k in kinds}, meta)
 
 
 def _ratio(target: np.ndarray, retain: np.ndarray) -> np.ndarray:

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from ..anatomy import KINDS, Anatomy
-from ..anatomy.anatomy import base_model
+from ..anatomy import KINDS, Anatomy, base_model
 from ..scoremap import ScoreMap
 from .fold import fold, squares
 from .gradient import _weight
@@ -25,4 +24,4 @@ def magnitude(
     """Score components by the Euclidean norm of the weights they own: ``sqrt(sum(w^2))``. No pass, no data."""
     base = base_model(model)
     folded = fold(anatomy, lambda name: squares(_weight(base.get_submodule(name)), anatomy.rows_axis), kinds, 0)
-    return ScoreMap(anatomy, **{kind: np.sqrt(folded.of(kind)) for kind in kinds}, meta=folded.meta)
+    return ScoreMap.of_arrays(anatomy, {kind: np.sqrt(folded.of(kind)) for kind in kinds}, folded.meta)

@@ -23,5 +23,4 @@ def random(
     """Score components by independent uniform numbers in [0, 1). No pass, no data."""
     rng = np.random.default_rng(seed)
     arrays = {kind: rng.random((anatomy.num_layers, anatomy.size(kind))) for kind in KINDS}
-    arrays["layer"] = arrays["layer"].reshape(-1)
-    return ScoreMap(anatomy, **{kind: arrays[kind] for kind in kinds}, meta={"passes": 0})
+    return ScoreMap.of_arrays(anatomy, {kind: arrays[kind] for kind in kinds}, {"passes": 0})

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ..anatomy.anatomy import base_model
+from ..anatomy import base_model
+from ..formats import Tokens
 from ..progress import track
-from ..task import Task, Tokens
+from ..task import Task
 from .tap import Tap
 
 _BATCH = 16

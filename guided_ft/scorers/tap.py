@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..anatomy.anatomy import base_model
+from ..anatomy import base_model
 
 TensorHook = Callable[[torch.Tensor], "torch.Tensor | None"]
 

@@ -1,0 +1,67 @@
+"""Read the sizes and names that an Anatomy is made of from a model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ..errors import GuidedError
+from .families import Family, family_of
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def read_model(model: nn.Module) -> dict[str, Any]:
+    """Return the fields of ``Anatomy`` for a causal LM or a PeftModel of one."""
+    base = base_model(model)
+    config = base.config.get_text_config()
+    family = family_of(config.model_type)
+    decoder = base.get_decoder()
+    prefix = next((name for name, module in base.named_modules() if module is decoder), "")
+    layers = getattr(decoder, family.layers)
+    num_heads = config.num_attention_heads
+    shapes = {name: _stored_shape(layers[0], name, family) for name in family.projections}
+    parameters = _parameters(layers[0])
+    for i, layer in enumerate(layers):
+        if _parameters(layer) != parameters or any(_stored_shape(layer, n, family) != s for n, s in shapes.items()):
+            raise GuidedError(f"layer {i} differs from layer 0 in its parameters (layers must be alike)")
+    inputs = 0 if family.transposed else 1
+    head_dim = shapes[family.out][inputs] // num_heads
+    # Counted, not read from the config, where families without groups may carry a stray setting.
+    qkv_rows = sum(shapes[m][1 - inputs] for m in {r.module for r in (family.query, family.key, family.value)})
+    return dict(
+        model_type=config.model_type,
+        prefix=".".join(filter(None, (prefix, family.layers))),
+        num_layers=len(layers),
+        num_heads=num_heads,
+        num_groups=(qkv_rows // head_dim - num_heads) // 2,
+        num_neurons=shapes[family.down][inputs],
+        head_dim=head_dim,
+        num_parameters=sum(_parameters(base).values()),
+        shapes=shapes,
+        parameters=parameters,
+    )
+
+
+def base_model(model: nn.Module) -> nn.Module:
+    """Return the Hugging Face model inside a PeftModel, or the model itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def _stored_shape(layer: nn.Module, name: str, family: Family) -> tuple[int, int]:
+    module: Any = layer.get_submodule(name)
+    if hasattr(module, "in_features"):
+        # Not weight.shape: quantized weights are stored packed.
+        shape = (int(module.out_features), int(module.in_features))
+        return (shape[1], shape[0]) if family.transposed else shape
+    rows, columns = module.weight.shape
+    return int(rows), int(columns)
+
+
+def _parameters(module: nn.Module) -> dict[str, int]:
+    """Sizes of the parameters of a module, without those of adapters and under the names they had before them."""
+    return {
+        name.replace(".base_layer.", "."): parameter.numel()
+        for name, parameter in module.named_parameters()
+        if ".slice_" not in name and ".lora_" not in name
+    }

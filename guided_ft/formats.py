@@ -1,0 +1,85 @@
+"""TRL's data formats: each turns a row into one sequence of tokens, or into two. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import GuidedError
+
+IGNORE = -100
+"""Label of a token that is not scored (the convention of torch and transformers)."""
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Token ids and labels of one text; ``labels[i]`` is ``ids[i]`` or IGNORE."""
+
+    ids: tuple[int, ...]
+    labels: tuple[int, ...]
+
+
+def read_row(row: Mapping[str, Any], tokenizer: Any) -> tuple[Tokens, ...]:
+    """Tokenize a row in the first format whose columns it has. Raises GuidedError for any other row."""
+    for keys, read in _FORMATS.items():
+        if all(row.get(key) is not None for key in keys):
+            return tuple(read(row, tokenizer))
+    wanted = "; ".join(" + ".join(keys) for keys in _FORMATS)
+    raise GuidedError(f"unknown format with keys {sorted(row)} (write one of: {wanted})")
+
+
+def _tokens(tokenizer: Any, text: str | list, *, prompt: bool = False, eos: bool = False) -> list[int]:
+    if isinstance(text, str):
+        if eos and tokenizer.eos_token and not text.endswith(tokenizer.eos_token):
+            text += tokenizer.eos_token
+        return list(tokenizer(text)["input_ids"])
+    return list(
+        tokenizer.apply_chat_template(text, tokenize=True, add_generation_prompt=prompt, return_dict=True)["input_ids"]
+    )
+
+
+def _answered(tokenizer: Any, prompt: str | list, answer: str | list) -> Tokens:
+    if type(prompt) is not type(answer):
+        raise GuidedError("prompt and answer must both be text or both be lists of messages")
+    if not answer:
+        raise GuidedError("the answer is empty")
+    before = _tokens(tokenizer, prompt, prompt=True)
+    ids = _tokens(tokenizer, prompt + answer, eos=True)  # type: ignore[operator]
+    # As TRL does: where the tokenizer merges across the border, the merged token counts as the answer's.
+    common = next((i for i, (a, b) in enumerate(zip(before, ids, strict=False)) if a != b), min(len(before), len(ids)))
+    return Tokens(tuple(ids), (IGNORE,) * common + tuple(ids[common:]))
+
+
+def _completion(row: Mapping[str, Any], tokenizer: Any) -> list[Tokens]:
+    return [_answered(tokenizer, row["prompt"], row["completion"])]
+
+
+def _preference(row: Mapping[str, Any], tokenizer: Any) -> list[Tokens]:
+    return [_answered(tokenizer, row["prompt"], row[key]) for key in ("chosen", "rejected")]
+
+
+def _messages(row: Mapping[str, Any], tokenizer: Any) -> list[Tokens]:
+    ids = tuple(_tokens(tokenizer, row["messages"]))
+    return [Tokens(ids, ids)]
+
+
+def _text(row: Mapping[str, Any], tokenizer: Any) -> list[Tokens]:
+    ids = tuple(_tokens(tokenizer, row["text"], eos=True))
+    return [Tokens(ids, ids)]
+
+
+def _ids(row: Mapping[str, Any], tokenizer: Any) -> list[Tokens]:
+    sequences = [Tokens(tuple(row["input_ids"]), tuple(row.get("labels", row["input_ids"])))]
+    if "rejected_ids" in row:
+        sequences.append(Tokens(tuple(row["rejected_ids"]), tuple(row["rejected_labels"])))
+    return sequences
+
+
+_FORMATS = {
+    ("prompt", "chosen", "rejected"): _preference,
+    ("prompt", "completion"): _completion,
+    ("messages",): _messages,
+    ("text",): _text,
+    ("input_ids",): _ids,
+}

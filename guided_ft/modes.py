@@ -1,0 +1,164 @@
+"""The ways of training a selection: for each, its adapter, the names of its parameters and their number."""
+
+from __future__ import annotations
+
+import heapq
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .errors import GuidedError
+from .selection import Selection
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+
+    from .slice import SliceConfig
+
+ADAPTER = "default"
+"""PEFT's name for the first adapter; TRL relies on it."""
+
+
+# -- slice ----------------------------------------------------------------------------------------------------------
+def _slice_config(selection: Selection, rank: int | None) -> SliceConfig:
+    from .slice import SliceConfig
+
+    slices: dict[str, dict] = {}
+    for part in selection.slices():
+        # A layer contributes all rows of each projection; chosen columns of the same weight are then among them.
+        if part.module not in slices or part.axis == selection.anatomy.rows_axis:
+            slices[part.module] = {"axis": part.axis, "index": list(part.index)}
+    return SliceConfig(slices=slices, task_type="CAUSAL_LM")
+
+
+def _slice_names(selection: Selection, rank: int | None) -> list[str]:
+    return [f"base_model.model.{module}.slice_delta.{ADAPTER}.weight" for module in _modules(selection)]
+
+
+def _slice_count(selection: Selection, rank: int | None) -> int:
+    anatomy = selection.anatomy
+    whole = {part.module for part in selection.slices() if part.axis == anatomy.rows_axis}
+    return sum(
+        anatomy.slice_cost(part)
+        for part in selection.slices()
+        if part.axis == anatomy.rows_axis or part.module not in whole
+    )
+
+
+# -- freeze ---------------------------------------------------------------------------------------------------------
+def freeze_sizes(selection: Selection, rank: int | None = None) -> dict[str, int]:
+    """Whole layers train all of their parameters; other components the weights that hold them."""
+    anatomy = selection.anatomy
+    sizes: dict[str, int] = {}
+    layers = {c.layer for c in selection if c.kind == "layer"}
+    for layer in layers:
+        sizes |= {anatomy.module(layer, name): size for name, size in anatomy.parameters.items()}
+    for module in _modules(selection):
+        rows, columns = anatomy.shapes[anatomy.relative(module)]
+        sizes.setdefault(f"{module}.weight", rows * columns)
+    return sizes
+
+
+# -- lora -----------------------------------------------------------------------------------------------------------
+def lora_ranks(selection: Selection, rank: int | None) -> dict[str, int]:
+    """Share ranks out among the modules that hold chosen components, by score (D'Hondt's method of seats).
+
+    A module's weight is the sum of the scores of its components, each relative to the mean of its kind; one rank at
+    a time goes to the module with the largest weight per rank, so a larger budget only adds. Without ``rank``
+    the ranks cost at most ``selection.num_parameters``; with it there are ``rank`` per module on average.
+
+    Returns:
+        Rank by module name; modules that got none are left out.
+    """
+    anatomy = selection.anatomy
+    weights = _module_weights(selection)
+    cost = {module: sum(anatomy.shapes[anatomy.relative(module)]) for module in weights}
+    limit = {module: min(anatomy.shapes[anatomy.relative(module)]) for module in weights}
+    left = rank * len(weights) if rank else selection.num_parameters
+    ranks: dict[str, int] = defaultdict(int)
+    queue = [(-weight, module) for module, weight in weights.items()]
+    heapq.heapify(queue)
+    while queue:
+        _, module = heapq.heappop(queue)
+        price = 1 if rank else cost[module]
+        if price > left:
+            break
+        left -= price
+        ranks[module] += 1
+        if ranks[module] < limit[module]:
+            heapq.heappush(queue, (-weights[module] / (ranks[module] + 1), module))
+    if not ranks:
+        raise GuidedError(
+            f"lora: {selection.num_parameters:,} parameters buy no rank (the first module takes "
+            f"{min(cost.values()):,}; raise the budget or give a rank)"
+        )
+    return dict(ranks)
+
+
+def _module_weights(selection: Selection) -> dict[str, float]:
+    means: dict[str, float] = {}
+    for kind, count in selection.counts().items():
+        values = [selection.scores.get(c, 1.0) for c in selection if c.kind == kind]
+        means[kind] = sum(values) / count if count else 1.0
+    weights: dict[str, float] = defaultdict(float)
+    trained = {part.module for part in selection.slices()}
+    for component in selection:
+        relative = selection.scores.get(component, 1.0) / (means[component.kind] or 1.0)
+        for module in {part.module for part in selection.anatomy.slices(component)} & trained:
+            weights[module] += max(relative, 0.0)
+    return weights
+
+
+def _lora_config(selection: Selection, rank: int | None) -> LoraConfig:
+    from peft import LoraConfig
+
+    ranks = lora_ranks(selection, rank)
+    typical = sorted(ranks.values())[len(ranks) // 2]
+    return LoraConfig(
+        task_type="CAUSAL_LM",
+        target_modules=sorted(ranks),
+        r=typical,
+        # alpha = 2 r everywhere, so that every module has the same scale whatever its rank.
+        lora_alpha=2 * typical,
+        rank_pattern={module: r for module, r in ranks.items() if r != typical},
+        alpha_pattern={module: 2 * r for module, r in ranks.items() if r != typical},
+        fan_in_fan_out=selection.anatomy.family.transposed,
+    )
+
+
+def _lora_names(selection: Selection, rank: int | None) -> list[str]:
+    ranks = lora_ranks(selection, rank)
+    return [f"base_model.model.{module}.lora_{side}.{ADAPTER}.weight" for module in ranks for side in ("A", "B")]
+
+
+def _lora_count(selection: Selection, rank: int | None) -> int:
+    anatomy = selection.anatomy
+    ranks = lora_ranks(selection, rank)
+    return sum(r * sum(anatomy.shapes[anatomy.relative(module)]) for module, r in ranks.items())
+
+
+def _modules(selection: Selection) -> list[str]:
+    return sorted({part.module for part in selection.slices()})
+
+
+@dataclass(frozen=True)
+class Mode:
+    """One way of training. Each function takes a selection and the rank, which most ignore.
+
+    Args:
+        config: the adapter's configuration, or None if none is needed.
+        names: the trained parameters, as named in the model that ``Plan.attach`` returns.
+        count: how many numbers they hold.
+    """
+
+    config: Callable[[Selection, int | None], Any]
+    names: Callable[[Selection, int | None], Iterable[str]]
+    count: Callable[[Selection, int | None], int]
+
+
+MODES = {
+    "slice": Mode(_slice_config, _slice_names, _slice_count),
+    "freeze": Mode(lambda selection, rank: None, freeze_sizes, lambda s, rank: sum(freeze_sizes(s).values())),
+    "lora": Mode(_lora_config, _lora_names, _lora_count),
+}
