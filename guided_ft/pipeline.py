@@ -140,8 +140,8 @@ def _keys(recipe: Recipe) -> dict[str, str]:
     files = [
         p for p in (recipe.data.path, recipe.data.test_path, recipe.localize.retain, recipe.evaluate.retention) if p
     ]
-    stamps = [(p, Path(p).stat().st_size, Path(p).stat().st_mtime_ns) for p in files if Path(p).is_file()]
-    base = [identity(recipe.model), r["dtype"], r["data"], r["seed"], r["train"]["max_length"], stamps, versions()]
+    contents = [digest(Path(p).read_bytes()) for p in files if Path(p).is_file()]
+    base = [identity(recipe.model), r["dtype"], r["data"], r["seed"], r["train"]["max_length"], contents, versions()]
     keys = {"before": digest(base, r["evaluate"], r["train"]["beta"])}
     kinds = r["select"]["kinds"] if r["localize"]["method"] == "ablation" else None
     keys["localize"] = digest(base, r["localize"], kinds, r["train"]["beta"])

@@ -1,4 +1,4 @@
-"""Run a recipe in forked children and kill them at given moments: ``python kill_run.py FOLDER NAME DELAY ...``.
+"""Run a recipe in forked children; kill each when a file appears: ``python kill_run.py FOLDER NAME FILE ...``.
 
 One warm parent forks, so that the seconds the libraries take to load are paid once.
 """
@@ -21,19 +21,27 @@ from guided_ft import run  # noqa: E402
 from guided_ft import training as _training  # noqa: E402, F401  (loaded before the forks)
 
 
-def main(folder: str, name: str, delays: list[float]) -> None:
+def main(folder: str, name: str, files: list[str]) -> None:
     asked = tiny_run.recipe(Path(folder), name, control="none", train={"steps": 12, "save_steps": 1})
-    for delay in [*delays, None]:
+    for file in [*files, None]:
         child = os.fork()
         if child == 0:
             run(asked, quiet=True)
             os._exit(0)
-        if delay is not None:
-            time.sleep(delay)
+        print(_fate(child, None if file is None else Path(folder) / name / file), flush=True)
+
+
+def _fate(child: int, file: Path | None) -> str:
+    while True:
+        ended, status = os.waitpid(child, os.WNOHANG if file else 0)
+        if ended:
+            return f"ended {os.waitstatus_to_exitcode(status)}"
+        if file.exists():
             os.kill(child, signal.SIGKILL)
-        _, status = os.waitpid(child, 0)
-        print("killed" if os.WIFSIGNALED(status) else f"ended {os.WEXITSTATUS(status)}", flush=True)
+            os.waitpid(child, 0)
+            return "killed"
+        time.sleep(0.0005)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], [float(d) for d in sys.argv[3:]])
+    main(sys.argv[1], sys.argv[2], sys.argv[3:])
