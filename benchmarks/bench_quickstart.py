@@ -36,7 +36,8 @@ from guided_ft.machine import machine, peak_bytes, versions
 from guided_ft.models import load_model, load_tokenizer
 from guided_ft.scorers.self_text import self_text
 
-SPAN = (1.0, 3.0, 10.0, 30.0)
+SPAN = (10.0, 3.0, 30.0, 1.0)
+"""Factors on an arm's lowest learning rate, the likeliest first."""
 
 
 @dataclass(frozen=True)

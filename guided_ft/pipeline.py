@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,10 +38,8 @@ class Stage:
 
 def _tell_scores(result: dict[str, Any]) -> str:
     scores = result["scores"]
-    told = f"exact match {scores['exact_match']:.0f} of 100 on {scores['examples']} held-out examples"
-    if "preference_accuracy" in scores:
-        told += f", right answer preferred in {scores['preference_accuracy']:.0f} of 100"
-    return told
+    told = [f"{name.replace('_', ' ')} {value:.0f} %" for name, value in scores.items() if name != "examples"]
+    return f"{', '.join(told)} of {scores['examples']} held-out examples"
 
 
 def _tell_after(result: dict[str, Any]) -> str:
@@ -102,7 +101,17 @@ def run(
     """
     if until is not None:
         pick({stage.name: 0 for stage in STAGES}, until, "until")
-    say = (lambda text: None) if quiet else (lambda text: print(text, flush=True))
+    with warnings.catch_warnings():
+        # Settings that the libraries pass to each other under their old names; no user can mend them.
+        warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers|trl|peft")
+        return _run(recipe, until, trust_remote_code, (lambda text: None) if quiet else _say)
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def _run(recipe: Recipe, until: str | None, trust_remote_code: bool, say: Callable[[str], None]) -> dict[str, Any]:
     context = stages.Run(recipe, trust_remote_code)
     recipe.save(context.folder / "recipe.yaml")
     (context.folder / "run.json").unlink(missing_ok=True)

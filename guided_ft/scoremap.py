@@ -90,7 +90,7 @@ class ScoreMap:
         mine, theirs = self.of(kind).ravel(), other.of(kind).ravel()
         if mine.shape != theirs.shape:
             raise GuidedError(f"compare: {mine.size} against {theirs.size} {kind}s (the maps are of different models)")
-        k = min(k, mine.size)
+        k = max(1, min(k, mine.size))
         best = [set(np.argsort(-a, kind="stable")[:k].tolist()) for a in (mine, theirs)]
         return {
             "spearman": _pearson(_ranks(mine), _ranks(theirs)),

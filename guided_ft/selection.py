@@ -82,6 +82,8 @@ class Selection:
         return self._combine(other, set.difference, "-")
 
     def __le__(self, other: Selection) -> bool:
+        if other.anatomy != self.anatomy:
+            raise GuidedError("selection <=: the two selections are of different models")
         return set(self.components) <= set(other.components)
 
     def __eq__(self, other: object) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,13 +39,10 @@ def train(
     """
     checkpoint = _resumable(recipe, plan, folder / "train")
     callback = GuidedCallback(plan)
-    with warnings.catch_warnings():
-        # About settings that TRL and transformers pass to each other.
-        warnings.filterwarnings("ignore", category=FutureWarning)
-        trainer = _TRAINERS[recipe.train.trainer](recipe, plan, rows, model, tokenizer, folder / "train", callback)
-        _show_progress(trainer)
-        began = time.perf_counter()
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    trainer = _TRAINERS[recipe.train.trainer](recipe, plan, rows, model, tokenizer, folder / "train", callback)
+    _show_progress(trainer)
+    began = time.perf_counter()
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     seconds = time.perf_counter() - began
     trained = trainer.model
     trained.eval()

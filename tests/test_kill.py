@@ -13,7 +13,6 @@ from test_pipeline import adapter
 
 from guided_ft.checkpoint import checkpoints, fault, newest_complete
 
-
 MOMENTS = (
     "scores.safetensors",
     "selection.json",

@@ -206,7 +206,7 @@ def test_the_facts_of_the_verdict() -> None:
     facts = verdict(checked(a_run())).facts
     assert facts == (
         "trained 0.098 % of the parameters; exact match 0 -> 90 %; random selection of the same size: 40 %; "
-        "general loss +0.02 nats (random: +0.05)"
+        "general loss +0.020 nats (random: +0.050)"
     )
 
 

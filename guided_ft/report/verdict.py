@@ -55,7 +55,7 @@ def _facts(run: Run, metric: str | None) -> list[str]:
     moved = rise((kept.get("after") or {}).get("loss"), base)
     if moved is not None:
         other = rise((random.get("retention") or {}).get("loss"), base)
-        facts.append(f"general loss {moved:+.2f} nats" + (f" (random: {other:+.2f})" if other is not None else ""))
+        facts.append(f"general loss {moved:+.3f} nats" + (f" (random: {other:+.3f})" if other is not None else ""))
     return facts
 
 

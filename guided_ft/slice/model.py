@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
+import torch
 from peft import NoMatchingPeftModuleError
 from peft.tuners.tuners_utils import BaseTuner, onload_layer
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
@@ -12,7 +13,7 @@ from torch import nn
 
 from ..errors import GuidedError
 from .config import SliceConfig, pack_index, unpack_index
-from .layer import SliceLayer, check_slice, linear_features
+from .layer import Delta, RowDelta, SliceLayer, check_slice, linear_features
 
 
 class SliceModel(BaseTuner):
@@ -101,6 +102,27 @@ class SliceModel(BaseTuner):
             }
         _require(config.slices, layers)
 
+    @classmethod
+    def _remap_adapter_state_dict_for_load(
+        cls, model: nn.Module, config: Any, adapter_name: str, state_dict: dict[str, torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
+        """Refuse a damaged file by name; PEFT would load what is there and say nothing."""
+        for name, layer in model.named_modules():
+            if not isinstance(layer, SliceLayer) or adapter_name not in layer.slice_delta:
+                continue
+            delta = layer.slice_delta[adapter_name]
+            for kind, valid in (("weight", _valid_weight), ("index", _valid_index)):
+                key = f"{name}.slice_delta.{kind}"
+                found, expected = state_dict.get(key), getattr(delta, kind)
+                if found is None or found.shape != expected.shape:
+                    has = "is missing" if found is None else f"has shape {tuple(found.shape)}"
+                    raise GuidedError(
+                        f"adapter file: {key} {has}, not {tuple(expected.shape)} (is its config its own?)"
+                    )
+                if not valid(found, layer, delta):
+                    raise GuidedError(f"adapter file: {key} holds impossible values (the file is damaged)")
+        return super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
+
     def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
         if safe_merge:
             self._rehearse_merge(adapter_names)
@@ -127,6 +149,17 @@ class SliceModel(BaseTuner):
                         layer.merge(safe_merge=True, adapter_names=adapter_names)
                     finally:
                         layer.unmerge_to(count)
+
+
+def _valid_weight(found: torch.Tensor, layer: SliceLayer, delta: Delta) -> bool:
+    return bool(torch.isfinite(found).all())
+
+
+def _valid_index(found: torch.Tensor, layer: SliceLayer, delta: Delta) -> bool:
+    limit = layer.out_features if isinstance(delta, RowDelta) else layer.in_features
+    if found.dtype != torch.int64 or found.unique().numel() != found.numel():
+        return False
+    return int(found.min()) >= 0 and int(found.max()) < limit
 
 
 def _require(slices: dict[str, Any], modules: dict[str, Any]) -> None:
