@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from . import stages
 from .artifact import digest, read_json, write_json
 from .errors import GuidedError, pick
-from .machine import machine, peak_bytes, versions
+from .machine import peak_bytes, versions
 from .models import identity
+from .record import run_record
 
 if TYPE_CHECKING:
     from .recipe import Recipe
@@ -122,25 +123,23 @@ def _run(recipe: Recipe, until: str | None, trust_remote_code: bool, say: Callab
     peak = 0
     for number, stage in enumerate(STAGES, 1):
         skip = stage.name == "control" and recipe.control == "none"
-        record = None if skip else _done(context.folder, stage, keys[stage.name])
-        mark = ", unchanged"
-        if record is None:
-            mark = ""
-            record = {"result": {}, "seconds": 0.0, "peak_bytes": 0} if skip else _do(context, stage, keys[stage.name])
-        results[stage.name], seconds[stage.name] = record["result"], record["seconds"]
-        peak = max(peak, record["peak_bytes"])
-        say(f" {number} {stage.name:<9} {stage.tell(record['result'])}  ({record['seconds']:.1f} s{mark})")
+        done = None if skip else _done(context.folder, stage, keys[stage.name])
+        mark = ", unchanged" if done else ""
+        if done is None:
+            done = {"result": {}, "seconds": 0.0, "peak_bytes": 0} if skip else _do(context, stage, keys[stage.name])
+        results[stage.name], seconds[stage.name] = done["result"], done["seconds"]
+        peak = max(peak, done["peak_bytes"])
+        say(f" {number} {stage.name:<9} {stage.tell(done['result'])}  ({done['seconds']:.1f} s{mark})")
         if stage.name == until:
             return results
-    story = _story(context, results, seconds, peak)
-    write_json(context.folder / "run.json", story)
-    from .report import story as tell
-    from .report import write_report
+    record = run_record(context, results, seconds, peak)
+    write_json(context.folder / "run.json", record)
+    from .report import story, write_report
 
     path = write_report(context.folder)
-    say(tell(story))
+    say(story(record))
     say(f"report: {path}")
-    return story
+    return record
 
 
 def _keys(recipe: Recipe) -> dict[str, str]:
@@ -180,90 +179,3 @@ def _do(context: stages.Run, stage: Stage, key: str) -> dict[str, Any]:
     record |= {"seconds": round(time.perf_counter() - began, 2), "peak_bytes": peak_bytes()}
     write_json(context.folder / "stages" / f"{stage.name}.json", record)
     return record
-
-
-def _story(context: stages.Run, results: dict[str, Any], seconds: dict[str, float], peak: int) -> dict[str, Any]:
-    recipe, rows = context.recipe, context.rows
-    before, after, control = results["before"], results["evaluate"], results["control"]
-    chosen, trained = results["select"], results["train"]
-    meta = results["localize"]["meta"]
-    prompt, completion = str(rows[1][0]["prompt"]), context.expected[0]
-    text = recipe.evaluate.retention
-    story = {
-        "kind": "run",
-        "version": 1,
-        "name": recipe.name,
-        "command": f"guided-ft run {context.folder / 'recipe.yaml'}",
-        "model": recipe.model,
-        "task": {
-            "name": meta["task"]["name"],
-            "train": len(rows[0]),
-            "test": len(rows[1]),
-            "hash": meta["task"]["hash"],
-            "sample": {"prompt": prompt, "completion": completion},
-        },
-        "method": meta["method"],
-        "retain": meta["retain"] and meta["retain"]["name"],
-        "mode": recipe.train.mode,
-        "trainer": recipe.train.trainer,
-        "budget": str(recipe.select.budget),
-        "trainable": trained["trainable"],
-        "total": chosen["total"],
-        "selected": chosen["counts"],
-        "before": before["scores"],
-        "after": after["scores"],
-        "retention": before["retention"] and {"text": text, "before": before["retention"], "after": after["retention"]},
-        "loss": trained["loss"],
-        "frozen": trained["frozen"],
-        "reload": after["reload"],
-        "control": {},
-        "checks": _checks(results),
-        "seconds": seconds,
-        "peak_bytes": peak,
-        "versions": versions(),
-        "machine": machine(),
-        "seed": recipe.seed,
-        "samples": [
-            {"prompt": str(row["prompt"]), "expected": expected.strip(), "before": was, "after": now}
-            for row, expected, was, now in zip(
-                rows[1], context.expected, before["answers"], after["answers"], strict=False
-            )
-        ],
-    }
-    if control:
-        story["control"] = {
-            "random": {
-                "trainable": control["train"]["trainable"],
-                "after": control["after"]["scores"],
-                "retention": control["after"]["retention"],
-                "loss": control["train"]["loss"],
-                "frozen": control["train"]["frozen"],
-                "seconds": round(control["train"]["seconds"], 2),
-            }
-        }
-        for sample, answer in zip(story["samples"], control["after"]["answers"], strict=True):
-            sample["control"] = answer
-    return story
-
-
-def _checks(results: dict[str, Any]) -> list[dict[str, Any]]:
-    frozen, chosen = results["train"]["frozen"], results["select"]
-    difference = results["evaluate"]["reload"]["max_difference"]
-    trained = results["train"]["trainable"]
-    return [
-        {
-            "name": "frozen tensors are bit-identical",
-            "ok": frozen["identical"] == frozen["total"] > 0,
-            "detail": f"{frozen['identical']} of {frozen['total']}",
-        },
-        {
-            "name": "the saved adapter reloads to the same logits",
-            "ok": difference == 0,
-            "detail": f"largest difference {difference:g}",
-        },
-        {
-            "name": "the trained parameters are the plan's",
-            "ok": trained == chosen["trainable"],
-            "detail": f"{trained:,} of {chosen['total']:,}",
-        },
-    ]

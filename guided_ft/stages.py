@@ -176,16 +176,16 @@ def _measure(run: Run, model: Any, reference: Any) -> dict[str, Any]:
         max_new_tokens=settings.max_new_tokens,
         batch_size=settings.batch_size,
     )
-    scores: dict[str, Any] = {"exact_match": exact_match(found, run.expected), "examples": len(rows)}
     task = run.task(rows, settings.batch_size)
-    if task.is_preference:
-        scores["preference_accuracy"] = preference_accuracy(model, task)
-    text = _held_out_text(run, model)
+    # What was trained for comes first: the verdict goes by it.
+    scores: dict[str, Any] = {"preference_accuracy": preference_accuracy(model, task)} if task.is_preference else {}
+    scores |= {"exact_match": exact_match(found, run.expected), "examples": len(rows)}
+    text = _held_out_text(run)
     kept = retention(model, text, reference) if text is not None else None
     return {"scores": scores, "retention": kept, "answers": found[:5]}
 
 
-def _held_out_text(run: Run, model: Any) -> Task | None:
+def _held_out_text(run: Run) -> Task | None:
     """The text that retention is measured on: sampled once by the base model, or the user's own."""
     from .scorers.self_text import self_text
     from .task import Task
@@ -199,7 +199,7 @@ def _held_out_text(run: Run, model: Any) -> Task | None:
     path = run.folder / HELD_OUT
     if not path.exists():
         text = self_text(
-            model,
+            run.model(),
             num_examples=settings.retention_examples,
             num_tokens=settings.retention_tokens,
             seed=run.recipe.seed + RETAIN_SEED,
@@ -212,6 +212,7 @@ def control(run: Run) -> dict[str, Any]:
     """The same budget, kinds, training and measuring, on components drawn at random."""
     folder = run.folder / "control"
     scores = ScoreMap.load(run.folder / "scores.safetensors")
-    chosen = _plan(run, scores, "random", run.recipe.seed, folder)
+    # Another seed than the selection's: a recipe that itself draws at random gets a second draw.
+    chosen = _plan(run, scores, "random", run.recipe.seed + 1, folder)
     trained = train(run, folder)
     return {"plan": chosen, "train": trained, "after": after(run, folder)}

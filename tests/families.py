@@ -34,6 +34,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "qwen2": _GROUPED,
     "qwen3": _GROUPED | {"head_dim": 12},
     "mistral": _GROUPED | _SLIDING | {"head_dim": 8},
+    "gemma": _GROUPED | {"head_dim": 8},
     "gemma2": _GEMMA | _ALTERNATING,
     "gemma3_text": _GEMMA | _ALTERNATING,
     "olmo2": _GROUPED,

@@ -54,7 +54,7 @@ def base(folder: Path, family: str = "llama", dtype: torch.dtype = torch.float32
 def sft(model, folder: Path, callbacks, peft_config=None, **options):
     return SFTTrainer(
         model,
-        args=SFTConfig(**settings(folder, **options), bf16=False, gradient_checkpointing=False, max_length=32),
+        args=SFTConfig(**{"gradient_checkpointing": False, **settings(folder, **options)}, bf16=False, max_length=32),
         train_dataset=Dataset.from_list(tiny.sums(24)),
         processing_class=tiny.tokenizer(),
         callbacks=callbacks,
@@ -65,7 +65,7 @@ def sft(model, folder: Path, callbacks, peft_config=None, **options):
 def dpo(model, folder: Path, callbacks, peft_config=None, **options):
     return DPOTrainer(
         model,
-        args=DPOConfig(**settings(folder, **options), bf16=False, gradient_checkpointing=False, max_length=32),
+        args=DPOConfig(**{"gradient_checkpointing": False, **settings(folder, **options)}, bf16=False, max_length=32),
         train_dataset=Dataset.from_list(tiny.pairs(24)),
         processing_class=tiny.tokenizer(),
         callbacks=callbacks,
@@ -171,11 +171,12 @@ def test_both_ways_in_are_the_same_run(tmp_path):
     assert digests(tmp_path / "a" / f"checkpoint-{STEPS}") == digests(tmp_path / "b" / f"checkpoint-{STEPS}")
 
 
-def test_gradient_checkpointing_changes_nothing(tmp_path):
+@pytest.mark.parametrize("name", TRAINERS)
+def test_gradient_checkpointing_changes_nothing(tmp_path, name):
     plan = ready(make("llama"), "slice")
     losses = []
     for on in (False, True):
-        trainer = plain(base(tmp_path), tmp_path / str(on), [GuidedCallback(plan)], gradient_checkpointing=on)
+        trainer = TRAINERS[name](base(tmp_path), tmp_path / str(on), [GuidedCallback(plan)], gradient_checkpointing=on)
         trainer.train()
         losses.append([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
     assert losses[0] == pytest.approx(losses[1], abs=1e-6)

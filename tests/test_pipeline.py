@@ -52,11 +52,27 @@ def test_a_run_proves_what_it_says(tmp_path, mode, trainer, capsys):
     told = capsys.readouterr().out
     for words in ("1 before", "2 localize", "3 select", "4 train", "5 evaluate", "6 control", "report.html"):
         assert words in told
-    if mode == "slice":
+    if mode == "slice" and trainer == "sft":
         model = AutoPeftModelForCausalLM.from_pretrained(folder / "adapter", attn_implementation="sdpa").eval()
         kept = torch.from_numpy(read_arrays(folder / "probe.safetensors")["logits"])
         probe = stages._probe(stages.Run(asked))
         assert torch.equal(logits(model, next(probe.batches())["input_ids"]).shape and kept, kept)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trainer", ["sft", "dpo"])
+def test_a_bf16_base_is_proved_as_exactly(tmp_path, trainer):
+    result = run(recipe(tmp_path, dtype="bfloat16", train={"trainer": trainer}), quiet=True)
+    assert all(check["ok"] for check in result["checks"])
+    assert result["retention"]["after"]["kl"] > 0
+
+
+@pytest.mark.slow
+def test_lost_held_out_text_is_sampled_from_the_base_again(tmp_path):
+    first = run(recipe(tmp_path, control="none"), quiet=True)
+    (tmp_path / "run" / "held_out.jsonl").unlink()
+    (tmp_path / "run" / "stages" / "evaluate.json").unlink()
+    assert run(recipe(tmp_path, control="none"), quiet=True)["retention"] == first["retention"]
 
 
 @pytest.mark.slow
