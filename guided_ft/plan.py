@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .artifact import digest, read_json, write_json
 from .errors import GuidedError, pick
-from .modes import MODES
+from .modes import ADAPTER, MODES
 from .selection import Selection
 
 if TYPE_CHECKING:
@@ -91,8 +91,10 @@ class Plan:
         model.__dict__ = attached.__dict__
 
     def is_attached(self, model: nn.Module) -> bool:
-        """Whether the model already trains exactly this plan."""
-        return trainable_names(model) == self.expected_trainable
+        """Whether the model already trains exactly this plan: these parameters, with these rows or ranks."""
+        wanted, carried = self.peft_config(), getattr(model, "peft_config", {}).get(ADAPTER)
+        same = all(getattr(wanted, k, None) == getattr(carried, k, None) for k in ("slices", "r", "rank_pattern"))
+        return same and trainable_names(model) == self.expected_trainable
 
     def to_dict(self) -> dict[str, Any]:
         return {

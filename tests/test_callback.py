@@ -110,6 +110,15 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 # -- the drop-in works in every trainer and mode ------------------------------------------------------------------------
+def test_an_adapter_of_the_same_shape_on_other_rows_is_refused(tmp_path):
+    model = base(tmp_path)
+    other = Plan(Selection.parse("L0.H0 L1.H0 L1.H1 L0.N5 L1.N41", Anatomy.of(model)))
+    plan = ready(model, "slice")
+    assert other.expected_trainable == plan.expected_trainable
+    with pytest.raises(GuidedError, match="carries another adapter"):
+        sft(other.attach(model), tmp_path / "run", [GuidedCallback(plan)])
+
+
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", TRAINERS)
 def test_one_added_argument(tmp_path, name, mode):
