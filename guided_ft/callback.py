@@ -12,7 +12,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from .artifact import digest, read_json, write_json
 from .budget import select
-from .certify import Certificate, Originals, canonical, fingerprint
+from .certify import Certificate, canonical, fingerprint
 from .checkpoint import checkpoints, fault, newest_complete, seal
 from .errors import GuidedError
 from .plan import Plan, trainable_names
@@ -76,7 +76,6 @@ class GuidedCallback(TrainerCallback):
         self.plan = plan
         self.scores: ScoreMap | None = None
         self.certificate: Certificate | None = None
-        self.originals: Originals | None = None
         self._task = task
         self._localize: dict[str, Any] = {"method": method, "retain": retain, "seed": seed, **(options or {})}
         self._select: dict[str, Any] = {"budget": budget, "kinds": kinds, "strategy": strategy, "seed": seed}
@@ -102,8 +101,6 @@ class GuidedCallback(TrainerCallback):
         trained = {canonical(name) for name in self.plan.expected_trainable}
         self._frozen = fingerprint(model, skip=trained)
         self._check_trainable(model)
-        if self.plan.peft_config() is None:
-            self.originals = Originals(model, self.plan.expected_trainable)
         if args.should_save:
             self.plan.save(Path(args.output_dir) / "guided" / "plan.json")
         logger.info("%r", self.plan)

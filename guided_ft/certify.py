@@ -1,10 +1,9 @@
-"""Proof that what should be frozen is frozen: fingerprints of tensors, and copies of what is trained in place."""
+"""Proof that what should be frozen is frozen: fingerprints of tensors."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -79,32 +78,3 @@ class Certificate:
 
     def __str__(self) -> str:
         return f"{self.identical} of {self.total} frozen tensors bit-identical"
-
-
-class Originals:
-    """Copies of parameters that are trained in place, so that the base model can be asked again."""
-
-    def __init__(self, model: nn.Module, names: Iterable[str]) -> None:
-        wanted = set(names)
-        self._model = model
-        self._kept = {n: p.detach().to("cpu", copy=True) for n, p in model.named_parameters() if n in wanted}
-
-    @contextlib.contextmanager
-    def swapped_in(self) -> Iterator[None]:
-        """Inside, the model is the base again."""
-        parameters = dict(self._model.named_parameters())
-        tuned = {name: parameters[name].detach().clone() for name in self._kept}
-        self.restore()
-        try:
-            yield
-        finally:
-            with torch.no_grad():
-                for name, value in tuned.items():
-                    parameters[name].copy_(value)
-
-    def restore(self) -> None:
-        """Make the model the base again for good."""
-        parameters = dict(self._model.named_parameters())
-        with torch.no_grad():
-            for name, value in self._kept.items():
-                parameters[name].copy_(value)

@@ -141,11 +141,15 @@ def test_one_added_argument(tmp_path, name, mode):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_every_family_trains_by_sft(tmp_path, family, mode):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_every_family_trains_by_sft(tmp_path, family, mode, dtype):
     callback = GuidedCallback(ready(make(family), mode))
-    trainer = sft(base(tmp_path, family), tmp_path / "run", [callback], max_steps=2, save_strategy="no")
+    model = base(tmp_path, family, dtype)
+    start = logits(model)
+    trainer = sft(model, tmp_path / "run", [callback], max_steps=2, save_strategy="no")
     trainer.train()
     assert callback.certificate.ok
+    assert not torch.equal(logits(trainer.model.eval()), start)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

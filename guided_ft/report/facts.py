@@ -182,13 +182,18 @@ def results(run: Run) -> Table:
         texts = [kept.get("before") or {}, kept.get("after") or {}]
         texts += [c.get("retention") or {} for c in controls.values()]
         start = texts[0].get("loss")
-        rises = ["-"] + [f"{r:+.3f}" if (r := rise(t.get("loss"), start)) is not None else "-" for t in texts[1:]]
+        rises = ["-"] + [signed(r) if (r := rise(t.get("loss"), start)) is not None else "-" for t in texts[1:]]
         rows.append(("general loss (nats per token)", [amount(t.get("loss")) for t in texts]))
         rows.append(("rise of general loss", rises))
         rows.append(("KL from the base (nats per token)", [amount(t.get("kl")) for t in texts]))
     sizes = [0, run["trainable"], *(c.get("trainable") for c in controls.values())]
     rows.append(("trainable parameters", [amount(n) for n in sizes]))
     return Table(["before", "after", *(f"{name} control" for name in controls)], rows)
+
+
+def signed(value: float) -> str:
+    """A change with its sign; what rounds to nothing is +0.000, not -0.000."""
+    return f"{round(value, 3) + 0.0:+.3f}"
 
 
 def rise(after: Any, before: Any) -> float | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from .facts import Run, amount, is_number, is_percent, lower_is_better, metrics, plain, rise, share, words
+from .facts import Run, amount, is_number, is_percent, lower_is_better, metrics, plain, rise, share, signed, words
 
 TIE = 2.0
 """Points (or percent of the larger value) within which two results count as equal."""
@@ -55,7 +55,9 @@ def _facts(run: Run, metric: str | None) -> list[str]:
     moved = rise((kept.get("after") or {}).get("loss"), base)
     if moved is not None:
         other = rise((random.get("retention") or {}).get("loss"), base)
-        facts.append(f"general loss {moved:+.3f} nats" + (f" (random: {other:+.3f})" if other is not None else ""))
+        facts.append(
+            f"general loss {signed(moved)} nats" + (f" (random: {signed(other)})" if other is not None else "")
+        )
     return facts
 
 
