@@ -60,12 +60,13 @@ def load_model(name: str, *, dtype: str = "float32", trust_remote_code: bool = F
 
 
 def _load(loader: Any, name: str, **options: Any) -> Any:
-    if not sys.stderr.isatty():
-        from transformers.utils import logging
+    from transformers.utils import logging
 
-        logging.disable_progress_bar()
     try:
-        return loader(locate(name), **options)
+        place = locate(name)
+        # A run loads its model a dozen times, in a second each: no bars for that.
+        logging.disable_progress_bar()
+        return loader(place, **options)
     except GuidedError:
         raise
     except (OSError, ValueError, KeyError) as error:
@@ -100,7 +101,10 @@ def _embedded(name: str) -> Path:
 def _convert(folder: Path, file: str, target: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
 
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
     model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=torch.float32)
     # The weights are plain float32 now; these marks would make saving and training refuse them.
     model.hf_quantizer = None

@@ -161,6 +161,7 @@ _TRAINERS = {"sft": _sft, "dpo": _dpo}
 
 
 def _dataset(rows: list[dict[str, Any]]) -> Dataset:
-    if not sys.stderr.isatty():
+    if not sys.stderr.isatty() or len(rows) < 10_000:
+        # Fewer are tokenized in a second or two.
         disable_progress_bars()
     return Dataset.from_list(rows)
