@@ -240,6 +240,23 @@ def test_a_resumed_script_does_not_localize_again(tmp_path, monkeypatch):
         sft(base(tmp_path), tmp_path / "run", [third])
 
 
+def test_every_rank_trains_what_the_first_one_chose(tmp_path, monkeypatch):
+    firsts = ready(make("llama"), "slice")
+
+    def broadcast(box, src):
+        assert src == 0
+        box[0] = firsts.to_dict()
+
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "broadcast_object_list", broadcast)
+    callback = from_task("slice")
+    model = base(tmp_path)
+    args = TrainingArguments(**settings(tmp_path / "run"))
+    callback.on_init_end(args, None, None, model=model)
+    assert callback.plan == firsts
+    assert trainable_names(model) == firsts.expected_trainable
+
+
 @pytest.mark.parametrize(
     ("damage", "said"),
     [

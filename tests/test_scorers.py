@@ -196,6 +196,14 @@ def test_two_sided_is_the_ratio():
         assert both.meta["retain"]["hash"] == retain.hash
 
 
+@pytest.mark.parametrize("method", ["attribution", "ablation"])
+def test_both_answers_of_a_pair_make_one_example(method):
+    """The effect on the pair counts, not the effects on its two answers apart."""
+    model, task = make("llama"), task_of(1, preference=True)
+    total, signed = (localize(model, task, method, retain=None, kinds=("head",), signed=s).head for s in (False, True))
+    np.testing.assert_allclose(total, np.abs(signed), rtol=1e-4)
+
+
 def test_permuting_the_heads_permutes_the_scores():
     task, order = task_of(4), [2, 3, 0, 1]  # whole groups change places
     model, permuted = make("llama"), make("llama")
