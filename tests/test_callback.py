@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, Trainin
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from guided_ft import GuidedCallback, Plan, Selection, Task
+from guided_ft import callback as callback_module
 from guided_ft.anatomy import Anatomy
 from guided_ft.certify import Certificate
 from guided_ft.errors import GuidedError
@@ -247,12 +248,22 @@ def test_every_rank_trains_what_the_first_one_chose(tmp_path, monkeypatch):
         assert src == 0
         box[0] = firsts.to_dict()
 
-    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-    monkeypatch.setattr(torch.distributed, "broadcast_object_list", broadcast)
-    callback = from_task("slice")
-    model = base(tmp_path)
+    callback, model = from_task("slice"), base(tmp_path)
     args = TrainingArguments(**settings(tmp_path / "run"))
-    callback.on_init_end(args, None, None, model=model)
+    assert args.should_save
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.distributed, "broadcast_object_list", broadcast)
+        real = callback_module._same_on_all_ranks
+
+        def as_if_many(plan):
+            patch.setattr(torch.distributed, "is_initialized", lambda: True)
+            try:
+                return real(plan)
+            finally:
+                patch.setattr(torch.distributed, "is_initialized", lambda: False)
+
+        patch.setattr(callback_module, "_same_on_all_ranks", as_if_many)
+        callback.on_init_end(args, None, None, model=model)
     assert callback.plan == firsts
     assert trainable_names(model) == firsts.expected_trainable
 
