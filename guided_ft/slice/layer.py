@@ -15,6 +15,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from ..errors import GuidedError
+from .mixed import add_by_row
 
 
 def linear_features(module: nn.Module) -> tuple[int, int] | None:
@@ -142,12 +143,16 @@ class SliceLayer(nn.Module, BaseTunerLayer):
         if adapter_name in self.slice_delta and self.slice_delta[adapter_name].weight.device.type != "meta":
             self.slice_delta[adapter_name].to(device or self.get_base_layer().weight.device)
 
-    def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def forward(
+        self, x: torch.Tensor, *args: Any, adapter_names: list[str] | None = None, **kwargs: Any
+    ) -> torch.Tensor:
         if self.disable_adapters and self.merged:
             self.unmerge()
         y = self.base_layer(x, *args, **kwargs)
         if self.disable_adapters or self.merged:
             return y
+        if adapter_names is not None:
+            return add_by_row(self.slice_delta, adapter_names, x, y)
         for name in self.active_adapters:
             if name in self.slice_delta:
                 y = self.slice_delta[name](x, y)

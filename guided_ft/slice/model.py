@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ from torch import nn
 from ..errors import GuidedError
 from .config import SliceConfig, pack_index, unpack_index
 from .layer import Delta, RowDelta, SliceLayer, check_slice, linear_features
+from .mixed import copies_in, mixed_batch
 
 
 class SliceModel(BaseTuner):
@@ -122,6 +125,16 @@ class SliceModel(BaseTuner):
                 if not valid(found, layer, delta):
                     raise GuidedError(f"adapter file: {key} holds impossible values (the file is damaged)")
         return super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
+
+    @contextlib.contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, adapter_names: Any = None, **kwargs: Any) -> Iterator[None]:
+        """PEFT enters this around every forward and generate; ``adapter_names`` asks for a mixed batch."""
+        if adapter_names is None:
+            yield
+            return
+        kind = self.get_model_config(self.model).get("model_type")
+        with mixed_batch(self.model, set(self.peft_config), adapter_names, kind, copies_in(kwargs)):
+            yield
 
     def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
         if safe_merge:
