@@ -59,23 +59,32 @@ class SliceLayer(nn.Module, BaseTunerLayer):
         self.update_layer(adapter_name, **kwargs)
 
     def update_layer(
-        self, adapter_name: str, *, axis: int, index: list[int], init_weights: bool = True, inference_mode: bool = False
+        self,
+        adapter_name: str,
+        *,
+        axis: int,
+        index: list[int],
+        rank: int | None = None,
+        init_weights: bool = True,
+        inference_mode: bool = False,
     ) -> None:
-        """Add an adapter that trains ``index`` along ``axis`` of the stored weight."""
+        """Add an adapter that trains ``index`` along ``axis`` of the stored weight, at this rank or in full."""
         check_slice(self, axis, index)
         by_row = axis == (1 if self.transposed else 0)
         weight = self.get_base_layer().weight
         dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
         shape = (len(index), self.in_features) if by_row else (self.out_features, len(index))
-        delta = (RowDelta if by_row else ColumnDelta)(index, shape, dtype, weight.device)
+        delta = (RowDelta if by_row else ColumnDelta)(index, shape, dtype, weight.device, rank)
         if not init_weights:
-            nn.init.normal_(delta.weight, std=0.02)
+            delta.randomize()
         self.slice_delta[adapter_name] = delta
         self.set_adapter(self.active_adapters, inference_mode=inference_mode)
 
     def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
         # PEFT would also cast to the base's dtype, but the deltas stay float32.
-        if adapter_name in self.slice_delta and self.slice_delta[adapter_name].weight.device.type != "meta":
+        if adapter_name not in self.slice_delta:
+            return
+        if all(p.device.type != "meta" for p in self.slice_delta[adapter_name].parameters()):
             self.slice_delta[adapter_name].to(device or self.get_base_layer().weight.device)
 
     def forward(

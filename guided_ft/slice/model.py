@@ -67,6 +67,7 @@ class SliceModel(BaseTuner):
             where = {"axis": spec["axis"], "index": unpack_index(spec["index"])}
         else:
             where = self._random_rows(peft_config, target, current_key)
+        where |= {"rank": peft_config.rank}
         where |= {"init_weights": peft_config.init_weights, "inference_mode": peft_config.inference_mode}
         if isinstance(target, SliceLayer):
             target.update_layer(adapter_name, **where)
@@ -114,9 +115,10 @@ class SliceModel(BaseTuner):
             if not isinstance(layer, SliceLayer) or adapter_name not in layer.slice_delta:
                 continue
             delta = layer.slice_delta[adapter_name]
-            for kind, valid in (("weight", _valid_weight), ("index", _valid_index)):
+            for kind, expected in delta.state_dict().items():
+                valid = _valid_index if kind == "index" else _valid_weight
                 key = f"{name}.slice_delta.{kind}"
-                found, expected = state_dict.get(key), getattr(delta, kind)
+                found = state_dict.get(key)
                 if found is None or found.shape != expected.shape:
                     has = "is missing" if found is None else f"has shape {tuple(found.shape)}"
                     raise GuidedError(
