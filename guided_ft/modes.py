@@ -14,6 +14,7 @@ from .selection import Selection
 if TYPE_CHECKING:
     from peft import LoraConfig
 
+    from .anatomy.anatomy import Slice
     from .slice import SliceConfig
 
 ADAPTER = "default"
@@ -24,26 +25,29 @@ ADAPTER = "default"
 def _slice_config(selection: Selection, rank: int | None) -> SliceConfig:
     from .slice import SliceConfig
 
-    slices: dict[str, dict] = {}
+    slices = {module: {"axis": p.axis, "index": list(p.index)} for module, p in _slice_parts(selection).items()}
+    return SliceConfig(slices=slices, rank=rank, task_type="CAUSAL_LM")
+
+
+def _slice_parts(selection: Selection) -> dict[str, Slice]:
+    parts: dict[str, Slice] = {}
     for part in selection.slices():
         # A layer contributes all rows of each projection; chosen columns of the same weight are then among them.
-        if part.module not in slices or part.axis == selection.anatomy.rows_axis:
-            slices[part.module] = {"axis": part.axis, "index": list(part.index)}
-    return SliceConfig(slices=slices, task_type="CAUSAL_LM")
+        if part.module not in parts or part.axis == selection.anatomy.rows_axis:
+            parts[part.module] = part
+    return parts
 
 
-def _slice_names(selection: Selection, rank: int | None) -> list[str]:
-    return [f"base_model.model.{module}.slice_delta.{ADAPTER}.weight" for module in _modules(selection)]
-
-
-def _slice_count(selection: Selection, rank: int | None) -> int:
-    anatomy = selection.anatomy
-    whole = {part.module for part in selection.slices() if part.axis == anatomy.rows_axis}
-    return sum(
-        anatomy.slice_cost(part)
-        for part in selection.slices()
-        if part.axis == anatomy.rows_axis or part.module not in whole
-    )
+def _slice_sizes(selection: Selection, rank: int | None) -> dict[str, int]:
+    """The trained tensors and their numbers: a full matrix, or two factors where these hold fewer."""
+    sizes: dict[str, int] = {}
+    for module, part in _slice_parts(selection).items():
+        cost, chosen = selection.anatomy.slice_cost(part), len(part.index)
+        other = cost // chosen
+        a, b = (other, chosen) if part.axis == selection.anatomy.rows_axis else (chosen, other)
+        low = {"A": rank * a, "B": rank * b} if rank and rank * (a + b) < cost else {"weight": cost}
+        sizes |= {f"base_model.model.{module}.slice_delta.{ADAPTER}.{name}": size for name, size in low.items()}
+    return sizes
 
 
 # -- freeze ---------------------------------------------------------------------------------------------------------
@@ -144,21 +148,23 @@ def _modules(selection: Selection) -> list[str]:
 
 @dataclass(frozen=True)
 class Mode:
-    """One way of training. Each function takes a selection and the rank, which most ignore.
+    """One way of training. Each function takes a selection and the rank, which may be ignored.
 
     Args:
         config: the adapter's configuration, or None if none is needed.
         names: the trained parameters, as named in the model that ``Plan.attach`` returns.
         count: how many numbers they hold.
+        takes_rank: whether a rank means anything.
     """
 
     config: Callable[[Selection, int | None], Any]
     names: Callable[[Selection, int | None], Iterable[str]]
     count: Callable[[Selection, int | None], int]
+    takes_rank: bool = True
 
 
 MODES = {
-    "slice": Mode(_slice_config, _slice_names, _slice_count),
-    "freeze": Mode(lambda selection, rank: None, freeze_sizes, lambda s, rank: sum(freeze_sizes(s).values())),
+    "slice": Mode(_slice_config, _slice_sizes, lambda s, rank: sum(_slice_sizes(s, rank).values())),
+    "freeze": Mode(lambda s, rank: None, freeze_sizes, lambda s, rank: sum(freeze_sizes(s).values()), takes_rank=False),
     "lora": Mode(_lora_config, _lora_names, _lora_count),
 }

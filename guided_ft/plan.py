@@ -31,7 +31,9 @@ class Plan:
         selection: the chosen components.
         mode: ``slice`` (just their rows and columns), ``freeze`` (the whole weights that hold them, and all of a chosen
             layer) or ``lora`` (a stock LoRA on the modules that hold them).
-        rank: for ``lora``: mean rank. None spends at most as many parameters as the selection has.
+        rank: for ``lora``: mean rank; None spends at most as many parameters as the selection has. For ``slice``: train
+            the rows and columns as products of this rank, where that takes fewer
+            parameters; None trains them in full.
         lr_scale: factor on the trainer's learning rate; applied by GuidedCallback.
     """
 
@@ -46,8 +48,8 @@ class Plan:
             raise GuidedError(
                 "plan: the selection is empty, so nothing would be trained (select at least one component)"
             )
-        if self.rank is not None and (self.mode != "lora" or self.rank < 1):
-            raise GuidedError(f"rank: {self.rank} with mode {self.mode!r} (only mode 'lora' takes a rank, from 1)")
+        if self.rank is not None and (not MODES[self.mode].takes_rank or self.rank < 1):
+            raise GuidedError(f"rank: {self.rank} with mode {self.mode!r} (modes 'slice' and 'lora' take one, from 1)")
         if not self.lr_scale > 0:
             raise GuidedError(f"lr_scale: {self.lr_scale} is not above 0")
 
@@ -93,7 +95,9 @@ class Plan:
     def is_attached(self, model: nn.Module) -> bool:
         """Whether the model already trains exactly this plan: these parameters, with these rows or ranks."""
         wanted, carried = self.peft_config(), getattr(model, "peft_config", {}).get(ADAPTER)
-        same = all(getattr(wanted, k, None) == getattr(carried, k, None) for k in ("slices", "r", "rank_pattern"))
+        same = all(
+            getattr(wanted, k, None) == getattr(carried, k, None) for k in ("slices", "rank", "r", "rank_pattern")
+        )
         return same and trainable_names(model) == self.expected_trainable
 
     def to_dict(self) -> dict[str, Any]:

@@ -85,7 +85,7 @@ class Train(Section):
 
     trainer: Literal["sft", "dpo"] = Field(default="sft", description="supervised, or on preferences")
     mode: Literal["slice", "freeze", "lora"] = Field(default="slice", description="how the choice is made trainable")
-    rank: Rank = Field(default=None, description="rank of lora")
+    rank: Rank = Field(default=None, description="rank of lora, or of each slice (default: slices are trained in full)")
     lr_scale: Rate = Field(default=1.0, description="factor on the learning rate of the chosen parts")
     learning_rate: Rate = Field(default=5e-3, description="peak learning rate of AdamW")
     steps: Count = Field(default=100, description="optimizer steps")
@@ -233,8 +233,8 @@ def _conflicts(data: Mapping[str, Any]) -> list[Problem]:
     if source in ("reasoning_gym", "hub") and value("data", "name") is None:
         example = {"reasoning_gym": "chain_sum", "hub": "owner/dataset"}[source]
         found.append(("data.name", f"missing, source {source} needs one (write name: {example})"))
-    if mode in ("slice", "freeze") and value("train", "rank") is not None:
-        found.append(("train.rank", f"only mode lora has one, got mode {mode} (remove it, or write mode: lora)"))
+    if mode == "freeze" and value("train", "rank") is not None:
+        found.append(("train.rank", "mode freeze has none (remove it, or write mode: slice or mode: lora)"))
     if value("train", "trainer") == "dpo" and source == "reasoning_gym" and value("data", "preference") is False:
         found.append(("data.preference", "trainer dpo needs pairs of answers (write preference: true)"))
     return found

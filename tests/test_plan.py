@@ -86,7 +86,7 @@ def test_slices_of_a_layer_and_its_own_parts_do_not_clash():
 
 @pytest.mark.parametrize("mode", MODES)
 def test_save_and_load_are_identity(tmp_path, mode):
-    plan = plan_of(make("gpt2"), mode, lr_scale=2.0, **({"rank": 3} if mode == "lora" else {}))
+    plan = plan_of(make("gpt2"), mode, lr_scale=2.0, **({} if mode == "freeze" else {"rank": 3}))
     plan.save(tmp_path / "plan.json")
     again = Plan.load(tmp_path / "plan.json")
     assert (again, again.hash, again.expected_trainable) == (plan, plan.hash, plan.expected_trainable)
@@ -157,7 +157,8 @@ def test_a_plan_does_not_change_the_model_it_copies():
     ("options", "message"),
     [
         ({"mode": "slcie"}, "mode: unknown value 'slcie' (did you mean 'slice'?)"),
-        ({"mode": "slice", "rank": 4}, "rank: 4 with mode 'slice' (only mode 'lora' takes a rank, from 1)"),
+        ({"mode": "freeze", "rank": 4}, "rank: 4 with mode 'freeze' (modes 'slice' and 'lora' take one, from 1)"),
+        ({"mode": "slice", "rank": 0}, "rank: 0 with mode 'slice'"),
         ({"mode": "lora", "rank": 0}, "rank: 0 with mode 'lora'"),
         ({"lr_scale": 0.0}, "lr_scale: 0.0 is not above 0"),
     ],

@@ -161,8 +161,9 @@ def test_a_recipe_never_changes() -> None:
 
 def test_sections_made_in_python_are_checked_together_too() -> None:
     assert Recipe(data=Data(name="x"), train=Train(rank=4, mode="lora")).train.rank == 4
-    with pytest.raises(GuidedError, match=r"^recipe: train\.rank: only mode lora has one"):
-        Recipe(data=Data(name="x"), train=Train(rank=4))
+    with pytest.raises(GuidedError, match=r"^recipe: train\.rank: mode freeze has none"):
+        Recipe(data=Data(name="x"), train=Train(rank=4, mode="freeze"))
+    assert Recipe(data=Data(name="x"), train=Train(rank=4)).train.rank == 4
 
 
 def test_a_saved_recipe_reads_well(tmp_path: Path) -> None:
@@ -462,8 +463,8 @@ MISTAKES = [
     ("data: {source: hub}", "recipe.yaml: data.name: missing, source hub needs one (write name: owner/dataset)"),
     ("data: {}", "recipe.yaml: data.name: missing, source reasoning_gym needs one (write name: chain_sum)"),
     (
-        "train: {rank: 4}",
-        "recipe.yaml: train.rank: only mode lora has one, got mode slice (remove it, or write mode: lora)",
+        "train: {rank: 4, mode: freeze}",
+        "recipe.yaml: train.rank: mode freeze has none (remove it, or write mode: slice or mode: lora)",
     ),
     (
         "train: {trainer: dpo}",
@@ -552,13 +553,13 @@ def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
 
 
 def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
-    text = "seed: x\nselect: {budgt: 1%}\ntrain: {steps: 0, rank: 3, trainer: dpo}\n"
+    text = "seed: x\nselect: {budgt: 1%}\ntrain: {steps: 0, rank: 3, mode: freeze, trainer: dpo}\n"
     assert errors_of(tmp_path, text).splitlines() == [
         "recipe.yaml: seed: expected an integer from 0 to 4294967295, got 'x' (write a number such as 0)",
         "recipe.yaml: select.budgt: unknown key (did you mean 'budget'?)",
         NUMBER.format("0"),
         "recipe.yaml: data.name: missing, source reasoning_gym needs one (write name: chain_sum)",
-        "recipe.yaml: train.rank: only mode lora has one, got mode slice (remove it, or write mode: lora)",
+        "recipe.yaml: train.rank: mode freeze has none (remove it, or write mode: slice or mode: lora)",
         "recipe.yaml: data.preference: trainer dpo needs pairs of answers (write preference: true)",
     ]
 
@@ -678,7 +679,7 @@ def test_the_last_override_wins_and_touches_nothing_else() -> None:
             "learning_rate, lr_scale, lr_scheduler, max_grad_norm, max_length, mode, rank, save_steps, steps, trainer, "
             "warmup_steps, weight_decay)",
         ),
-        ("rank=4", "override: train.rank: only mode lora has one, got mode slice (remove it, or write mode: lora)"),
+        ("rank=0", "override: train.rank: expected an integer above 0, got 0 (write a number such as 8)"),
         (
             "model=*a",
             "override: model: anchors (&) and aliases (*) are not read (write the value out, or put it in quotes)",
@@ -701,10 +702,10 @@ def test_a_mistaken_override_is_told_in_one_line(override: str, message: str) ->
 
 def test_each_problem_is_blamed_on_its_own_source(tmp_path: Path) -> None:
     text = "data: {name: x}\ntrain: {rank: 8, mode: lora, steps: 0}\n"
-    assert errors_of(tmp_path, text, "seed=-1", "mode=slice").splitlines() == [
+    assert errors_of(tmp_path, text, "seed=-1", "mode=freeze").splitlines() == [
         "override: seed: expected an integer from 0 to 4294967295, got -1 (write a number such as 0)",
         NUMBER.format("0"),
-        "recipe.yaml: train.rank: only mode lora has one, got mode slice (remove it, or write mode: lora)",
+        "recipe.yaml: train.rank: mode freeze has none (remove it, or write mode: slice or mode: lora)",
     ]
 
 

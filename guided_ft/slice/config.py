@@ -54,6 +54,8 @@ class SliceConfig(PeftConfig):
 
         SliceConfig(slices={"model.layers.3.mlp.up_proj": {"axis": 0, "index": "17,204"}})
         SliceConfig(target_modules=["up_proj"], fraction=0.05, seed=0)
+
+    With ``rank`` each slice is a LoRA of that rank restricted to the chosen rows or columns.
     """
 
     slices: dict[str, dict] | None = field(
@@ -67,6 +69,10 @@ class SliceConfig(PeftConfig):
     )
     fraction: float = field(default=0.05, metadata={"help": "Share of the output rows to draw when `slices` is None."})
     seed: int = field(default=0, metadata={"help": "Seed of the random draw when `slices` is None."})
+    rank: int | None = field(
+        default=None,
+        metadata={"help": "Train slices as products of this rank, where that takes fewer parameters; None: in full."},
+    )
     init_weights: bool = field(
         default=True, metadata={"help": "Start from zero, that is, from the base model. False is for tests."}
     )
@@ -90,6 +96,8 @@ class SliceConfig(PeftConfig):
         self.peft_type = PeftType(PEFT_TYPE)
         if self.bias != "none":
             raise GuidedError(f"bias: {self.bias!r} is not supported (slices train weights only; use bias='none')")
+        if self.rank is not None and (type(self.rank) is not int or self.rank < 1):
+            raise GuidedError(f"rank: {self.rank!r} is not a whole number from 1 (leave it out to train in full)")
         if self.slices is not None:
             if not isinstance(self.slices, dict):
                 raise GuidedError(f"slices: expected module names with their rows, got {self.slices!r}")

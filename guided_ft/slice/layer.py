@@ -1,7 +1,4 @@
-"""The trained part of one weight matrix, and the layer that adds it to the frozen base.
-
-Shapes: ``x [..., in]``, ``y [..., out]``, ``k`` chosen rows (outputs) or columns (inputs).
-"""
+"""The layer that adds the trained part of one weight matrix to the frozen base."""
 
 from __future__ import annotations
 
@@ -9,12 +6,15 @@ import warnings
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from ..errors import GuidedError
+from .delta import ColumnDelta as ColumnDelta
+from .delta import Delta as Delta
+from .delta import RowDelta as RowDelta
+from .mixed import add_by_row
 
 
 def linear_features(module: nn.Module) -> tuple[int, int] | None:
@@ -39,70 +39,6 @@ def check_slice(module: nn.Module, axis: int, index: list[int]) -> tuple[int, in
     return features
 
 
-class Delta(nn.Module):
-    """Compact additive change of ``k`` rows or columns of a weight matrix.
-
-    Args:
-        index: sorted indices ``[k]`` of the chosen rows or columns.
-        shape: shape of the trained matrix.
-        dtype: float32, whatever the base: bf16 would round small updates away (float64 for a float64 base).
-    """
-
-    index: torch.Tensor
-
-    def __init__(self, index: list[int], shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> None:
-        super().__init__()
-        self.register_buffer("index", torch.tensor(index, dtype=torch.int64, device=device))
-        self.weight = nn.Parameter(torch.zeros(shape, dtype=dtype, device=device))
-        self._find_span()
-
-    def _find_span(self) -> None:
-        # Heads are contiguous: a view is cheaper than a gather. Known on the host, so that no forward waits for it.
-        index = self.index.tolist()
-        first, count = index[0], len(index)
-        self.span = (first, count) if index == list(range(first, first + count)) else None
-
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        super()._load_from_state_dict(*args, **kwargs)
-        self._find_span()
-
-    def take(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Select the chosen entries of the last dimension: ``[..., n] -> [..., k]``."""
-        return tensor.narrow(-1, *self.span) if self.span else tensor.index_select(-1, self.index)
-
-    def dense(self, out_features: int, in_features: int) -> torch.Tensor:
-        """Return the change as a full matrix ``[out, in]``."""
-        raise NotImplementedError
-
-
-class RowDelta(Delta):
-    """``y[..., index] += x @ weight.T`` with ``weight [k, in]``."""
-
-    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        change = F.linear(x.to(self.weight.dtype), self.weight).to(y.dtype)
-        if self.span:
-            # In place is safe: y is the fresh output of the base layer, and a linear layer does not save its output.
-            y.narrow(-1, *self.span).add_(change)
-            return y
-        return y.index_add_(-1, self.index, change)
-
-    def dense(self, out_features: int, in_features: int) -> torch.Tensor:
-        zero = self.weight.new_zeros(out_features, in_features)
-        return zero.index_copy(0, self.index, self.weight)
-
-
-class ColumnDelta(Delta):
-    """``y += x[..., index] @ weight.T`` with ``weight [out, k]``; backward keeps only ``x[..., index]``."""
-
-    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        change = F.linear(self.take(x).to(self.weight.dtype), self.weight)
-        return y.add_(change.to(y.dtype))
-
-    def dense(self, out_features: int, in_features: int) -> torch.Tensor:
-        zero = self.weight.new_zeros(out_features, in_features)
-        return zero.index_copy(1, self.index, self.weight)
-
-
 class SliceLayer(nn.Module, BaseTunerLayer):
     """A linear layer whose chosen rows or columns are trained, with any number of named adapters."""
 
@@ -123,31 +59,44 @@ class SliceLayer(nn.Module, BaseTunerLayer):
         self.update_layer(adapter_name, **kwargs)
 
     def update_layer(
-        self, adapter_name: str, *, axis: int, index: list[int], init_weights: bool = True, inference_mode: bool = False
+        self,
+        adapter_name: str,
+        *,
+        axis: int,
+        index: list[int],
+        rank: int | None = None,
+        init_weights: bool = True,
+        inference_mode: bool = False,
     ) -> None:
-        """Add an adapter that trains ``index`` along ``axis`` of the stored weight."""
+        """Add an adapter that trains ``index`` along ``axis`` of the stored weight, at this rank or in full."""
         check_slice(self, axis, index)
         by_row = axis == (1 if self.transposed else 0)
         weight = self.get_base_layer().weight
         dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
         shape = (len(index), self.in_features) if by_row else (self.out_features, len(index))
-        delta = (RowDelta if by_row else ColumnDelta)(index, shape, dtype, weight.device)
+        delta = (RowDelta if by_row else ColumnDelta)(index, shape, dtype, weight.device, rank)
         if not init_weights:
-            nn.init.normal_(delta.weight, std=0.02)
+            delta.randomize()
         self.slice_delta[adapter_name] = delta
         self.set_adapter(self.active_adapters, inference_mode=inference_mode)
 
     def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
         # PEFT would also cast to the base's dtype, but the deltas stay float32.
-        if adapter_name in self.slice_delta and self.slice_delta[adapter_name].weight.device.type != "meta":
+        if adapter_name not in self.slice_delta:
+            return
+        if all(p.device.type != "meta" for p in self.slice_delta[adapter_name].parameters()):
             self.slice_delta[adapter_name].to(device or self.get_base_layer().weight.device)
 
-    def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def forward(
+        self, x: torch.Tensor, *args: Any, adapter_names: list[str] | None = None, **kwargs: Any
+    ) -> torch.Tensor:
         if self.disable_adapters and self.merged:
             self.unmerge()
         y = self.base_layer(x, *args, **kwargs)
         if self.disable_adapters or self.merged:
             return y
+        if adapter_names is not None:
+            return add_by_row(self.slice_delta, adapter_names, x, y)
         for name in self.active_adapters:
             if name in self.slice_delta:
                 y = self.slice_delta[name](x, y)

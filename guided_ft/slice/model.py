@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ from torch import nn
 from ..errors import GuidedError
 from .config import SliceConfig, pack_index, unpack_index
 from .layer import Delta, RowDelta, SliceLayer, check_slice, linear_features
+from .mixed import copies_in, mixed_batch
 
 
 class SliceModel(BaseTuner):
@@ -64,6 +67,7 @@ class SliceModel(BaseTuner):
             where = {"axis": spec["axis"], "index": unpack_index(spec["index"])}
         else:
             where = self._random_rows(peft_config, target, current_key)
+        where |= {"rank": peft_config.rank}
         where |= {"init_weights": peft_config.init_weights, "inference_mode": peft_config.inference_mode}
         if isinstance(target, SliceLayer):
             target.update_layer(adapter_name, **where)
@@ -111,9 +115,10 @@ class SliceModel(BaseTuner):
             if not isinstance(layer, SliceLayer) or adapter_name not in layer.slice_delta:
                 continue
             delta = layer.slice_delta[adapter_name]
-            for kind, valid in (("weight", _valid_weight), ("index", _valid_index)):
+            for kind, expected in delta.state_dict().items():
+                valid = _valid_index if kind == "index" else _valid_weight
                 key = f"{name}.slice_delta.{kind}"
-                found, expected = state_dict.get(key), getattr(delta, kind)
+                found = state_dict.get(key)
                 if found is None or found.shape != expected.shape:
                     has = "is missing" if found is None else f"has shape {tuple(found.shape)}"
                     raise GuidedError(
@@ -122,6 +127,16 @@ class SliceModel(BaseTuner):
                 if not valid(found, layer, delta):
                     raise GuidedError(f"adapter file: {key} holds impossible values (the file is damaged)")
         return super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
+
+    @contextlib.contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, adapter_names: Any = None, **kwargs: Any) -> Iterator[None]:
+        """PEFT enters this around every forward and generate; ``adapter_names`` asks for a mixed batch."""
+        if adapter_names is None:
+            yield
+            return
+        kind = self.get_model_config(self.model).get("model_type")
+        with mixed_batch(self.model, set(self.peft_config), adapter_names, kind, copies_in(kwargs)):
+            yield
 
     def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
         if safe_merge:

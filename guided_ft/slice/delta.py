@@ -1,0 +1,133 @@
+"""The trained part of one weight matrix.
+
+Shapes: ``x [..., in]``, ``y [..., out]``, ``k`` chosen rows (outputs) or columns (inputs).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class Delta(nn.Module):
+    """Compact additive change of ``k`` rows or columns of a weight matrix; zero at birth.
+
+    Args:
+        index: sorted indices ``[k]`` of the chosen rows or columns.
+        shape: shape ``(m, n)`` of the change.
+        rank: train ``B [m, rank]`` and ``A [rank, n]`` with ``B @ A`` the change, instead of ``weight [m, n]``. Ignored
+            where these would hold no fewer numbers, so that a rank never costs more than none.
+        dtype: float32, whatever the base: bf16 would round small updates away (float64 for a float64 base).
+    """
+
+    index: torch.Tensor
+
+    def __init__(
+        self,
+        index: list[int],
+        shape: tuple[int, int],
+        dtype: torch.dtype,
+        device: torch.device,
+        rank: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.register_buffer("index", torch.tensor(index, dtype=torch.int64, device=device))
+        self.low_rank = rank is not None and rank * sum(shape) < math.prod(shape)
+        sizes = {"A": (rank, shape[1]), "B": (shape[0], rank)} if self.low_rank else {"weight": shape}
+        for name, size in sizes.items():
+            self.register_parameter(name, nn.Parameter(torch.zeros(size, dtype=dtype, device=device)))
+        if self.low_rank:
+            # As in LoRA: one factor is zero, and the other is not, so that gradients flow.
+            nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))
+        self._find_span()
+
+    def randomize(self) -> None:
+        """Move away from zero, for tests."""
+        nn.init.normal_(self.B if self.low_rank else self.weight, std=0.2 if self.low_rank else 0.02)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.parameters()).dtype
+
+    @property
+    def change(self) -> torch.Tensor:
+        """The change as one matrix ``[m, n]``."""
+        return self.B @ self.A if self.low_rank else self.weight
+
+    def apply_to(self, x: torch.Tensor) -> torch.Tensor:
+        """Multiply ``x [..., n]`` with the change: ``[..., m]``."""
+        x = x.to(self.dtype)
+        return F.linear(F.linear(x, self.A), self.B) if self.low_rank else F.linear(x, self.weight)
+
+    def _find_span(self) -> None:
+        # Heads are contiguous: a view is cheaper than a gather. Known on the host, so that no forward waits for it.
+        index = self.index.tolist()
+        first, count = index[0], len(index)
+        self.span = (first, count) if index == list(range(first, first + count)) else None
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._find_span()
+
+    def take(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Select the chosen entries of the last dimension: ``[..., n] -> [..., k]``."""
+        return tensor.narrow(-1, *self.span) if self.span else tensor.index_select(-1, self.index)
+
+    def dense(self, out_features: int, in_features: int) -> torch.Tensor:
+        """Return the change as a full matrix ``[out, in]``."""
+        raise NotImplementedError
+
+    def factors(self, out_features: int, in_features: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return ``B [out, r]`` and ``A [r, in]`` with ``B @ A`` exactly the change, r at most k, out and in."""
+        raise NotImplementedError
+
+
+def one_hot(index: torch.Tensor, size: int, like: torch.Tensor) -> torch.Tensor:
+    """Return ``[size, k]`` with a 1 at ``[index[i], i]``."""
+    return torch.eye(size, dtype=like.dtype, device=like.device).index_select(1, index)
+
+
+class RowDelta(Delta):
+    """``y[..., index] += x @ change.T`` with ``change [k, in]``."""
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        change = self.apply_to(x).to(y.dtype)
+        if self.span:
+            # In place is safe: y is the fresh output of the base layer, and a linear layer does not save its output.
+            y.narrow(-1, *self.span).add_(change)
+            return y
+        return y.index_add_(-1, self.index, change)
+
+    def dense(self, out_features: int, in_features: int) -> torch.Tensor:
+        change = self.change
+        return change.new_zeros(out_features, in_features).index_copy(0, self.index, change)
+
+    def factors(self, out_features: int, in_features: int) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.low_rank:
+            return one_hot(self.index, out_features, self.B) @ self.B, self.A
+        if len(self.index) > in_features:
+            return self.dense(out_features, in_features), torch.eye(in_features).to(self.weight)
+        return one_hot(self.index, out_features, self.weight), self.weight
+
+
+class ColumnDelta(Delta):
+    """``y += x[..., index] @ change.T`` with ``change [out, k]``; backward keeps only ``x[..., index]``."""
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        change = self.apply_to(self.take(x))
+        return y.add_(change.to(y.dtype))
+
+    def dense(self, out_features: int, in_features: int) -> torch.Tensor:
+        change = self.change
+        return change.new_zeros(out_features, in_features).index_copy(1, self.index, change)
+
+    def factors(self, out_features: int, in_features: int) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.low_rank:
+            return self.B, self.A @ one_hot(self.index, in_features, self.A).T
+        if len(self.index) > out_features:
+            return torch.eye(out_features).to(self.weight), self.dense(out_features, in_features)
+        return self.weight, one_hot(self.index, in_features, self.weight).T
