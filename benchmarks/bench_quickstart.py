@@ -226,12 +226,33 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def every_run(rows: list[dict[str, Any]]) -> str:
+    """All runs, so that a choice of learning rate can be checked."""
+    lines = [
+        "| arm | learning rate | seed | validation | test | loss on general text | KL to the base |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    order = {arm: i for i, arm in enumerate(ARMS)}
+    runs = [row for row in rows if row["suite"] == "quickstart"]
+    for row in sorted(runs, key=lambda r: (order[r["arm"]], r["lr"], r["seed"])):
+        cells = [
+            ARMS[row["arm"]].label,
+            f"{row['lr']:g}",
+            str(row["seed"]),
+            f"{row['valid']:.0f}",
+            f"{row['score']:.0f}",
+        ]
+        cells += [f"{row['forgetting']:+.4f}", f"{row['kl']:.4f}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="file of rows, one per run")
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--table", action="store_true", help="only print the table of what is there")
+    parser.add_argument("--table", action="store_true", help="only print the tables of what is there")
     parser.add_argument("--time", action="store_true", help="measure step times and add them to the rows")
     parser.add_argument("overrides", nargs="*", help="key=value settings of the quickstart recipe")
     asked = parser.parse_args()
@@ -256,7 +277,7 @@ def main() -> None:
                         file.write(json.dumps(row) + "\n")
                     told = f"{arm:<12} lr {rate:<8g} seed {seed}: {row['score']:.0f}, {row['forgetting']:+.4f} nats"
                     print(f"{told}, KL {row['kl']:.4f}, {row['seconds']:.0f} s", flush=True)
-    print(table(rows))
+    print(table(rows), every_run(rows), sep="\n\n")
 
 
 if __name__ == "__main__":
