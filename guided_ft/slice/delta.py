@@ -6,6 +6,7 @@ Shapes: ``x [..., in]``, ``y [..., out]``, ``k`` chosen rows (outputs) or column
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 
-class Delta(nn.Module):
+class Delta(nn.Module, ABC):
     """Compact additive change of ``k`` rows or columns of a weight matrix; zero at birth.
 
     Args:
@@ -77,13 +78,13 @@ class Delta(nn.Module):
         """Select the chosen entries of the last dimension: ``[..., n] -> [..., k]``."""
         return tensor.narrow(-1, *self.span) if self.span else tensor.index_select(-1, self.index)
 
+    @abstractmethod
     def dense(self, out_features: int, in_features: int) -> torch.Tensor:
         """Return the change as a full matrix ``[out, in]``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def factors(self, out_features: int, in_features: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return ``B [out, r]`` and ``A [r, in]`` with ``B @ A`` exactly the change, r at most k, out and in."""
-        raise NotImplementedError
 
 
 def one_hot(index: torch.Tensor, size: int, like: torch.Tensor) -> torch.Tensor:
