@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 
-import numpy as np
 import pytest
 import torch
 from families import logits, make
@@ -175,13 +174,11 @@ def test_an_empty_selection_is_refused():
 
 
 def test_a_lora_that_buys_no_rank_is_refused():
-    plan = plan_of(make("llama"), "lora", "neuron")
-    small = Plan(Selection.parse("L0.N1", plan.selection.anatomy), "lora")
-    assert small.selection.num_parameters >= min(80, 96)
-    tiny_selection = Selection(plan.selection.anatomy, (Component.parse("L0.N1"),))
-    object.__setattr__(tiny_selection, "scores", {})
-    ranks = lora_ranks(tiny_selection, None)
-    assert np.sum(list(ranks.values())) == 1
+    # A neuron of GPT-2 holds 2 x 32 numbers; a rank of its modules takes 32 + 48.
+    one = Selection.parse("L0.N1", Anatomy.of(make("gpt2")))
+    with pytest.raises(GuidedError, match=r"64 parameters buy no rank \(the first module takes 80;"):
+        Plan(one, "lora").peft_config()
+    assert sum(lora_ranks(Selection.parse("L0.N1 L0.N2", one.anatomy), None).values()) == 1
 
 
 def test_another_model_is_refused():
