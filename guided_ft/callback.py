@@ -14,6 +14,7 @@ from .artifact import digest, read_json, write_json
 from .budget import select
 from .certify import Certificate, canonical, fingerprint
 from .checkpoint import checkpoints, fault, newest_complete, seal
+from .engine import Engine, parse_size
 from .errors import GuidedError
 from .plan import Plan, trainable_names
 from .scoremap import ScoreMap
@@ -40,6 +41,9 @@ class GuidedCallback(TrainerCallback):
     finite (before the step that would spread it), and when a checkpoint to resume from is incomplete or of another
     plan. At the end it checks that every other tensor is bit-identical.
 
+    Training computes only what it needs: logits where labels are, and no gradient below the lowest chosen layer. A
+    training-mode forward with labels therefore returns the logits of the labelled positions only.
+
     Args:
         plan: what to train; or None, and then:
         task: what to localize for.
@@ -48,11 +52,14 @@ class GuidedCallback(TrainerCallback):
             attentions and MLPs are chosen.
         mode, rank, lr_scale: as in ``Plan``.
         seed: of the sampled retain text and of random choices.
+        prefix_cache: size of the file in which the states that enter the lowest chosen layer are kept from one epoch to
+            the next, such as ``"2GB"``; ``"auto"``: 2 GiB where it helps; None: no cache. The losses are the same.
 
     Attributes:
         plan: the plan in force, once the trainer is built.
         scores: the map it was made from, if it was made here.
         certificate: how many frozen tensors are bit-identical, once training has ended.
+        engine: what makes the steps cheaper, and what its prefix cache did.
     """
 
     def __init__(
@@ -69,6 +76,7 @@ class GuidedCallback(TrainerCallback):
         rank: int | None = None,
         lr_scale: float = 1.0,
         seed: int = 0,
+        prefix_cache: str | int | None = None,
         options: dict[str, Any] | None = None,
     ) -> None:
         if (plan is None) == (task is None):
@@ -76,6 +84,10 @@ class GuidedCallback(TrainerCallback):
         self.plan = plan
         self.scores: ScoreMap | None = None
         self.certificate: Certificate | None = None
+        self.engine: Engine | None = None
+        if prefix_cache is not None:
+            parse_size(prefix_cache)
+        self._prefix_cache = prefix_cache
         self._task = task
         self._localize: dict[str, Any] = {"method": method, "retain": retain, "seed": seed, **(options or {})}
         self._select: dict[str, Any] = {"budget": budget, "kinds": kinds, "strategy": strategy, "seed": seed}
@@ -151,6 +163,20 @@ class GuidedCallback(TrainerCallback):
         if not args.fp16:
             # With fp16 a gradient that overflows is normal: the loss scaler skips the step.
             self._watch.open({n: p for n, p in model.named_parameters() if p.requires_grad})
+        self._open_engine(args, state, model)
+
+    def _open_engine(self, args: TrainingArguments, state: TrainerState, model: nn.Module) -> None:
+        self._close_engine()
+        first = self._ready().first_layer
+        folder = Path(args.output_dir) / "guided" / "prefix"
+        assert self._frozen is not None
+        self.engine = Engine(model, first, args, state.num_train_epochs, self._prefix_cache, folder, self._frozen)
+        if self.engine.note:
+            logger.warning("no prefix cache: %s", self.engine.note)
+
+    def _close_engine(self) -> None:
+        if self.engine is not None:
+            self.engine.close()
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -158,12 +184,15 @@ class GuidedCallback(TrainerCallback):
         bad = self._watch.bad()
         if bad:
             self._watch.close()
+            self._close_engine()
             raise GuidedError(
                 f"step {state.global_step + 1}: the gradient of {bad[0]} is not finite ({len(bad)} parameters in all; "
                 "check the data, or lower the learning rate)"
             )
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self.engine is not None:
+            self.engine.flush()
         if args.should_save:
             seal(Path(args.output_dir) / f"checkpoint-{state.global_step}", self._ready().hash)
 
@@ -204,6 +233,7 @@ class GuidedCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
     ) -> None:
         self._watch.close()
+        self._close_engine()
         plan = self._ready()
         assert self._frozen is not None
         after = fingerprint(model, skip={canonical(name) for name in plan.expected_trainable})

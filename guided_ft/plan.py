@@ -67,6 +67,12 @@ class Plan:
         """How many parameters train."""
         return MODES[self.mode].count(self.selection, self.rank)
 
+    @property
+    def first_layer(self) -> int:
+        """The lowest layer that trains: back-propagation stops below it."""
+        anatomy = self.selection.anatomy
+        return min(int(name.split(f"{anatomy.prefix}.", 1)[1].split(".", 1)[0]) for name in self.expected_trainable)
+
     def attach(self, model: nn.Module) -> nn.Module:
         """Make the model train exactly this plan, and return the model to hand to a trainer.
 

@@ -1,0 +1,165 @@
+"""The engine of a training run: opened when training begins, closed when it ends."""
+
+from __future__ import annotations
+
+import re
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..anatomy import Anatomy, base_model
+from ..artifact import digest
+from ..errors import GuidedError
+from .labelled import labelled_only
+from .prefix import Prefix
+from .store import PrefixStore, clear_others
+
+AUTO_BYTES = 2 << 30
+"""Size of a prefix cache whose size is not given."""
+
+ONE_STEP_BYTES = 64 << 20
+"""Enough for the states that two passes over one batch share."""
+
+_UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
+
+
+def parse_size(size: str | int) -> int:
+    """Read ``"500MB"``, ``"2GiB"`` or a number of bytes; ``"auto"`` is 2 GiB. Raises GuidedError otherwise."""
+    if size == "auto":
+        return AUTO_BYTES
+    found = re.fullmatch(r"(\d{1,15}(?:\.\d{1,6})?)\s*([a-z]*)", str(size).strip().lower())
+    unit = _UNITS.get(found[2]) if found else None
+    if found is None or unit is None or isinstance(size, bool) or not float(found[1]) * unit >= 1:
+        raise GuidedError(f"prefix_cache: {size!r} is not a size (write auto, 500MB or 2GiB)")
+    return int(float(found[1]) * unit)
+
+
+class Engine:
+    """Makes the training steps of a plan cheaper without changing what they compute.
+
+    Args:
+        model: the model with the plan attached.
+        first: the lowest trained layer.
+        args: the trainer's arguments.
+        epochs: how often the data is passed over.
+        cache: size of the prefix cache (``"2GB"``), ``"auto"`` (2 GiB, where it helps), or None for none.
+        folder: where the cache lies.
+        frozen: fingerprints of the frozen tensors by name: what the cached states depend on.
+
+    Raises:
+        GuidedError: if a size was given and the states below ``first`` would not repeat.
+
+    Attributes:
+        prefix: the split forward pass, if there is one.
+        note: why there is no prefix cache, although one was asked for.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        first: int,
+        args: Any,
+        epochs: float,
+        cache: str | int | None,
+        folder: Path,
+        frozen: dict[str, str],
+    ) -> None:
+        self.prefix: Prefix | None = None
+        self.note: str | None = None
+        self._store: PrefixStore | None = None
+        self._stack = ExitStack()
+        limit = None if cache is None else parse_size(cache)
+        if getattr(args, "torch_compile", False) or getattr(args, "fsdp", None) or getattr(args, "deepspeed", None):
+            self.note = "torch.compile, FSDP and DeepSpeed need the model as it is"
+            return
+        anatomy = Anatomy.of(model)
+        unsafe = not_repeatable(model, anatomy, first)
+        useless = _useless(args, first, epochs)
+        if limit is not None and unsafe and cache != "auto":
+            raise GuidedError(f"prefix_cache: {unsafe}")
+        if limit is not None and not unsafe and not useless:
+            self._store = self._open_store(model, anatomy, first, epochs, limit, folder, frozen)
+        elif cache is not None:
+            self.note = unsafe or useless
+        # Without a cache, the split still keeps gradients from flowing below a checkpointed layer.
+        if self._store is not None or (args.gradient_checkpointing and first and not unsafe):
+            self.prefix = Prefix(model, anatomy, first, self._store)
+            self._stack.enter_context(self.prefix.open())
+        self._stack.enter_context(labelled_only(model, anatomy))
+
+    def _open_store(
+        self,
+        model: nn.Module,
+        anatomy: Anatomy,
+        first: int,
+        epochs: float,
+        limit: int,
+        folder: Path,
+        frozen: dict[str, str],
+    ) -> PrefixStore:
+        base = base_model(model)
+        embeddings = base.get_input_embeddings().weight
+        width, dtype = base.config.get_text_config().hidden_size, embeddings.dtype
+        if epochs <= 1:
+            return PrefixStore(None, width, dtype, min(limit, ONE_STEP_BYTES))
+        above = tuple(f"{anatomy.layer_module(i)}." for i in range(first, anatomy.num_layers))
+        below = {name: value for name, value in frozen.items() if not name.startswith(above)}
+        config = {k: v for k, v in base.config.to_dict().items() if k not in ("_name_or_path", "use_cache")}
+        attention = base.config._attn_implementation
+        key = digest(below, first, config, attention, str(dtype), embeddings.device.type, torch.__version__)
+        rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+        root = folder / f"rank-{rank}"
+        clear_others(root, key)
+        return PrefixStore(root / key, width, dtype, limit)
+
+    def flush(self) -> None:
+        """Make what is cached so far findable for a resumed run."""
+        if self._store is not None:
+            self._store.flush()
+
+    def close(self) -> None:
+        """Give the model back as it was."""
+        self._stack.close()
+        if self._store is not None:
+            self._store.close()
+
+    def summary(self) -> dict[str, Any]:
+        """What the prefix cache did, as JSON data."""
+        if self.prefix is None or self._store is None:
+            return {"cache": False, "note": self.note}
+        p = self.prefix
+        return {"cache": True, "first": p.first, "hits": p.hits, "misses": p.misses, "difference": p.difference}
+
+
+def not_repeatable(model: nn.Module, anatomy: Anatomy, first: int) -> str | None:
+    """Say why the states below layer ``first`` may differ between two passes over a text; None if they cannot."""
+    base = base_model(model)
+    layers = [base.get_submodule(anatomy.layer_module(i)) for i in range(anatomy.num_layers)]
+    decoder = base.get_decoder()
+    lower = {m for layer in layers[:first] for m in layer.modules()}
+    outside = set(decoder.modules()) - {m for layer in layers for m in layer.modules()}
+    for module in lower | outside:
+        for name, value in vars(module).items():
+            chance = value if isinstance(value, float) else 0.0
+            if chance > 0 and (re.search("drop", name) or (isinstance(module, nn.Dropout) and name == "p")):
+                return f"dropout below layer {first} makes its states random ({name}={value}; set it to 0)"
+    trained = {id(p) for layer in layers[first:] for p in layer.parameters()}
+    for name, parameter in decoder.named_parameters():
+        if parameter.requires_grad and id(parameter) not in trained:
+            return f"{name} is trained below layer {first}, so its states change (train layers from {first} on only)"
+    return None
+
+
+def _useless(args: Any, first: int, epochs: float) -> str | None:
+    if not first:
+        return "the plan trains layer 0, so there is nothing below it to keep"
+    if getattr(args, "packing", False) or getattr(args, "padding_free", False):
+        return "packing puts other texts together in every epoch, so nothing repeats"
+    # DPO asks the policy and the reference the same batch.
+    twice = getattr(args, "precompute_ref_log_probs", None) is False
+    if epochs <= 1 and not twice:
+        return "the data is passed over once, so nothing repeats"
+    return None

@@ -1,0 +1,105 @@
+"""Compute only what is scored: in training, logits, and in the last layer all that follows attention, are wanted just
+where a label is.
+
+The loss and its gradients are those of the whole batch; the positions that nothing reads are left out.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..anatomy import Anatomy, base_model
+from ..formats import IGNORE
+
+
+@contextmanager
+def labelled_only(model: nn.Module, anatomy: Anatomy | None = None) -> Iterator[None]:
+    """Inside, a training-mode forward with ``labels [rows, tokens]`` computes only what the labels ask for.
+
+    The output then holds ``logits [1, scored, vocabulary]`` in the order of the labels; what TRL's fused head returns
+    per token keeps its shape ``[rows, tokens - 1]``. Calls without labels, calls that ask for hidden states, and
+    models in eval mode are left alone.
+
+    Args:
+        anatomy: of the model; None leaves the last layer as it is.
+    """
+    base = base_model(model)
+    scored: list[torch.Tensor] = []
+
+    def score(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        labels = kwargs.get("labels")
+        mask = labels[:, 1:] != IGNORE if isinstance(labels, torch.Tensor) and labels.ndim == 2 else None
+        special = any(kwargs.get(name) is not None for name in ("shift_labels", "output_hidden_states"))
+        if mask is None or special or not base.training or not mask.any():
+            return forward(*args, **kwargs)
+        chosen = labels[:, 1:][mask][None]
+        scored.append(mask)
+        try:
+            out = forward(*args, **kwargs | {"labels": chosen, "shift_labels": chosen})
+        finally:
+            scored.pop()
+        return _spread(out, mask)
+
+    def decode(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        out = forward(*args, **kwargs)
+        if scored:
+            out.last_hidden_state = out.last_hidden_state[:, :-1][scored[-1]][None]
+        return out
+
+    def compute(forward: Callable[..., torch.Tensor], x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        mask = nn.functional.pad(scored[-1], (0, 1)) if scored else None
+        if mask is None or x.shape[:2] != mask.shape:
+            return forward(x, *args, **kwargs)
+        y = forward(x[mask][None], *args, **kwargs)[0]
+        return y.new_zeros(*mask.shape, y.shape[-1]).index_put((mask,), y)
+
+    with ExitStack() as stack:
+        stack.enter_context(wrapped_forward(base.get_decoder(), decode))
+        stack.enter_context(wrapped_forward(base, score))
+        for module in _behind_attention(base, anatomy) if anatomy else ():
+            stack.enter_context(wrapped_forward(module, compute))
+        yield
+
+
+def _behind_attention(base: nn.Module, anatomy: Anatomy) -> list[nn.Module]:
+    """The modules of the last layer that work on each token by itself."""
+    last = anatomy.num_layers - 1
+    layer = base.get_submodule(anatomy.layer_module(last))
+    if getattr(layer, "gradient_checkpointing", False):
+        # Its second forward, during backward, would no longer know the labels.
+        return []
+    names = [anatomy.out_module(last)]
+    block = anatomy.down_module(last).rpartition(".")[0]
+    if block != anatomy.layer_module(last):
+        names.append(block)
+    return [base.get_submodule(name) for name in names]
+
+
+def _spread(out: Any, mask: torch.Tensor) -> Any:
+    """Put what was computed per scored token, ``[1, scored]``, back to its place in ``[rows, tokens - 1]``."""
+    for name, value in list(out.items()):
+        if isinstance(value, torch.Tensor) and value.shape == (1, int(mask.sum())):
+            out[name] = value.new_zeros(mask.shape).masked_scatter(mask, value)
+    return out
+
+
+@contextmanager
+def wrapped_forward(module: nn.Module, wrapper: Callable[..., Any]) -> Iterator[None]:
+    """Inside, ``module(*args)`` calls ``wrapper(forward, *args)``. Ends with the module exactly as it was."""
+    own = module.__dict__.get("forward")
+    forward = module.forward
+    # generate() and PEFT read the signature of forward.
+    module.forward = functools.wraps(forward)(functools.partial(wrapper, forward))
+    try:
+        yield
+    finally:
+        if own is None:
+            del module.forward
+        else:
+            module.forward = own

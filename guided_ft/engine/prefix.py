@@ -1,0 +1,195 @@
+"""The frozen prefix: layers below the lowest trained one are computed without a graph, and once per example.
+
+What such a layer says about a text is the same in every epoch, so what enters the lowest trained layer is kept, and the
+forward pass starts there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..anatomy import Anatomy, base_model
+from ..errors import GuidedError
+from .labelled import wrapped_forward
+from .store import PrefixStore
+
+TOLERANCE = 0.02
+"""Largest difference of stored from recomputed states, relative to the largest state. On the CPU it is 0."""
+
+
+class Prefix:
+    """Splits a model's training forward pass below layer ``first``.
+
+    Args:
+        model: whose layers below ``first``, and whose embeddings, are frozen and draw no random numbers.
+        anatomy: of the model.
+        first: the lowest trained layer.
+        store: where states are kept; None computes them each time, still without a graph.
+
+    Attributes:
+        hits, misses: rows that were found, and that were computed.
+        difference: largest difference between stored and recomputed states, once the first batch was found in full.
+    """
+
+    def __init__(self, model: nn.Module, anatomy: Anatomy, first: int, store: PrefixStore | None = None) -> None:
+        self.decoder = base_model(model).get_decoder()
+        self.layers = base_model(model).get_submodule(anatomy.prefix)
+        self.first, self.store = first, store
+        self.hits = self.misses = 0
+        self.difference: float | None = None
+        self._signature = inspect.signature(type(self.decoder).forward)
+
+    @contextmanager
+    def open(self) -> Iterator[Prefix]:
+        """Inside, training-mode forward passes are split. Other calls are left alone."""
+        with wrapped_forward(self.decoder, self._forward):
+            yield self
+
+    def _forward(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        call = self._signature.bind(self.decoder, *args, **kwargs).arguments
+        call.pop("self", None)
+        call |= call.pop("kwargs", {})
+        ids, mask = call.get("input_ids"), call.get("attention_mask")
+        special = ("inputs_embeds", "position_ids", "past_key_values", "token_type_ids")
+        wants = ("output_hidden_states", "output_attentions")
+        if (
+            not self.decoder.training
+            or ids is None
+            or (mask is not None and mask.ndim != 2)
+            or any(call.get(name) is not None for name in special)
+            or any(call.get(name) for name in wants)
+        ):
+            return forward(*args, **kwargs)
+        states = self._states(forward, call, ids, torch.ones_like(ids) if mask is None else mask)
+        if any(getattr(layer, "gradient_checkpointing", False) for layer in self.layers):
+            # Reentrant checkpointing trains nothing unless its input wants a gradient.
+            states.requires_grad_(torch.is_grad_enabled())
+        with self._replaced(lambda i: _Given(states) if i < self.first else None):
+            return forward(**call)
+
+    def _states(
+        self, forward: Callable[..., Any], call: dict[str, Any], ids: torch.Tensor, mask: torch.Tensor
+    ) -> torch.Tensor:
+        """What enters the lowest trained layer, ``[rows, tokens, width]``."""
+        if self.store is None:
+            return self._compute(forward, call, ids, mask)
+        rows = _spans(ids, mask)
+        found = [self.store.get(row.key) for row in rows]
+        missing = [i for i, states in enumerate(found) if states is None]
+        self.hits += len(rows) - len(missing)
+        self.misses += len(missing)
+        if len(missing) == len(rows):
+            states = self._compute(forward, call, ids, mask)
+        else:
+            first = next(states for states in found if states is not None)
+            states = torch.zeros(*ids.shape, first.shape[-1], dtype=first.dtype, device=ids.device)
+            for i, (row, kept) in enumerate(zip(rows, found, strict=True)):
+                if kept is not None:
+                    states[i, row.start : row.end] = kept
+            if missing:
+                chosen = _like_the_whole(missing, mask)
+                computed = self._compute(forward, call, ids[chosen], mask[chosen])
+                for i, new in zip(chosen, computed, strict=True):
+                    states[i, rows[i].start : rows[i].end] = new[rows[i].start : rows[i].end]
+            elif self.difference is None:
+                self._prove(states, self._compute(forward, call, ids, mask), mask)
+        for i in missing:
+            self.store.put(rows[i].key, states[i, rows[i].start : rows[i].end])
+        return states
+
+    @torch.no_grad()
+    def _compute(
+        self, forward: Callable[..., Any], call: dict[str, Any], ids: torch.Tensor, mask: torch.Tensor
+    ) -> torch.Tensor:
+        """Run only the layers below the first trained one."""
+        seen: list[torch.Tensor] = []
+        with self._replaced(lambda i: _Passing(seen) if i >= self.first else None):
+            forward(**call | {"input_ids": ids, "attention_mask": mask, "use_cache": False})
+        return seen[0]
+
+    def _prove(self, stored: torch.Tensor, computed: torch.Tensor, mask: torch.Tensor) -> None:
+        """Compare the first batch that was found in full with the truth."""
+        real = mask.bool()[..., None]
+        self.difference = float(((stored - computed) * real).abs().max())
+        if not self.difference <= TOLERANCE * float((computed * real).abs().max()):
+            raise GuidedError(
+                f"prefix cache: the stored states are off by {self.difference:.3g} (something below layer {self.first} "
+                "changed: remove the folder 'guided/prefix', or train without the cache)"
+            )
+
+    @contextmanager
+    def _replaced(self, stand_in: Callable[[int], nn.Module | None]) -> Iterator[None]:
+        """Put stand-ins into the list of layers for the time of one call."""
+        kept = dict(self.layers._modules)
+        try:
+            for i, name in enumerate(kept):
+                module = stand_in(i)
+                if module is not None:
+                    self.layers._modules[name] = module
+            yield
+        finally:
+            self.layers._modules.update(kept)
+
+
+class _Given(nn.Module):
+    """Stands in for a layer below the first trained one: hands the stored states on."""
+
+    def __init__(self, states: torch.Tensor) -> None:
+        super().__init__()
+        self.states = states
+
+    def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        return self.states
+
+
+class _Passing(nn.Module):
+    """Stands in for a layer from the first trained one on: notes what would enter, and does nothing."""
+
+    def __init__(self, seen: list[torch.Tensor]) -> None:
+        super().__init__()
+        self.seen = seen
+
+    def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        self.seen.append(hidden_states)
+        return hidden_states
+
+
+class _Span:
+    """The tokens of a row from its first to its last real one, and the name of their states."""
+
+    def __init__(self, start: int, end: int, key: str) -> None:
+        self.start, self.end, self.key = start, end, key
+
+
+def _spans(ids: torch.Tensor, mask: torch.Tensor) -> list[_Span]:
+    """Find and name the real tokens of each row.
+
+    The states of a text are those of its tokens and of where they stand, whatever the rest of the batch; but their last
+    bits also depend on the path that the attention kernel takes: on the padded length, and on whether there is any
+    padding. Both are part of the name, so that stored states have the very bits that would be computed. Few different
+    lengths (``pad_to_multiple_of``) make for many hits.
+    """
+    ids, mask = ids.cpu(), mask.cpu()
+    path = f"{ids.shape[1]}:{bool(mask.all())}"
+    autocast = str(torch.get_autocast_dtype("cpu")) if torch.is_autocast_enabled("cpu") else ""
+    spans = []
+    for row, real in zip(ids, mask, strict=True):
+        places = real.nonzero().flatten()
+        start, end = (int(places[0]), int(places[-1]) + 1) if len(places) else (0, 0)
+        name = hashlib.sha256(f"{start}:{path}:{autocast}:{row.dtype}".encode())
+        name.update(row[start:end].contiguous().numpy().tobytes() + real[start:end].bool().numpy().tobytes())
+        spans.append(_Span(start, end, name.hexdigest()[:32]))
+    return spans
+
+
+def _like_the_whole(missing: list[int], mask: torch.Tensor) -> list[int]:
+    """The missing rows, with one that has padding if the batch has some: the kernel takes another path without."""
+    padded = (~mask.bool().all(1)).nonzero().flatten().tolist()
+    return missing if not padded or set(padded) & set(missing) else [*missing, padded[0]]

@@ -1,0 +1,176 @@
+"""Hidden states by content, in a memory-mapped file of bounded size: when it is full, the oldest make room."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import shutil
+import zlib
+from pathlib import Path
+
+import torch
+
+from ..artifact import read_text, write_text
+from ..errors import GuidedError
+
+FIRST_BYTES = 64 << 20
+"""The file starts this large and doubles when it is full, up to its limit."""
+
+INDEX = "index.csv"
+_FIELDS = ["key", "start", "tokens", "crc32"]
+
+
+class PrefixStore:
+    """A ring of token rows, ``[capacity, width]``, and an index of which entry lies where.
+
+    The index is written by ``flush``; what was overwritten since then is found out by its checksum when it is first
+    read, so a run that was killed never reads another example's states.
+
+    Args:
+        folder: where ``hidden.bin`` and ``index.csv`` lie; entries found there are taken over. None: the ring is in
+            memory.
+        width: features of a token.
+        dtype: of the features.
+        limit: largest size in bytes.
+    """
+
+    def __init__(self, folder: Path | None, width: int, dtype: torch.dtype, limit: int) -> None:
+        self.folder, self.width, self.dtype = folder, width, dtype
+        self.token_bytes = width * dtype.itemsize
+        self.max_tokens = limit // self.token_bytes
+        self._entries: dict[str, tuple[int, int, int]] = {}
+        self._doubted: set[str] = set()
+        self._head = 0
+        self._ring = torch.empty(0, width, dtype=dtype)
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._read_index()
+
+    @property
+    def path(self) -> Path | None:
+        return None if self.folder is None else self.folder / "hidden.bin"
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes that the file takes."""
+        return len(self._ring) * self.token_bytes
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, key: str) -> torch.Tensor | None:
+        """The states ``[tokens, width]`` under a key, or None. They stay valid until the next ``put``."""
+        entry = self._entries.get(key)
+        if entry is None:
+            return None
+        start, tokens, crc = entry
+        states = self._ring[start : start + tokens]
+        if key in self._doubted:
+            if _crc(states) != crc:
+                del self._entries[key]
+                return None
+            self._doubted.discard(key)
+        return states
+
+    def put(self, key: str, states: torch.Tensor) -> None:
+        """Keep ``states [tokens, width]``; longer ones than the whole ring are not kept."""
+        tokens = len(states)
+        if key in self._entries or tokens > self.max_tokens:
+            return
+        self._make_room(tokens)
+        if self._head + tokens > len(self._ring):
+            return
+        place = self._ring[self._head : self._head + tokens]
+        place.copy_(states)
+        self._entries[key] = (self._head, tokens, _crc(place))
+        self._head += tokens
+
+    def flush(self) -> None:
+        """Write the index, so that a later process can go on with it."""
+        if self.folder is None:
+            return
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(_FIELDS)
+        writer.writerows((key, *entry) for key, entry in self._entries.items())
+        write_text(self.folder / INDEX, text.getvalue())
+
+    def close(self) -> None:
+        """Write the index and let the file go."""
+        self.flush()
+        self._ring = self._ring[:0].clone()
+        self._entries.clear()
+
+    # -- the ring ---------------------------------------------------------------------------------------------------
+    def _make_room(self, tokens: int) -> None:
+        """Move the head to where ``tokens`` rows fit, and drop the oldest entries that lie there."""
+        if self._head + tokens > len(self._ring) and len(self._ring) < self.max_tokens:
+            self._grow(self._head + tokens)
+        if self._head + tokens > len(self._ring):
+            for key in [k for k, (start, _, _) in self._entries.items() if start >= self._head]:
+                del self._entries[key]
+            self._head = 0
+        end = self._head + tokens
+        while self._entries:
+            oldest = next(iter(self._entries))
+            start, length, _ = self._entries[oldest]
+            if start >= end or start + length <= self._head:
+                break
+            del self._entries[oldest]
+
+    def _grow(self, wanted: int) -> None:
+        size = min(self.max_tokens, max(wanted, 2 * len(self._ring), FIRST_BYTES // self.token_bytes))
+        if self.path is None:
+            ring = torch.empty(size, self.width, dtype=self.dtype)
+            ring[: len(self._ring)] = self._ring
+            self._ring = ring
+            return
+        try:
+            with open(self.path, "ab") as file:
+                # Reserved for good: a sparse file on a full disk would kill the process when it is written.
+                if hasattr(os, "posix_fallocate"):
+                    os.posix_fallocate(file.fileno(), 0, size * self.token_bytes)
+                else:
+                    file.truncate(size * self.token_bytes)
+        except OSError as error:
+            if not len(self._ring):
+                raise GuidedError(f"{self.path}: no room for the prefix cache ({error.strerror})") from None
+            self.max_tokens = len(self._ring)
+            return
+        self._map(size)
+
+    def _map(self, tokens: int) -> None:
+        data = torch.from_file(str(self.path), shared=True, size=tokens * self.token_bytes, dtype=torch.uint8)
+        self._ring = data.view(self.dtype).view(tokens, self.width)
+
+    def _read_index(self) -> None:
+        assert self.folder is not None
+        assert self.path is not None
+        index = self.folder / INDEX
+        if not index.is_file() or not self.path.is_file():
+            return
+        tokens = min(self.path.stat().st_size // self.token_bytes, self.max_tokens)
+        try:
+            rows = list(csv.DictReader(io.StringIO(read_text(index))))
+            found = {row["key"]: (int(row["start"]), int(row["tokens"]), int(row["crc32"])) for row in rows}
+        except (GuidedError, KeyError, TypeError, ValueError):
+            return
+        self._entries = {k: e for k, e in found.items() if e[0] >= 0 < e[1] and e[0] + e[1] <= tokens}
+        self._doubted = set(self._entries)
+        if self._entries:
+            self._map(tokens)
+            # The newest was written last: the ring goes on behind it.
+            start, length, _ = next(reversed(self._entries.values()))
+            self._head = start + length
+
+
+def clear_others(root: Path, keep: str) -> None:
+    """Remove the stores of other models or depths, so that a folder never holds more than one limit's worth."""
+    for path in root.iterdir() if root.is_dir() else ():
+        if path.is_dir() and path.name != keep:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _crc(states: torch.Tensor) -> int:
+    return zlib.crc32(memoryview(states.contiguous().view(torch.uint8).reshape(-1).numpy()))

@@ -1,0 +1,117 @@
+"""The store of hidden states: bounded, oldest out, and never another entry's states."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from guided_ft.engine.store import PrefixStore, clear_others
+
+WIDTH = 4
+TOKEN = WIDTH * 4
+
+
+def states(tokens: int, value: float) -> torch.Tensor:
+    return torch.full((tokens, WIDTH), float(value)) + torch.arange(tokens)[:, None] / 100
+
+
+def test_what_is_put_comes_back(tmp_path):
+    store = PrefixStore(tmp_path, WIDTH, torch.float32, 1 << 16)
+    store.put("a", states(3, 1))
+    store.put("b", states(5, 2))
+    assert torch.equal(store.get("a"), states(3, 1))
+    assert torch.equal(store.get("b"), states(5, 2))
+    assert store.get("c") is None
+
+
+def test_bf16_states_keep_their_bits(tmp_path):
+    store = PrefixStore(tmp_path, WIDTH, torch.bfloat16, 1 << 16)
+    values = torch.randn(6, WIDTH).to(torch.bfloat16)
+    store.put("a", values)
+    assert store.get("a").dtype == torch.bfloat16
+    assert torch.equal(store.get("a"), values)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=60))
+def test_never_over_the_limit_and_oldest_out(sizes):
+    store = PrefixStore(None, WIDTH, torch.float32, 20 * TOKEN)
+    for i, tokens in enumerate(sizes):
+        store.put(str(i), states(tokens, i))
+        assert store.num_bytes <= 20 * TOKEN
+        alive = [j for j in range(i + 1) if store.get(str(j)) is not None]
+        assert alive[-1] == i
+        assert alive == list(range(alive[0], i + 1)), "an older one outlived a younger one"
+        for j in alive:
+            assert torch.equal(store.get(str(j)), states(sizes[j], j))
+    assert sum(sizes[j] for j in alive) <= 20
+
+
+def test_a_state_longer_than_the_ring_is_not_kept():
+    store = PrefixStore(None, WIDTH, torch.float32, 4 * TOKEN)
+    store.put("a", states(2, 1))
+    store.put("b", states(5, 2))
+    assert store.get("b") is None
+    assert torch.equal(store.get("a"), states(2, 1))
+
+
+def test_it_goes_on_in_a_new_process(tmp_path):
+    store = PrefixStore(tmp_path, WIDTH, torch.float32, 6 * TOKEN)
+    for name, value in (("a", 1), ("b", 2), ("c", 3)):
+        store.put(name, states(2, value))
+    store.close()
+    again = PrefixStore(tmp_path, WIDTH, torch.float32, 6 * TOKEN)
+    assert torch.equal(again.get("b"), states(2, 2))
+    again.put("d", states(2, 4))
+    assert again.get("a") is None
+    assert torch.equal(again.get("c"), states(2, 3))
+    assert (tmp_path / "hidden.bin").stat().st_size == 6 * TOKEN
+
+
+def test_what_was_overwritten_after_the_index_was_written_is_not_believed(tmp_path):
+    store = PrefixStore(tmp_path, WIDTH, torch.float32, 4 * TOKEN)
+    store.put("a", states(2, 1))
+    store.put("b", states(2, 2))
+    store.flush()
+    store.put("c", states(2, 3))
+    again = PrefixStore(tmp_path, WIDTH, torch.float32, 4 * TOKEN)
+    assert again.get("a") is None
+    assert torch.equal(again.get("b"), states(2, 2))
+
+
+def test_a_damaged_index_is_an_empty_store(tmp_path):
+    for text in ("", "key,start\n1,2\n", "key,start,tokens,crc32\na,-1,2,3\nb,0,9999,1\n", "\x00"):
+        store = PrefixStore(tmp_path, WIDTH, torch.float32, 4 * TOKEN)
+        store.put("a", states(1, 1))
+        (tmp_path / "index.csv").write_text(text)
+        assert len(PrefixStore(tmp_path, WIDTH, torch.float32, 4 * TOKEN)) == 0
+
+
+def test_a_full_disk_is_an_error_at_first_and_a_limit_later(tmp_path, monkeypatch):
+    import os
+
+    import pytest
+
+    from guided_ft.engine import store as module
+    from guided_ft.errors import GuidedError
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, "FIRST_BYTES", 4 * TOKEN)
+    store = PrefixStore(tmp_path / "a", WIDTH, torch.float32, 100 * TOKEN)
+    store.put("a", states(4, 1))
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    store.put("b", states(2, 2))
+    assert store.get("a") is None
+    assert torch.equal(store.get("b"), states(2, 2))
+    with pytest.raises(GuidedError, match="no room for the prefix cache"):
+        PrefixStore(tmp_path / "b", WIDTH, torch.float32, 100 * TOKEN).put("a", states(1, 1))
+
+
+def test_only_one_model_is_kept(tmp_path):
+    for name in ("old", "new"):
+        PrefixStore(tmp_path / name, WIDTH, torch.float32, 4 * TOKEN).put("a", states(1, 1))
+    clear_others(tmp_path, "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
