@@ -62,6 +62,7 @@ def select(
     *,
     seed: int = 0,
     whole: bool = False,
+    first_layer: int = 0,
 ) -> Selection:
     """Choose components within a budget of parameters.
 
@@ -76,6 +77,8 @@ def select(
         strategy: ``top``, ``bottom``, ``random`` or ``shuffled`` (within layers; both drawn with ``seed``).
         seed: of the random strategies.
         whole: choose all heads or all neurons of a layer together (by their mean score), as ``freeze`` mode needs.
+        first_layer: leave the layers below this one alone: back-propagation stops there, and what enters it can be kept
+            from one epoch to the next.
 
     Raises:
         GuidedError: for an unknown kind or strategy, or if the budget buys nothing.
@@ -88,6 +91,8 @@ def select(
     prioritize = pick(STRATEGIES, strategy, "strategy")
     anatomy = scores.anatomy
     limit = parse_budget(budget, anatomy.num_parameters)
+    if not 0 <= first_layer < anatomy.num_layers:
+        raise GuidedError(f"first_layer: {first_layer}, but this model has layers 0 to {anatomy.num_layers - 1}")
 
     units: list[tuple[float, tuple[Component, ...]]] = []
     for kind in sorted(kinds, key=KINDS.index):
@@ -97,6 +102,7 @@ def select(
             values = values.mean(axis=1)
         rng = np.random.default_rng([seed, KINDS.index(kind)])
         order = np.argsort(-prioritize(values, rng).ravel(), kind="stable")
+        order = [i for i in order if members[i][0].layer >= first_layer]
         units += [((rank + 0.5) / len(order), members[i]) for rank, i in enumerate(order)]
     units.sort(key=lambda ranked: ranked[0])
 
@@ -119,6 +125,7 @@ def select(
         "kinds": list(kinds),
         "seed": seed,
         "whole": whole,
+        "first_layer": first_layer,
     }
     return Selection(anatomy, tuple(chosen), how, {c: scores.score(c) for c in chosen})
 

@@ -14,12 +14,13 @@ from .artifact import digest, read_json, write_json
 from .budget import select
 from .certify import Certificate, canonical, fingerprint
 from .checkpoint import checkpoints, fault, newest_complete, seal
-from .engine import Engine, parse_size
+from .engine import Engine
 from .errors import GuidedError
 from .plan import Plan, trainable_names
 from .scoremap import ScoreMap
 from .scorers.localize import localize
 from .scorers.tap import GradientWatch
+from .sizes import parse_size
 from .task import Task
 
 logger = logging.getLogger(__name__)
@@ -48,8 +49,8 @@ class GuidedCallback(TrainerCallback):
         plan: what to train; or None, and then:
         task: what to localize for.
         method, retain, options: as in ``localize``.
-        budget, kinds, strategy: as in ``select``; ``kinds`` defaults to heads and neurons. In ``freeze`` mode whole
-            attentions and MLPs are chosen.
+        budget, kinds, strategy, first_layer: as in ``select``; ``kinds`` defaults to heads and neurons. In ``freeze``
+            mode whole attentions and MLPs are chosen.
         mode, rank, lr_scale: as in ``Plan``.
         seed: of the sampled retain text and of random choices.
         prefix_cache: size of the file in which the states that enter the lowest chosen layer are kept from one epoch to
@@ -72,6 +73,7 @@ class GuidedCallback(TrainerCallback):
         budget: str | float | int = "2%",
         kinds: tuple[str, ...] = ("head", "neuron"),
         strategy: str = "top",
+        first_layer: int = 0,
         mode: str = "slice",
         rank: int | None = None,
         lr_scale: float = 1.0,
@@ -91,6 +93,7 @@ class GuidedCallback(TrainerCallback):
         self._task = task
         self._localize: dict[str, Any] = {"method": method, "retain": retain, "seed": seed, **(options or {})}
         self._select: dict[str, Any] = {"budget": budget, "kinds": kinds, "strategy": strategy, "seed": seed}
+        self._select["first_layer"] = first_layer
         # Freeze mode trains whole weights, so the budget must buy whole attentions and MLPs.
         self._select["whole"] = mode == "freeze"
         self._plan: dict[str, Any] = {"mode": mode, "rank": rank, "lr_scale": lr_scale}

@@ -16,6 +16,7 @@ from .errors import GuidedError, did_you_mean
 from .recipe_errors import Problem, RecipeError, translate
 from .recipe_fields import (
     Budget,
+    CacheSize,
     Count,
     Decay,
     Flag,
@@ -78,6 +79,7 @@ class Select(Section):
     budget: Budget = Field(default="0.1%", description="share (0.1%, 0.001) or number of parameters to train")
     kinds: Kinds = Field(default=("head", "neuron"), description="what may be chosen: layer, head, neuron")
     strategy: Strategy = Field(default="top", description="top, bottom, random, or shuffled within layers")
+    first_layer: Steps = Field(default=0, description="lowest layer that may be chosen: training stops below it")
 
 
 class Train(Section):
@@ -101,6 +103,9 @@ class Train(Section):
     save_steps: Count = Field(default=50, description="steps between checkpoints")
     beta: Rate = Field(default=0.1, description="DPO's pull towards the base model")
     gradient_checkpointing: Flag = Field(default=False, description="save memory, take longer")
+    prefix_cache: CacheSize = Field(
+        default="auto", description="states kept between epochs: auto, none, or a size (1GB)"
+    )
 
 
 class Evaluate(Section):

@@ -138,6 +138,17 @@ def _budget(value: Any) -> str | float | int:
     raise GuidedError(f"{what}, got {show(value)} (write 2%, 0.02 or 100000)")
 
 
+def _cache_size(value: Any) -> str | int:
+    from .sizes import parse_size
+
+    try:
+        if value == "none" or parse_size(value):
+            return value
+    except GuidedError:
+        pass
+    raise GuidedError(f"expected auto, none or a size, got {show(value)} (write 1GB)")
+
+
 def _kinds(value: Any) -> list[str]:
     from .anatomy.component import KINDS
 
@@ -177,6 +188,7 @@ Kept = Annotated[str, BeforeValidator(_kept)]
 Method = Annotated[str, BeforeValidator(_method)]
 Strategy = Annotated[str, BeforeValidator(_strategy)]
 Budget = Annotated[str | float | int, BeforeValidator(_budget)]
+CacheSize = Annotated[str | int, BeforeValidator(_cache_size)]
 Kinds = Annotated[tuple[Literal["layer", "head", "neuron"], ...], BeforeValidator(_kinds)]
 Options = Annotated[
     dict[str, Annotated[int | float | str | bool, BeforeValidator(_option)]],

@@ -109,7 +109,13 @@ def choose(run: Run) -> dict[str, Any]:
 def _plan(run: Run, scores: ScoreMap, strategy: str, seed: int, folder: Path) -> dict[str, Any]:
     recipe = run.recipe
     selection = select(
-        scores, recipe.select.budget, recipe.select.kinds, strategy, seed=seed, whole=recipe.train.mode == "freeze"
+        scores,
+        recipe.select.budget,
+        recipe.select.kinds,
+        strategy,
+        seed=seed,
+        whole=recipe.train.mode == "freeze",
+        first_layer=recipe.select.first_layer,
     )
     plan = Plan(selection, recipe.train.mode, recipe.train.rank, recipe.train.lr_scale)
     selection.save(folder / "selection.json")

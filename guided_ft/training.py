@@ -38,7 +38,8 @@ def train(
         ``loss`` ``[[step, loss], ...]``, ``frozen``, ``seconds`` (of training), ``resumed_from``, ``trainable``.
     """
     checkpoint = _resumable(recipe, plan, folder / "train")
-    callback = GuidedCallback(plan)
+    wanted = recipe.train.prefix_cache
+    callback = GuidedCallback(plan, prefix_cache=None if wanted == "none" else wanted)
     trainer = _TRAINERS[recipe.train.trainer](recipe, plan, rows, model, tokenizer, folder / "train", callback)
     _show_progress(trainer)
     began = time.perf_counter()
@@ -48,12 +49,14 @@ def train(
     trained.eval()
     _save(trained, tokenizer, folder / "adapter")
     write_arrays(folder / "probe.safetensors", {"logits": probe_logits(trained, probe).numpy()})
-    certificate = callback.certificate
+    certificate, engine = callback.certificate, callback.engine
     assert certificate is not None
+    assert engine is not None
     return {
         "loss": [[entry["step"], entry["loss"]] for entry in trainer.state.log_history if "loss" in entry],
         "frozen": {"identical": certificate.identical, "total": certificate.total},
         "seconds": seconds,
+        "prefix": engine.summary(),
         "resumed_from": checkpoint.name if checkpoint else None,
         "trainable": plan.num_parameters,
     }
@@ -120,6 +123,8 @@ def _common(recipe: Recipe, folder: Path) -> dict[str, Any]:
         "weight_decay": settings.weight_decay,
         "max_grad_norm": settings.max_grad_norm,
         "max_length": settings.max_length,
+        # Few different lengths: stored states are found again only at the padded length that they were computed at.
+        "pad_to_multiple_of": 8,
         "gradient_checkpointing": settings.gradient_checkpointing,
         "save_strategy": "steps",
         "save_steps": settings.save_steps,

@@ -14,11 +14,11 @@ from transformers import Trainer, TrainingArguments
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from guided_ft import Anatomy, Component, GuidedCallback, Plan, Selection
-from guided_ft.engine import parse_size
 from guided_ft.engine.labelled import labelled_only
 from guided_ft.engine.prefix import Prefix
 from guided_ft.engine.store import PrefixStore
 from guided_ft.errors import GuidedError
+from guided_ft.sizes import parse_size
 
 FIRST = 2
 

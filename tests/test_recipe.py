@@ -445,6 +445,24 @@ MISTAKES = [
         "select: {kinds: [[head]]}",
         "recipe.yaml: select.kinds: expected layer, head or neuron, got a list (write a word such as layer)",
     ),
+    *[
+        (
+            f"train: {{prefix_cache: {text}}}",
+            f"recipe.yaml: train.prefix_cache: expected auto, none or a size, got {shown} (write 1GB)",
+        )
+        for text, shown in {
+            "big": "'big'",
+            "0": "0",
+            "-1": "-1",
+            "true": "true",
+            "[1GB]": "a list",
+            "": "nothing",
+        }.items()
+    ],
+    (
+        "select: {first_layer: -1}",
+        "recipe.yaml: select.first_layer: expected an integer of at least 0, got -1 (write a number such as 0)",
+    ),
     # options
     (
         "data: {name: x, options: [1]}",

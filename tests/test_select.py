@@ -151,6 +151,7 @@ def test_how_and_scores_are_recorded():
         "kinds": ["neuron"],
         "seed": 3,
         "whole": False,
+        "first_layer": 0,
     }
     assert chosen.scores == {Component("neuron", 1, 46): 94.0, Component("neuron", 1, 47): 95.0}
 
@@ -220,3 +221,18 @@ def test_every_refusal_says_what_to_do(arguments, message):
 def test_a_single_kind_may_be_a_word():
     scores = score_map(0, 1000)
     assert select(scores, "5%", "neuron") == select(scores, "5%", ["neuron", "neuron"])
+
+
+@pytest.mark.parametrize("strategy", ["top", "random", "shuffled", "bottom"])
+@pytest.mark.parametrize("whole", [False, True])
+def test_layers_below_the_first_are_left_alone(strategy, whole):
+    scores = score_map(0, 1000)
+    chosen = select(scores, "60%" if whole else "5%", strategy=strategy, whole=whole, first_layer=1)
+    assert len(chosen)
+    assert {c.layer for c in chosen} == set(range(1, ANATOMY.num_layers))
+
+
+@pytest.mark.parametrize("first", [-1, 2])
+def test_a_first_layer_that_is_not_there(first):
+    with pytest.raises(GuidedError, match=rf"first_layer: {first}, but this model has layers 0 to 1"):
+        select(score_map(0, 1000), "5%", first_layer=first)

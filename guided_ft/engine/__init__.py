@@ -1,5 +1,5 @@
 """What makes a step cheap: the head and the lower layers do only what training needs."""
 
-from .engine import Engine, parse_size
+from .engine import Engine
 
-__all__ = ["Engine", "parse_size"]
+__all__ = ["Engine"]

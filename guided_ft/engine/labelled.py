@@ -34,9 +34,11 @@ def labelled_only(model: nn.Module, anatomy: Anatomy | None = None) -> Iterator[
 
     def score(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         labels = kwargs.get("labels")
-        mask = labels[:, 1:] != IGNORE if isinstance(labels, torch.Tensor) and labels.ndim == 2 else None
         special = any(kwargs.get(name) is not None for name in ("shift_labels", "output_hidden_states"))
-        if mask is None or special or not base.training or not mask.any():
+        if not isinstance(labels, torch.Tensor) or labels.ndim != 2 or special or not base.training:
+            return forward(*args, **kwargs)
+        mask = labels[:, 1:] != IGNORE
+        if not mask.any():
             return forward(*args, **kwargs)
         chosen = labels[:, 1:][mask][None]
         scored.append(mask)
