@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from .artifact import digest, read_text, write_text
-from .errors import GuidedError
+from .errors import GuidedError, pick
 from .formats import IGNORE, Tokens, read_row
 
 Example = tuple[Tokens, ...]
@@ -35,6 +35,7 @@ class Task:
         batch_size: examples per batch.
         beta: of the DPO loss, for preference examples.
         name: what to call the task in reports.
+        padding_side: where short sequences are filled up; scores do not depend on it.
     """
 
     examples: tuple[Example, ...]
@@ -42,8 +43,10 @@ class Task:
     batch_size: int = 8
     beta: float = 0.1
     name: str = "task"
+    padding_side: str = "right"
 
     def __post_init__(self) -> None:
+        pick({"left": 0, "right": 0}, self.padding_side, "padding_side")
         if not self.examples:
             raise GuidedError(f"task {self.name!r}: it has no examples")
         for i, example in enumerate(self.examples):
@@ -121,7 +124,7 @@ class Task:
 
     def take(self, count: int) -> Task:
         """The first ``count`` examples."""
-        return Task(self.examples[:count], self.pad_id, self.batch_size, self.beta, self.name)
+        return replace(self, examples=self.examples[:count])
 
     # -- reading ----------------------------------------------------------------------------------------------------
     @property
@@ -145,14 +148,15 @@ class Task:
         return -(-len(self.examples) // self.batch_size)
 
     def batches(self, device: torch.device | str = "cpu") -> Iterator[dict[str, torch.Tensor]]:
-        """Yield right-padded ``input_ids``, ``attention_mask``, ``labels``, each ``[rows, tokens]``.
+        """Yield padded ``input_ids``, ``attention_mask``, ``labels``, each ``[rows, tokens]``.
 
-        Rows are examples; for preferences first all chosen, then all rejected sequences.
+        Rows are examples; for preferences first all chosen, then all rejected sequences. Padded on the left, they
+        come with ``position_ids``.
         """
         for start in range(0, len(self.examples), self.batch_size):
             part = self.examples[start : start + self.batch_size]
             rows = [sequence for column in zip(*part, strict=True) for sequence in column]
-            yield {name: tensor.to(device) for name, tensor in pad_rows(rows, self.pad_id).items()}
+            yield {name: tensor.to(device) for name, tensor in pad_rows(rows, self.pad_id, self.padding_side).items()}
 
     # -- asking -----------------------------------------------------------------------------------------------------
     def quantity(self, model: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -161,7 +165,7 @@ class Task:
         SFT: mean negative log-likelihood of the answer tokens (nats). Preferences: log-probability of the chosen
         answer less that of the rejected one (nats).
         """
-        out = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)
+        out = model(**inputs(batch), use_cache=False)
         labels = batch["labels"][:, 1:]
         logits = out.logits[:, :-1].float()
         nll = F.cross_entropy(logits.transpose(1, 2), labels, ignore_index=IGNORE, reduction="none").sum(1)
@@ -186,14 +190,26 @@ class Task:
         return values.unflatten(0, (2, -1)).sum(0) if self.is_preference else values
 
 
-def pad_rows(rows: Sequence[Tokens], pad_id: int) -> dict[str, torch.Tensor]:
-    """Right-pad sequences to one length: ``input_ids``, ``attention_mask``, ``labels`` ``[rows, tokens]``."""
+def inputs(batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The part of a batch that a model takes."""
+    return {name: batch[name] for name in ("input_ids", "attention_mask", "position_ids") if name in batch}
+
+
+def pad_rows(rows: Sequence[Tokens], pad_id: int, side: str = "right") -> dict[str, torch.Tensor]:
+    """Pad sequences to one length: ``input_ids``, ``attention_mask``, ``labels`` ``[rows, tokens]``.
+
+    Padded on the left, they need ``position_ids`` too: a model with learned positions would count the padding.
+    """
     length = max(len(row.ids) for row in rows)
     ids = torch.full((len(rows), length), pad_id)
     labels = torch.full((len(rows), length), IGNORE)
     mask = torch.zeros((len(rows), length), dtype=torch.long)
     for i, row in enumerate(rows):
-        ids[i, : len(row.ids)] = torch.tensor(row.ids)
-        labels[i, : len(row.ids)] = torch.tensor(row.labels)
-        mask[i, : len(row.ids)] = 1
-    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+        place = slice(length - len(row.ids), None) if side == "left" else slice(len(row.ids))
+        ids[i, place] = torch.tensor(row.ids)
+        labels[i, place] = torch.tensor(row.labels)
+        mask[i, place] = 1
+        if side == "left":
+            labels[i, length - len(row.ids)] = IGNORE  # nothing but padding stands before it to predict it from
+    batch = {"input_ids": ids, "attention_mask": mask, "labels": labels}
+    return batch | ({"position_ids": (mask.cumsum(1) - 1).clamp(min=0)} if side == "left" else {})
