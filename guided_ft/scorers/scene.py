@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from ..anatomy import Anatomy
+from ..batching import model_inputs
 from ..errors import GuidedError
 from ..formats import IGNORE
-from ..task import Task, inputs
+from ..task import Task
 from .tap import Tap
 
 Seen = Callable[[str, int, torch.Tensor], None]
@@ -70,7 +71,7 @@ class Scene:
     def forward(self, batch: Mapping[str, torch.Tensor] | None = None) -> None:
         """Run the model for its activations."""
         # One token's logits: nobody reads them, and all of them can take more memory than everything else.
-        self.model(**inputs(batch or self.batch), use_cache=False, logits_to_keep=1)
+        self.model(**model_inputs(batch or self.batch), use_cache=False, logits_to_keep=1)
 
     def loss(self) -> torch.Tensor:
         """Run the model for the loss per example ``[examples]``."""
