@@ -24,6 +24,7 @@ class Scene:
 
     Attributes:
         mask: ``[rows, tokens]``, true at real tokens.
+        first: number of the batch's first example in the task.
         phase: which part of the pass runs, for passes that have parts.
         owners: by name of something large that several recorders need, the one that keeps it.
     """
@@ -36,12 +37,14 @@ class Scene:
         self.phase: Any = "clean"
         self.batch: dict[str, torch.Tensor] = {}
         self.mask = torch.zeros(0)
+        self.first = 0
         self.owners: dict[str, Any] = {}
 
     # -- the batch --------------------------------------------------------------------------------------------------
-    def show(self, batch: dict[str, torch.Tensor]) -> None:
+    def show(self, batch: dict[str, torch.Tensor], first: int = 0) -> None:
         """The next batch comes on."""
         self.batch, self.mask, self.phase = batch, batch["attention_mask"].bool(), "clean"
+        self.first = first
 
     @property
     def rows(self) -> int:
