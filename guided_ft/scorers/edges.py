@@ -10,11 +10,21 @@ from torch import nn
 
 from ..anatomy import Anatomy, Rows
 from ..errors import GuidedError, pick
+from ..task import Task
 from .circuit import Edges
 from .passes import BACKWARD, PAIRS, Pass, Path
+from .record import record
 from .recorder import Recorder
 from .scene import Scene, float_weight
 from .unembed import check_reading, frozen_norm, pull_back
+
+
+def edges(model: nn.Module, task: Task, *, progress: bool | None = None, **options: Any) -> Edges:
+    """The effects of all connections; options of ``EdgePatching`` but ``keep``."""
+    anatomy = Anatomy.of(model)
+    recorder = EdgePatching(anatomy, ("layer", "head"), keep=0.5, **options)
+    record(model, anatomy, task, {"eap": recorder}, progress=progress)
+    return recorder.found
 
 
 class EdgePatching(Recorder):
@@ -40,6 +50,8 @@ class EdgePatching(Recorder):
     Cost: one backward pass per step, one or two forward passes, and for each a product of everything written with
     everything read. Data: labelled examples; pairs for ``corrupted``. Layers, heads. Adapters must be merged.
     """
+
+    found: Edges
 
     def __init__(
         self,
@@ -201,7 +213,7 @@ class EdgePatching(Recorder):
         self._read.clear()
 
     # -- the answer -------------------------------------------------------------------------------------------------
-    def edges(self, examples: int) -> Edges:
+    def _edges(self, examples: int) -> Edges:
         """All edges and their effects."""
         a = self.anatomy
         scores = np.zeros((Edges.num_sources(a), Edges.num_targets(a)))
@@ -211,9 +223,9 @@ class EdgePatching(Recorder):
         return Edges(a, scores / examples, Edges.possible(a, self._parallel))
 
     def result(self, scene: Scene) -> dict[str, np.ndarray]:
-        self._found = self.edges(len(scene.task))
-        nodes = self._found.nodes(self.keep)
+        self.found = self._edges(len(scene.task))
+        nodes = self.found.nodes(self.keep)
         return {kind: nodes[kind] for kind in self.kinds}
 
     def meta(self) -> dict[str, Any]:
-        return {"edges": self._found.top(50)}
+        return {"edges": self.found.top(50)}

@@ -32,7 +32,7 @@ class Fisher(Recorder):
     heads, neurons. Quantized weights are no obstacle.
     """
 
-    program: tuple[tuple[Pass, int], ...] = ((BACKWARD, 0),)
+    program = ((BACKWARD, 0),)
 
     def watch(self, scene: Scene, step: int) -> None:
         watch_ghosts(self, scene)
@@ -86,7 +86,7 @@ class NaturalGain(MeanGradient):
     Data: labelled examples and a retain set. Layers, heads, neurons. Needs weights that are not quantized.
     """
 
-    program = ((WEIGHTS, 0), (BACKWARD, 1))
+    program: tuple[tuple[Pass, int], ...] = ((WEIGHTS, 0), (BACKWARD, 1))
 
     def __init__(self, anatomy: Anatomy, kinds: tuple[str, ...], *, against: Task, damping: float = 0.1) -> None:
         super().__init__(anatomy, kinds)

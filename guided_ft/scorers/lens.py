@@ -68,6 +68,7 @@ class ExecutionDepth(Recorder):
     """
 
     program = ((FORWARD, 0),)
+    _appeared: torch.Tensor
 
     def watch(self, scene: Scene, step: int) -> None:
         lens = Unembedding(scene)
@@ -76,11 +77,11 @@ class ExecutionDepth(Recorder):
             answers = Answers.of(scene)
             # Rejected answers are not meant to appear.
             top = lens.read(answers.at(after), answers.token)[1][answers.weight > 0]
-            first = top if layer == 0 else top & ~self._appeared
-            self._appeared = top if layer == 0 else top | self._appeared
-            self.add(layer, first.sum())
             if layer == 0:
-                self.add("tokens", torch.tensor(float(len(top))))
+                self._appeared = torch.zeros_like(top)
+                self.add("tokens", torch.ones_like(top).sum())
+            self.add(layer, (top & ~self._appeared).sum())
+            self._appeared = top | self._appeared
 
         scene.at_layers(seen)
 
@@ -88,7 +89,7 @@ class ExecutionDepth(Recorder):
         return self.stack(lambda kind, layer: self._share(layer))
 
     def _share(self, layer: int) -> torch.Tensor:
-        return self.steps[0][layer].cpu() / self.steps[0]["tokens"].cpu()
+        return self.steps[0][layer] / self.steps[0]["tokens"]
 
     def meta(self) -> dict[str, Any]:
         shares = [float(self._share(layer)) for layer in range(self.anatomy.num_layers)]

@@ -7,7 +7,7 @@ import torch
 
 from ..anatomy import Anatomy
 from .fold import Sums, fold, squares, sums
-from .passes import WEIGHTS
+from .passes import WEIGHTS, Pass
 from .recorder import Recorder
 from .scene import Scene, float_weight
 
@@ -15,7 +15,7 @@ from .scene import Scene, float_weight
 class MeanGradient(Recorder):
     """Base of scorers that need the gradient of the mean loss. Those that run together hold it once."""
 
-    program = ((WEIGHTS, 0),)
+    program: tuple[tuple[Pass, int], ...] = ((WEIGHTS, 0),)
 
     def watch(self, scene: Scene, step: int) -> None:
         self._owner = scene.owners.setdefault("mean gradient", self)
