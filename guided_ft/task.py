@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,13 +12,12 @@ import torch
 import torch.nn.functional as F
 
 from .anatomy import base_model
-from .artifact import digest, read_text, write_text
+from .artifact import digest, write_text
+from .batching import model_inputs, pad_rows, side_by_side
 from .errors import GuidedError, pick
-from .formats import IGNORE, Tokens, read_corrupted, read_row, read_wrong
+from .formats import IGNORE, Tokens
 from .metrics import Metric, answer_nll, check_metric, logit_difference, metric_name, of_function
-
-Example = tuple[Tokens, ...]
-"""One sequence (SFT), or the chosen and the rejected one (preferences)."""
+from .rows import Example, check_pairs, id_rows, read_lines, read_rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,28 +71,9 @@ class Task:
                         f"task {self.name!r}: example {i} has no answer tokens left (is the completion empty, or "
                         "max_length too short?)"
                     )
-        self._check_pairs()
+        check_pairs(self.name, self.examples, self.corrupted, self.wrong)
         if self.metric == "logit_diff" and self.wrong is None:
             raise GuidedError(f"task {self.name!r}: example 0 has no wrong answer (metric 'logit_diff' needs 'wrong')")
-
-    def _check_pairs(self) -> None:
-        for i, (example, other) in enumerate(zip(self.examples, self.corrupted or self.examples, strict=True)):
-            for clean, corrupted in zip(example, other, strict=True):
-                if len(clean.ids) != len(corrupted.ids):
-                    raise GuidedError(
-                        f"task {self.name!r}: example {i} has {len(clean.ids)} tokens but its corrupted one "
-                        f"{len(corrupted.ids)} (patching needs the same number, token for token)"
-                    )
-        if self.wrong is not None and self.is_preference:
-            raise GuidedError(f"task {self.name!r}: example 0 has a rejected and a wrong answer (leave 'wrong' out)")
-        for i, (example, wrong) in enumerate(zip(self.examples, self.wrong or (), strict=self.wrong is not None)):
-            labels = example[0].labels
-            # The right answer's token must be there to be compared with.
-            if len(wrong) != len(labels) or not any(w != IGNORE != r for w, r in zip(wrong, labels, strict=True)):
-                raise GuidedError(
-                    f"task {self.name!r}: example {i} has no wrong answer token beside the right one (does 'wrong' "
-                    "differ within max_length?)"
-                )
 
     # -- making one -------------------------------------------------------------------------------------------------
     @classmethod
@@ -119,32 +99,8 @@ class Task:
             GuidedError: for a row in no known format, without answer tokens, with an answer that alone is longer than
                 ``max_length``, or whose corrupted prompt has another length; it names the row.
         """
-        examples, corrupted, wrong = [], [], []
-        for i, row in enumerate(dataset):
-            try:
-                example = read_row(row, tokenizer)
-                _check_fits(example, max_length)
-                other, labels = read_corrupted(row, tokenizer), read_wrong(row, tokenizer, example[0])
-                _check_like_first("corrupted prompt", other, corrupted)
-                _check_like_first("wrong answer", labels, wrong)
-            except GuidedError as error:
-                raise GuidedError(f"task {name!r}: row {i}: {error}") from None
-            examples.append(_cut(example, max_length))
-            corrupted.append(other and _cut(other, max_length))
-            wrong.append(labels and labels[:max_length])
-        pad = getattr(tokenizer, "pad_token_id", None)
-        if pad is None:
-            pad = getattr(tokenizer, "eos_token_id", None) or 0
-        return cls(
-            tuple(examples),
-            pad,
-            batch_size,
-            beta,
-            name,
-            tuple(corrupted) if any(corrupted) else None,  # type: ignore[arg-type]
-            tuple(wrong) if any(wrong) else None,  # type: ignore[arg-type]
-            metric,
-        )
+        fields = read_rows(dataset, tokenizer, max_length, name)
+        return cls(batch_size=batch_size, beta=beta, name=name, metric=metric, **fields)
 
     @classmethod
     def from_trainer(cls, trainer: Any, count: int = 64) -> Task:
@@ -171,32 +127,12 @@ class Task:
 
         What ``save`` wrote needs no tokenizer. Options as in ``from_dataset``.
         """
-        text = read_text(path)
-        if str(path).endswith(".txt"):
-            rows: list[Any] = [{"text": line} for line in text.splitlines() if line.strip()]
-        else:
-            rows = []
-            for number, line in enumerate(text.splitlines(), 1):
-                try:
-                    row = json.loads(line) if line.strip() else None
-                except (ValueError, RecursionError):
-                    row = line
-                if row is not None and not isinstance(row, dict):
-                    raise GuidedError(f"{path}:{number}: not a JSON object (write one object per line)")
-                rows += [row] if row else []
+        rows = read_lines(path)
         return cls.from_dataset(rows, tokenizer, **{"name": os.path.basename(os.fspath(path)), **options})
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the token ids as JSON lines, one example per line."""
-        rows: list[dict[str, Any]] = [
-            {"input_ids": e[0].ids, "labels": e[0].labels}
-            | ({"rejected_ids": e[1].ids, "rejected_labels": e[1].labels} if len(e) > 1 else {})
-            for e in self.examples
-        ]
-        for row, other in zip(rows, self.corrupted or (), strict=False):
-            row |= dict(zip(("corrupted_ids", "corrupted_rejected_ids"), (s.ids for s in other), strict=False))
-        for row, labels in zip(rows, self.wrong or (), strict=False):
-            row["wrong_labels"] = labels
+        rows = id_rows(self.examples, self.corrupted, self.wrong)
         write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
 
     def take(self, count: int) -> Task:
@@ -207,7 +143,8 @@ class Task:
         """The examples with these indices."""
         chosen = list(indices)
         columns = {name: getattr(self, name) for name in ("examples", "corrupted", "wrong", "reference")}
-        return replace(self, **{k: v and tuple(v[i] for i in chosen) for k, v in columns.items()})
+        parts: dict[str, Any] = {k: v and tuple(v[i] for i in chosen) for k, v in columns.items()}
+        return replace(self, **parts)
 
     def check(self, model: torch.nn.Module) -> None:
         """Raise GuidedError, with the example's index, if an example does not fit into the model."""
@@ -267,10 +204,12 @@ class Task:
         """
         for start in range(0, len(self.examples), self.batch_size):
             part = slice(start, start + self.batch_size)
-            rows = _rows(self.examples[part])
+            rows = side_by_side(self.examples[part])
             batch = pad_rows(rows, self.pad_id, self.padding)
             if self.corrupted is not None:
-                batch["corrupted_ids"] = pad_rows(_rows(self.corrupted[part]), self.pad_id, self.padding)["input_ids"]
+                batch["corrupted_ids"] = pad_rows(side_by_side(self.corrupted[part]), self.pad_id, self.padding)[
+                    "input_ids"
+                ]
             if self.wrong is not None:
                 wrong = [Tokens(row.ids, labels) for row, labels in zip(rows, self.wrong[part], strict=True)]
                 batch["wrong"] = pad_rows(wrong, self.pad_id, self.padding)["labels"]
@@ -325,48 +264,3 @@ class Task:
     def per_example(self, values: torch.Tensor) -> torch.Tensor:
         """Sum what belongs to one example: ``[rows, ...] -> [examples, ...]``."""
         return values.unflatten(0, (2, -1)).sum(0) if self.is_preference else values
-
-
-def model_inputs(batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """What of a batch the model reads."""
-    return {name: batch[name] for name in ("input_ids", "attention_mask", "position_ids") if name in batch}
-
-
-def pad_rows(rows: Sequence[Tokens], pad_id: int, padding: str = "right") -> dict[str, torch.Tensor]:
-    """Pad sequences to one length: ``input_ids``, ``attention_mask``, ``labels`` ``[rows, tokens]``.
-
-    Left padding adds ``position_ids``.
-    """
-    length = max(len(row.ids) for row in rows)
-    ids = torch.full((len(rows), length), pad_id)
-    labels = torch.full((len(rows), length), IGNORE)
-    mask = torch.zeros((len(rows), length), dtype=torch.long)
-    for i, row in enumerate(rows):
-        start = length - len(row.ids) if padding == "left" else 0
-        part = slice(start, start + len(row.ids))
-        ids[i, part] = torch.tensor(row.ids)
-        labels[i, part] = torch.tensor(row.labels)
-        mask[i, part] = 1
-    batch = {"input_ids": ids, "attention_mask": mask, "labels": labels}
-    return batch if padding == "right" else batch | {"position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
-
-
-def _rows(examples: Sequence[Example]) -> list[Tokens]:
-    return [sequence for column in zip(*examples, strict=True) for sequence in column]
-
-
-def _cut(example: Example, max_length: int | None) -> Example:
-    return tuple(Tokens(s.ids[:max_length], s.labels[:max_length]) for s in example)
-
-
-def _check_fits(example: Example, max_length: int | None) -> None:
-    for sequence in example:
-        answer = sum(label != IGNORE for label in sequence.labels)
-        # Text that is scored from its first token on is not an answer: it may be cut.
-        if max_length is not None and answer > max_length and sequence.labels[0] == IGNORE:
-            raise GuidedError(f"its answer has {answer} tokens, more than max_length {max_length} (raise it)")
-
-
-def _check_like_first(what: str, found: Any, earlier: Sequence[Any]) -> None:
-    if earlier and (found is None) != (earlier[0] is None):
-        raise GuidedError(f"it has {'a' if found else 'no'} {what}, unlike row 0 (give all rows one, or none)")

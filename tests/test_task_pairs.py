@@ -12,9 +12,10 @@ from families import make
 from transformers import DataCollatorForLanguageModeling, Trainer, TrainingArguments
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
+from guided_ft.batching import model_inputs
 from guided_ft.errors import GuidedError
 from guided_ft.formats import IGNORE, Tokens
-from guided_ft.task import Task, model_inputs
+from guided_ft.task import Task
 
 ROWS = [
     {"prompt": f"{i}+{j} =", "completion": f" {i + j}", "corrupted_prompt": f"{j}+{i + 1} =", "wrong": f" {i + j + 1}"}
