@@ -24,6 +24,7 @@ def pad_rows(rows: Sequence[Tokens], pad_id: int, padding: str = "right") -> dic
         ids[i, part] = torch.tensor(row.ids)
         labels[i, part] = torch.tensor(row.labels)
         mask[i, part] = 1
+        labels[i, start] = IGNORE  # nothing stands before it that could say it; on the left, padding does
     batch = {"input_ids": ids, "attention_mask": mask, "labels": labels}
     return batch if padding == "right" else batch | {"position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
 

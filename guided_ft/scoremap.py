@@ -93,7 +93,7 @@ class ScoreMap:
         k = max(1, min(k, mine.size))
         best = [set(np.argsort(-a, kind="stable")[:k].tolist()) for a in (mine, theirs)]
         return {
-            "spearman": _pearson(_ranks(mine), _ranks(theirs)),
+            "spearman": _pearson(ranks(mine), ranks(theirs)),
             "pearson": _pearson(mine, theirs),
             "overlap": len(best[0] & best[1]) / k,
         }
@@ -120,7 +120,7 @@ class ScoreMap:
         return f"ScoreMap({(self.meta or {}).get('method', '?')}: {sizes} of {self.anatomy.model_type})"
 
 
-def _ranks(values: np.ndarray) -> np.ndarray:
+def ranks(values: np.ndarray) -> np.ndarray:
     """Ranks from 0; ties share their mean rank."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)

@@ -12,13 +12,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .anatomy import KINDS
 from .artifact import read_arrays
 from .budget import select
 from .data import load_rows
 from .models import load_model, load_tokenizer
 from .plan import Plan
 from .scoremap import ScoreMap
+from .scorers.catalogue import find
 
 if TYPE_CHECKING:
     from .recipe import Recipe
@@ -96,8 +96,9 @@ def localize(run: Run) -> dict[str, Any]:
 
 
 def _kinds(run: Run) -> tuple[str, ...]:
-    """Score all kinds, for the picture; exact ablation only those that may be chosen, for the time it takes."""
-    return tuple(run.recipe.select.kinds) if run.recipe.localize.method == "ablation" else KINDS
+    """Score all kinds there are, for the picture; exact ablation only those that may be chosen, for the time."""
+    method = run.recipe.localize.method
+    return tuple(run.recipe.select.kinds) if method == "ablation" else find(method).kinds
 
 
 def choose(run: Run) -> dict[str, Any]:

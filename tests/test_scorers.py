@@ -14,7 +14,8 @@ from guided_ft.errors import GuidedError
 from guided_ft.formats import Tokens
 from guided_ft.scoremap import ScoreMap
 from guided_ft.scorers import catalogue
-from guided_ft.scorers.localize import FLOOR, localize
+from guided_ft.scorers.combine import FLOOR
+from guided_ft.scorers.localize import localize
 from guided_ft.scorers.self_text import self_text
 from guided_ft.scorers.tap import GradientWatch, Tap
 from guided_ft.task import Task

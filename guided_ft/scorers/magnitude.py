@@ -10,7 +10,7 @@ from torch import nn
 from ..anatomy import KINDS, Anatomy, base_model
 from ..scoremap import ScoreMap
 from .fold import fold, squares
-from .gradient import _weight
+from .scene import weight_of
 
 
 def magnitude(
@@ -23,5 +23,5 @@ def magnitude(
 ) -> ScoreMap:
     """Score components by the Euclidean norm of the weights they own: ``sqrt(sum(w^2))``. No pass, no data."""
     base = base_model(model)
-    folded = fold(anatomy, lambda name: squares(_weight(base.get_submodule(name)), anatomy.rows_axis), kinds, 0)
-    return ScoreMap.of_arrays(anatomy, {kind: np.sqrt(folded.of(kind)) for kind in kinds}, folded.meta)
+    folded = fold(anatomy, lambda name: squares(weight_of(base, name), anatomy.rows_axis), kinds)
+    return ScoreMap.of_arrays(anatomy, {kind: np.sqrt(array) for kind, array in folded.items()}, {"passes": 0})

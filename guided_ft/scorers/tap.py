@@ -30,6 +30,7 @@ class Tap:
         self.base = base_model(model)
         self.start_graph = start_graph
         self._handles: list[Any] = []
+        self._of_weights: dict[nn.Parameter, list[Callable[[torch.Tensor], None]]] = {}
 
     def __enter__(self) -> Tap:
         self._training = [(m, m.training) for m in self.model.modules()]
@@ -66,6 +67,22 @@ class Tap:
 
         return self._keep(self.base.get_submodule(name).register_forward_pre_hook(pre))
 
+    def at_output(self, name: str, hook: TensorHook) -> Any:
+        """Call ``hook(activation)`` on what leaves a module; what it returns, if anything, replaces it."""
+
+        def post(module: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor | None:
+            return hook(output)
+
+        return self._keep(self.base.get_submodule(name).register_forward_hook(post))
+
+    def at_module(self, name: str, hook: Callable[[torch.Tensor, Any], None]) -> Any:
+        """Call ``hook(first input or hidden states, output)`` on a module; it cannot change them."""
+
+        def post(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
+            hook(args[0] if args else kwargs["hidden_states"], output)
+
+        return self._keep(self.base.get_submodule(name).register_forward_hook(post, with_kwargs=True))
+
     def at_layer(self, name: str, hook: Callable[[torch.Tensor, torch.Tensor], torch.Tensor | None]) -> Any:
         """Call ``hook(hidden_in, hidden_out)`` on a layer; what it returns, if anything, replaces its output."""
 
@@ -89,11 +106,19 @@ class Tap:
             tensor.register_hook(call)
 
     def at_weight_gradient(self, parameter: nn.Parameter, hook: Callable[[torch.Tensor], None]) -> None:
-        """Train a parameter for the time of the block: call ``hook(gradient)``, then drop the gradient."""
+        """Train a parameter for the time of the block: call ``hook(gradient)``, then drop the gradient.
+
+        Several hooks on one parameter see the same gradient.
+        """
+        hooks = self._of_weights.setdefault(parameter, [])
+        hooks.append(hook)
+        if len(hooks) > 1:
+            return
 
         def call(p: torch.Tensor) -> None:
             assert p.grad is not None
-            hook(p.grad)
+            for each in hooks:
+                each(p.grad)
             p.grad = None
 
         parameter.requires_grad_(True)
