@@ -248,6 +248,12 @@ class Task:
         return (wanted != IGNORE).any(0).nonzero()[:, 0]
 
     @property
+    def first_scored(self) -> int:
+        """The lowest position whose logits any example needs."""
+        answers = [*(s.labels for e in self.examples for s in e), *(self.wrong or ())]
+        return min(next(i for i, label in enumerate(labels) if label != IGNORE and i) for labels in answers) - 1
+
+    @property
     def _mean_tokens(self) -> float:
         return sum(label != IGNORE for e in self.examples for s in e for label in s.labels[1:]) / len(self.examples)
 

@@ -14,10 +14,11 @@ from test_scorers import equal, prepared, state_of
 
 from guided_ft.anatomy import Anatomy, Component
 from guided_ft.errors import GuidedError
+from guided_ft.formats import Tokens
 from guided_ft.scorers import ablation as module
 from guided_ft.scorers.ablation import ablation, effects
 from guided_ft.scorers.localize import localize
-from guided_ft.scorers.suffix import Suffix
+from guided_ft.scorers.suffix import Suffix, shared_prefix
 from guided_ft.scorers.tap import Tap
 from guided_ft.task import Task
 
@@ -25,19 +26,21 @@ REPLACE = ("zero", "mean", "resample", "corrupted")
 SOME = tuple(map(Component.parse, ("L0", "L1", "L0.H1", "L1.H3", "L0.N7", "L1.N40")))
 
 
-def task_of(count: int = 5, preference: bool = False, **options) -> Task:
-    """Rows of two lengths, with corrupted prompts."""
+def task_of(count: int = 5, preference: bool = False, shared: str = "abcdef", **options) -> Task:
+    """Rows of two lengths with corrupted prompts, and a beginning that outlasts the window of the sliding families."""
     rows = tiny.pairs(count * 3)[::3] if preference else tiny.sums(count * 3)[::3]
+    rows = [row | {"prompt": shared + row["prompt"]} for row in rows]
     rows = [
         row | {"corrupted_prompt": row["prompt"].translate(str.maketrans("123456789", "345678912"))} for row in rows
     ]
     return dataclasses.replace(Task.from_dataset(rows, tiny.tokenizer(), batch_size=3), **options)
 
 
-@pytest.mark.parametrize("padding", ["right", "left"])
+@pytest.mark.parametrize(("padding", "shared"), [("right", ""), ("right", "abcdef"), ("right", "ab"), ("left", "ab")])
 @pytest.mark.parametrize("replace", REPLACE)
-def test_fast_equals_plain(family, replace, padding):
-    model, task = make(family), task_of(padding=padding)
+def test_fast_equals_plain(family, replace, padding, shared):
+    model, task = make(family), task_of(shared=shared, padding=padding)
+    assert shared_prefix(task) == (len(shared) if padding == "right" else 0)
     halves, _ = effects(model, Anatomy.of(model), task, SOME, replace=replace, signed=True)
     for at, c in enumerate(SOME):
         plain = [naive.effect(model, task, c, i, naive.values(model, task, c, i, replace)) for i in range(len(task))]
@@ -59,7 +62,7 @@ def test_preference_pairs_equal_plain(replace):
 def test_the_number_of_copies_changes_nothing(monkeypatch, copies):
     model, task = make("gemma2"), task_of()
     whole = ablation(model, Anatomy.of(model), task, kinds=("head", "neuron"))
-    monkeypatch.setattr(module, "TOKENS", copies * 3 * 11)
+    monkeypatch.setattr(module, "TOKENS", copies * 3 * 20)
     parts = ablation(model, Anatomy.of(model), task, kinds=("head", "neuron"))
     assert parts.meta["passes"] > whole.meta["passes"]
     for kind in ("head", "neuron"):
@@ -79,22 +82,24 @@ def test_the_batching_changes_nothing(replace, batch_size):
         np.testing.assert_allclose(a.of(kind), b.of(kind), rtol=1e-3, atol=1e-5)
 
 
-def test_layers_below_are_not_run():
-    """Once the clean pass is done, a change in a layer costs that layer and those above it."""
-    model, task = make("llama", layers=4), task_of()
+def test_what_is_not_needed_is_not_run():
+    """After the clean pass a change in a layer costs that layer and those above it; a shared beginning runs once."""
+    model, task = make("llama", layers=4), dataclasses.replace(task_of(), batch_size=8)
     runs = dict.fromkeys(range(4), 0)
 
     def count(layer):
         def hook(m, args):
-            runs[layer] += 1
+            runs[layer] += args[0].shape[0] * args[0].shape[1]
 
         return hook
 
-    handles = [model.model.layers[i].self_attn.register_forward_pre_hook(count(i), with_kwargs=False) for i in range(4)]
-    effects(model, Anatomy.of(model), dataclasses.replace(task, batch_size=8), [Component("head", 2, 0)])
+    handles = [model.model.layers[i].self_attn.o_proj.register_forward_pre_hook(count(i)) for i in range(4)]
+    effects(model, Anatomy.of(model), task, [Component("head", 2, 0), Component("head", 2, 3)])
     for handle in handles:
         handle.remove()
-    assert runs == {0: 1, 1: 1, 2: 2, 3: 2}
+    rows, length, prefix = len(task), max(len(e[0].ids) for e in task.examples) - 1, 6
+    clean, copy = rows * length + prefix, prefix + rows * (length - prefix)
+    assert runs == {0: clean, 1: clean, 2: clean + 2 * copy, 3: clean + 2 * copy}
 
 
 def test_identical_pairs_give_exactly_nothing():
@@ -175,7 +180,24 @@ def test_suffix_of_an_unchanged_layer_is_the_clean_pass(family):
     with Tap(model) as tap, torch.no_grad():
         scene = Scene(tap, Anatomy.of(model), task)
         scene.show(next(task.batches()))
-        suffix = Suffix(scene, {0, 1})
-        for layer in (0, 1):
-            again = suffix.edited(layer, scene.anatomy.out_module(layer), 3, lambda a: None)
+        prefix = shared_prefix(task)
+        assert prefix == 6
+        for layer, length in ((0, prefix), (1, prefix), (0, 0), (1, 0)):
+            suffix = Suffix(scene, {0, 1}, length)
+            again = suffix.edited(layer, scene.anatomy.out_module(layer), 3, lambda a, part: None)
             assert torch.allclose(again, suffix.clean.expand(3, -1), atol=1e-5)
+
+
+def test_shared_prefix_ends_before_the_first_scored_position():
+    def of(*rows, **options):
+        return shared_prefix(Task(tuple((Tokens(ids, labels),) for ids, labels in rows), **options))
+
+    assert of(((5, 6, 7, 8), (-100, -100, -100, 8)), ((5, 6, 9, 8), (-100, -100, -100, 8))) == 2
+    assert of(((5, 6, 7, 8), (-100, -100, 7, 8)), ((5, 6, 7, 9), (-100, -100, 7, 9))) == 1
+    assert of(((5, 6, 7), (5, 6, 7))) == 0
+    assert of(((5, 6, 7, 8), (-100, -100, -100, 8))) == 2
+    assert of(((5, 6, 7, 8), (-100, -100, -100, 8)), padding="left") == 0
+    both = Task(
+        ((Tokens((5, 6, 7, 8), (-100, -100, -100, 8)),),), corrupted=((Tokens((5, 9, 7, 8), (-100,) * 3 + (8,)),),)
+    )
+    assert shared_prefix(both) == 1

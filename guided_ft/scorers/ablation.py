@@ -17,10 +17,10 @@ from . import ranks
 from .replacement import Values, replacement
 from .scene import Scene
 from .stability import stability
-from .suffix import Suffix
+from .suffix import Part, Suffix, shared_prefix
 from .tap import Tap
 
-TOKENS = 768
+TOKENS = 1024
 """Tokens that run side by side (copies x rows x tokens): enough to keep a core busy, few enough for its cache."""
 
 
@@ -84,7 +84,7 @@ def effects(
     place = {c: i for i, c in enumerate(components)}
     halves = torch.zeros(2, len(components), dtype=torch.double)
     split = ranks.size() > 1 and not ranks.is_sharded(model)
-    passes = 0
+    prefix, passes = shared_prefix(task), 0
     with Tap(model) as tap, torch.no_grad():
         scene = Scene(tap, anatomy, task)
         provide = provider(scene, kinds, seed)
@@ -92,10 +92,10 @@ def effects(
         for number, batch in ranks.share(batches, split):
             scene.show(batch)
             values = provide(number)
-            suffix = Suffix(scene, {c.layer for c in components})
+            suffix = Suffix(scene, {c.layer for c in components}, prefix)
             clean = task.loss(suffix.clean, suffix.clean)
             half = (number * task.batch_size + torch.arange(scene.examples)) % 2
-            groups = _groups(components, TOKENS // batch["input_ids"].numel())
+            groups = _groups(components, TOKENS // suffix.tokens)
             for group in track(groups, len(groups), f"ablation {number + 1}/{task.num_batches()}", progress):
                 after = _replaced(suffix, group, values)
                 effect = task.loss(after.flatten(), suffix.clean.repeat(len(group))).view_as(after) - clean
@@ -121,16 +121,16 @@ def _groups(components: Iterable[Component], copies: int) -> list[list[Component
 def _replaced(suffix: Suffix, group: list[Component], values: Values) -> torch.Tensor:
     """The quantity ``[copies, examples]`` with each component of the group replaced in a copy of its own."""
     anatomy, kind, layer = suffix.scene.anatomy, group[0].kind, group[0].layer
-    value = suffix.trimmed(values[kind, layer]) if (kind, layer) in values else None
+    value = values.get((kind, layer))
     if kind == "layer":
-        return suffix.without_layer(layer, 0 if value is None else value)[None]
+        return suffix.without_layer(layer, value)[None]
     module = anatomy.out_module(layer) if kind == "head" else anatomy.down_module(layer)
     width = anatomy.head_dim if kind == "head" else 1
 
-    def edit(a: torch.Tensor) -> None:
+    def edit(a: torch.Tensor, part: Part) -> None:
         for copy, c in enumerate(group):
-            part = slice(c.index * width, (c.index + 1) * width)
-            a[:, copy, ..., part] = 0 if value is None else suffix.by_example(value[..., part]).to(a)
+            columns = slice(c.index * width, (c.index + 1) * width)
+            a[:, copy, ..., columns] = 0 if value is None else part.of(value[..., columns]).to(a)
 
     return suffix.edited(layer, module, len(group), edit)
 
