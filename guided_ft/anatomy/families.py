@@ -43,6 +43,11 @@ class Family:
         down: the projection whose input columns carry neuron ``n`` (its input is `post`).
         transposed: weights are stored ``[in, out]`` (GPT-2's Conv1D).
         joint_norm: query and key are normalized over all heads together, so their gradients mix heads.
+        norms: the norms through which attention and MLP read the residual stream, if any, relative to the layer.
+        post_norms: the norms through which they write to it, if any.
+        final_norm: the norm before the unembedding, relative to the decoder.
+        parallel: the setting that, if true, makes attention and MLP read the same residual stream.
+        read_first: the setting that, if false, puts the norms behind the residual sums.
     """
 
     model_types: tuple[str, ...]
@@ -55,6 +60,11 @@ class Family:
     down: str
     transposed: bool = False
     joint_norm: bool = False
+    norms: tuple[str, str] = ("", "")
+    post_norms: tuple[str, str] = ("", "")
+    final_norm: str = "norm"
+    parallel: str = ""
+    read_first: str = ""
 
     @property
     def projections(self) -> tuple[str, ...]:
@@ -64,7 +74,7 @@ class Family:
 
 
 _LLAMA = Family(
-    model_types=("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "gemma3"),
+    model_types=("llama", "mistral", "qwen2", "qwen3", "gemma"),
     layers="layers",
     query=Rows("self_attn.q_proj"),
     key=Rows("self_attn.k_proj"),
@@ -72,11 +82,19 @@ _LLAMA = Family(
     out="self_attn.o_proj",
     up=(Rows("mlp.gate_proj"), Rows("mlp.up_proj")),
     down="mlp.down_proj",
+    norms=("input_layernorm", "post_attention_layernorm"),
 )
+_POST = ("post_attention_layernorm", "post_feedforward_layernorm")
 
 FAMILIES: tuple[Family, ...] = (
     _LLAMA,
-    replace(_LLAMA, model_types=("olmo2",), joint_norm=True),
+    replace(
+        _LLAMA,
+        model_types=("gemma2", "gemma3_text", "gemma3"),
+        norms=("input_layernorm", "pre_feedforward_layernorm"),
+        post_norms=_POST,
+    ),
+    replace(_LLAMA, model_types=("olmo2",), joint_norm=True, norms=("", ""), post_norms=_POST),
     replace(
         _LLAMA,
         model_types=("phi3",),
@@ -95,6 +113,8 @@ FAMILIES: tuple[Family, ...] = (
         up=(Rows("mlp.c_fc"),),
         down="mlp.c_proj",
         transposed=True,
+        norms=("ln_1", "ln_2"),
+        final_norm="ln_f",
     ),
     Family(
         model_types=("gpt_neox",),
@@ -105,6 +125,9 @@ FAMILIES: tuple[Family, ...] = (
         out="attention.dense",
         up=(Rows("mlp.dense_h_to_4h"),),
         down="mlp.dense_4h_to_h",
+        norms=("input_layernorm", "post_attention_layernorm"),
+        final_norm="final_layer_norm",
+        parallel="use_parallel_residual",
     ),
     Family(
         model_types=("opt",),
@@ -115,6 +138,9 @@ FAMILIES: tuple[Family, ...] = (
         out="self_attn.out_proj",
         up=(Rows("fc1"),),
         down="fc2",
+        norms=("self_attn_layer_norm", "final_layer_norm"),
+        final_norm="final_layer_norm",
+        read_first="do_layer_norm_before",
     ),
 )
 

@@ -55,18 +55,11 @@ class Attribution(Recorder):
 
     def watch(self, scene: Scene, step: int) -> None:
         if self.program[step] == (FORWARD, 0):
-            self._watch_means(scene)
+            scene.at_components(self.kinds, lambda kind, layer, a: self.add_tokens((kind, layer), a, scene.mask))
         else:
             if self.replace == "corrupted":
                 scene.at_components(self.kinds, lambda kind, layer, a: self._keep(scene, kind, layer, a))
             scene.at_gradients(self.kinds, lambda kind, layer, a, g: self._effect(scene, kind, layer, a, g))
-
-    def _watch_means(self, scene: Scene) -> None:
-        def seen(kind: str, layer: int, a: torch.Tensor) -> None:
-            self.add((kind, layer), (a.float() * scene.mask[..., None]).sum((0, 1)))
-            self.add(("tokens", kind, layer), scene.mask.sum())
-
-        scene.at_components(self.kinds, seen)
 
     def _keep(self, scene: Scene, kind: str, layer: int, a: torch.Tensor) -> None:
         if scene.phase == "corrupted":
@@ -77,8 +70,7 @@ class Attribution(Recorder):
             a = a - self._other.pop((kind, layer))
         effect = -(a.float() * g.float()).sum(1)
         if self.replace == "mean":
-            means = self.steps[0]
-            effect += (means[kind, layer] / means["tokens", kind, layer]).to(g.device).float() * g.float().sum(1)
+            effect += self.token_mean((kind, layer)).to(g.device).float() * g.float().sum(1)
         effect = scene.per_example(scene.split(effect, kind).sum(-1))
         self.add((kind, layer), self._size(effect).sum(0))
 

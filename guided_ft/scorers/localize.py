@@ -160,6 +160,8 @@ class _Request:
         """A method that compares sets takes the retain set for the other one."""
         if not self.against_missing:
             return self
+        if kept is None and inspect.signature(self.scorer).parameters["against"].default is not inspect.Parameter.empty:
+            return self
         if kept is None:
             raise GuidedError(f"{self.name}: it compares sets (give against=Task, or retain)")
         return replace(self, options={**self.options, "against": kept})
@@ -194,7 +196,9 @@ def _request(name: str, options: dict[str, Any], kinds: tuple[str, ...] | None, 
         options = {"seed": seed, **options}
     request = _Request(name, method, scorer, kinds or method.kinds, options)
     try:
-        inspect.signature(scorer).bind(*_arguments(request, None, None, None)[0], **_arguments(request, 0, 0, 0)[1])
+        # What it compares with may come later.
+        positional, named = _arguments(request, None, None, None)
+        inspect.signature(scorer).bind(*positional, **({"against": None} if request.against_missing else {}), **named)
     except TypeError as error:
         raise GuidedError(f"method {name!r}: {error} (see its docstring)") from None
     return request

@@ -91,12 +91,15 @@ class Path(Pass):
 
     Args:
         baseline: ``zero`` embeddings, or those of the ``corrupted`` prompt.
+        ends_first: run the end of the path too before the rest (``scene.phase == "clean"``, no gradients), for those
+            who must know where it leads.
     """
 
     order: ClassVar[int] = 4
     start_graph: ClassVar[bool] = True
     steps: int = 5
     baseline: str = "zero"
+    ends_first: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
@@ -104,7 +107,7 @@ class Path(Pass):
 
     @property
     def cost(self) -> int:
-        return self.steps + 1
+        return self.steps + 1 + self.ends_first
 
     def run(self, scene: Scene) -> None:
         corrupted = self.baseline == "corrupted"
@@ -112,7 +115,8 @@ class Path(Pass):
 
         def stride(out: torch.Tensor) -> torch.Tensor:
             start = embeddings_of(scene.corrupted()["input_ids"]) if corrupted else torch.zeros_like(out)
-            return start + (scene.phase / self.steps) * (out - start)
+            share = 1.0 if scene.phase == "clean" else scene.phase / self.steps
+            return start + share * (out - start)
 
         def embeddings_of(ids: torch.Tensor) -> torch.Tensor:
             with torch.no_grad():
@@ -120,9 +124,9 @@ class Path(Pass):
 
         handle = scene.tap.at_output(scene.name_of(embeddings), stride)
         try:
-            scene.phase = 0
             with torch.no_grad():
-                scene.forward()
+                for scene.phase in (0, "clean") if self.ends_first else (0,):
+                    scene.forward()
             for scene.phase in range(1, self.steps + 1):
                 scene.loss().sum().backward()
         finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import nn
 
 from ..anatomy import Anatomy
@@ -49,8 +50,9 @@ def record(
     with Tap(model) as tap:
         scene = Scene(tap, anatomy, task)
         for name, recorder in recorders.items():
-            meta = {"passes": passes[name], **recorder.meta()}
-            maps[name] = ScoreMap.of_arrays(anatomy, recorder.result(scene), meta)
+            with torch.no_grad():
+                found = recorder.result(scene)
+            maps[name] = ScoreMap.of_arrays(anatomy, found, {"passes": passes[name], **recorder.meta()})
     return maps
 
 
@@ -71,8 +73,8 @@ def _play(
             recorder.watch(scene, len(recorder.steps))
         device = next(model.parameters()).device
         batches = track(task.batches(device), task.num_batches(), "+".join(recorders), progress)
-        for batch in ranks.share(batches, split):
-            scene.show(batch)
+        for number, batch in ranks.share(enumerate(batches), split):
+            scene.show(batch, first=number * task.batch_size)
             how.run(scene)
             for recorder in recorders.values():
                 recorder.done(scene, len(recorder.steps))

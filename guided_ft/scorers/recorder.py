@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from ..anatomy import Anatomy
+from ..errors import GuidedError
 from ..task import Task
 from . import ranks
 from .passes import BACKWARD, Pass
@@ -28,11 +29,11 @@ class Recorder:
             program = ((FORWARD, 0),)
 
             def watch(self, scene, step):
-                scene.at_components(self.kinds, lambda kind, layer, a: self.add(
-                    (kind, layer), scene.split(a * scene.mask[..., None], kind).norm(dim=-1).sum((0, 1))))
+                scene.at_components(self.kinds, lambda kind, layer, a: self.add_tokens(
+                    (kind, layer), scene.split(a, kind).norm(dim=-1), scene.mask))
 
             def result(self, scene):
-                return self.stack(lambda kind, layer: self.steps[0][kind, layer])
+                return self.stack(lambda kind, layer: self.token_mean((kind, layer)))
 
     Attributes:
         program: the passes to listen to, in order, each with the number of the data set: 0 is the task, 1 and up are
@@ -75,6 +76,19 @@ class Recorder:
             self._sums[key] += value
         else:
             self._sums[key] = value.clone()
+
+    def add_tokens(self, key: Any, values: torch.Tensor, mask: torch.Tensor) -> None:
+        """Add to a mean over tokens: ``values [rows, tokens, ...]`` where ``mask [rows, tokens]`` is true."""
+        real = values.masked_fill(~mask.reshape(*mask.shape, *[1] * (values.ndim - 2)), 0)
+        self.add(key, real.double().sum((0, 1)))
+        self.add(("tokens", key), mask.sum())
+
+    def token_mean(self, key: Any, step: int = 0) -> torch.Tensor:
+        """What ``add_tokens`` has come to. Raises GuidedError if no token was counted."""
+        count = self.steps[step]["tokens", key]
+        if not count:
+            raise GuidedError("sinks: no text has a token left (leave out fewer first tokens)")
+        return self.steps[step][key] / count
 
     def peak(self, key: Any, value: torch.Tensor) -> None:
         """Keep a maximum."""

@@ -24,7 +24,9 @@ class Scene:
 
     Attributes:
         mask: ``[rows, tokens]``, true at real tokens.
+        first: number of the batch's first example in the task.
         phase: which part of the pass runs, for passes that have parts.
+        owners: by name of something large that several recorders need, the one that keeps it.
     """
 
     def __init__(self, tap: Tap, anatomy: Anatomy, task: Task) -> None:
@@ -35,11 +37,14 @@ class Scene:
         self.phase: Any = "clean"
         self.batch: dict[str, torch.Tensor] = {}
         self.mask = torch.zeros(0)
+        self.first = 0
+        self.owners: dict[str, Any] = {}
 
     # -- the batch --------------------------------------------------------------------------------------------------
-    def show(self, batch: dict[str, torch.Tensor]) -> None:
+    def show(self, batch: dict[str, torch.Tensor], first: int = 0) -> None:
         """The next batch comes on."""
         self.batch, self.mask, self.phase = batch, batch["attention_mask"].bool(), "clean"
+        self.first = first
 
     @property
     def rows(self) -> int:
@@ -152,11 +157,7 @@ class Scene:
     def at_weights(self, method: str, seen: Callable[[str, torch.Tensor], None]) -> None:
         """Call ``seen(name, gradient)`` with the gradient of each projection's weight, summed over the batch."""
         for name in self.projections():
-            weight = weight_of(self.base, name)
-            if not weight.is_floating_point():
-                raise GuidedError(
-                    f"{method}: {name} is quantized (use method='attribution', or load the model unquantized)"
-                )
+            weight = checked(weight_of(self.base, name), name, method)
             self.tap.at_weight_gradient(weight, lambda g, name=name: seen(name, g))  # type: ignore[misc]
 
     def projections(self) -> list[str]:
@@ -189,3 +190,15 @@ def weight_of(base: nn.Module, name: str) -> nn.Parameter:
     """The weight of a projection, below any adapter."""
     module: Any = base.get_submodule(name)
     return module.get_base_layer().weight if hasattr(module, "get_base_layer") else module.weight
+
+
+def checked(weight: nn.Parameter, name: str, method: str) -> nn.Parameter:
+    """Return a weight that can be read and trained. Raises GuidedError for a quantized one."""
+    if not weight.is_floating_point():
+        raise GuidedError(f"{method}: {name} is quantized (use method='attribution', or load the model unquantized)")
+    return weight
+
+
+def float_weight(base: nn.Module, name: str, method: str) -> torch.Tensor:
+    """The weight of a projection as float32. Raises GuidedError for a quantized one."""
+    return checked(weight_of(base, name), name, method).detach().float()

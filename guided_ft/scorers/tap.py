@@ -35,6 +35,7 @@ class Tap:
     def __enter__(self) -> Tap:
         self._training = [(m, m.training) for m in self.model.modules()]
         self._parameters = [(p, p.requires_grad, p.grad) for p in self.model.parameters()]
+        self._attention: str | None = None
         self._random = torch.get_rng_state()
         self._cuda_random = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
         self.model.eval()
@@ -54,9 +55,18 @@ class Tap:
         for parameter, requires_grad, grad in self._parameters:
             parameter.requires_grad_(requires_grad)
             parameter.grad = grad
+        if self._attention is not None:
+            self.base.set_attn_implementation(self._attention)
         torch.set_rng_state(self._random)
         if self._cuda_random:
             torch.cuda.set_rng_state_all(self._cuda_random)
+
+    def eager_attention(self) -> None:
+        """Have the attention weights computed in the open, as the second output of every attention module."""
+        current = self.base.config._attn_implementation
+        if current != "eager":
+            self._attention = current
+            self.base.set_attn_implementation("eager")
 
     def at_input(self, name: str, hook: TensorHook) -> Any:
         """Call ``hook(activation)`` on what enters a module; what it returns, if anything, replaces it."""
