@@ -36,4 +36,5 @@ def side_by_side(examples: Sequence[tuple[Tokens, ...]]) -> list[Tokens]:
 
 def model_inputs(batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """What of a batch the model reads."""
-    return {name: batch[name] for name in ("input_ids", "attention_mask", "position_ids") if name in batch}
+    names = ("input_ids", "attention_mask", "position_ids", "past_key_values")
+    return {name: batch[name] for name in names if name in batch}

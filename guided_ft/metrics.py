@@ -37,8 +37,8 @@ def metric_name(metric: str | Metric) -> str:
 
 def answer_nll(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Summed negative log-likelihood of the labels (nats): ``[rows, tokens, vocabulary], [rows, tokens] -> [rows]``."""
-    nll = F.cross_entropy(logits.transpose(1, 2), labels, ignore_index=IGNORE, reduction="none")
-    return nll.sum(1)
+    nll = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORE, reduction="none")
+    return nll.view_as(labels).sum(1)
 
 
 def logit_difference(logits: torch.Tensor, labels: torch.Tensor, wrong: torch.Tensor) -> torch.Tensor:

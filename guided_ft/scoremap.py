@@ -93,8 +93,8 @@ class ScoreMap:
         k = max(1, min(k, mine.size))
         best = [set(np.argsort(-a, kind="stable")[:k].tolist()) for a in (mine, theirs)]
         return {
-            "spearman": _pearson(ranks(mine), ranks(theirs)),
-            "pearson": _pearson(mine, theirs),
+            "spearman": pearson(ranks(mine), ranks(theirs)),
+            "pearson": pearson(mine, theirs),
             "overlap": len(best[0] & best[1]) / k,
         }
 
@@ -127,7 +127,7 @@ def ranks(values: np.ndarray) -> np.ndarray:
     return (last - (counts + 1) / 2)[inverse.ravel()]
 
 
-def _pearson(a: np.ndarray, b: np.ndarray) -> float:
+def pearson(a: np.ndarray, b: np.ndarray) -> float:
     # In float64 before the mean is taken: the float32 mean of equal scores need not equal them.
     a, b = (x - x.mean() for x in (a.astype(np.float64), b.astype(np.float64)))
     scale = np.sqrt((a @ a) * (b @ b))

@@ -228,9 +228,7 @@ class Task:
         if callable(self.metric):
             logits = model(**model_inputs(batch), use_cache=False).logits.float()
             return of_function(self.metric, logits, batch, len(logits) // len(self.examples[0]))
-        labels = batch["labels"][:, 1:]
-        wanted = labels if "wrong" not in batch else labels.maximum(batch["wrong"][:, 1:])
-        columns = (wanted != IGNORE).any(0).nonzero()[:, 0]
+        columns, labels = self.scored_columns(batch), batch["labels"][:, 1:]
         logits = model(**model_inputs(batch), use_cache=False, logits_to_keep=columns).logits.float()
         labels = labels[:, columns]
         if self.metric == "logit_diff":
@@ -240,6 +238,20 @@ class Task:
             chosen, rejected = nll.chunk(2)
             return rejected - chosen - batch.get("reference", 0)
         return nll / (self._mean_tokens if self.token_mean else (labels != IGNORE).sum(1))
+
+    def scored_columns(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Positions whose logits the quantity needs, ascending: ``[columns]``. A metric of one's own needs all."""
+        labels = batch["labels"][:, 1:]
+        if callable(self.metric):
+            return torch.arange(batch["labels"].shape[1], device=labels.device)
+        wanted = labels if "wrong" not in batch else labels.maximum(batch["wrong"][:, 1:])
+        return (wanted != IGNORE).any(0).nonzero()[:, 0]
+
+    @property
+    def first_scored(self) -> int:
+        """The lowest position whose logits any example needs."""
+        answers = [*(s.labels for e in self.examples for s in e), *(self.wrong or ())]
+        return min(next(i for i, label in enumerate(labels) if label != IGNORE and i) for labels in answers) - 1
 
     @property
     def _mean_tokens(self) -> float:

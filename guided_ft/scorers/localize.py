@@ -12,6 +12,7 @@ from torch import nn
 
 from ..anatomy import KINDS, Anatomy
 from ..errors import GuidedError, pick
+from ..metrics import metric_name
 from ..scoremap import ScoreMap
 from ..task import Task
 from . import ranks
@@ -20,6 +21,8 @@ from .combine import TWO_SIDED
 from .record import record
 from .recorder import Recorder
 from .self_text import self_text
+from .stability import warn_if_unstable
+from .verify import check_count, verified
 
 Combine = Callable[[ScoreMap, ScoreMap], ScoreMap]
 
@@ -35,6 +38,7 @@ def localize(
     methods: None = ...,
     combine: str | Combine = ...,
     weight: float | None = ...,
+    verify: int = ...,
     seed: int = ...,
     progress: bool | None = ...,
     **options: Any,
@@ -52,6 +56,7 @@ def localize(
     methods: Iterable[str] | Mapping[str, Mapping[str, Any]],
     combine: str | Combine = ...,
     weight: float | None = ...,
+    verify: int = ...,
     seed: int = ...,
     progress: bool | None = ...,
 ) -> dict[str, ScoreMap]: ...
@@ -67,6 +72,7 @@ def localize(
     methods: Iterable[str] | Mapping[str, Mapping[str, Any]] | None = None,
     combine: str | Combine = "ratio",
     weight: float | None = None,
+    verify: int = 0,
     seed: int = 0,
     progress: bool | None = None,
     **options: Any,
@@ -87,13 +93,16 @@ def localize(
             when the name is your own). Those that need the same pass over the data share it.
         combine: ``ratio``, ``difference`` (``task - weight * retain``), or a function of the two maps.
         weight: of the retain set in ``difference``; None: 1.
-        seed: of the sampled text and of methods that draw.
+        verify: ablate so many components exactly, the top of each kind, and a fourth as many drawn from the rest:
+            ``meta["verified"]`` tells their effects on the task beside the scores, and what the method missed.
+        seed: of the sampled text and of methods and samples that are drawn.
         progress: show progress bars; None: only on a terminal.
         **options: of the method (see its docstring).
 
     Returns:
         A ScoreMap, whose ``meta`` tells method, options, data, seconds and passes; with ``methods``, one per name.
     """
+    check_count(verify)
     wanted = _wanted(method, methods, options)
     two_sided = _two_sided(combine, weight)
     if isinstance(retain, str):
@@ -106,6 +115,7 @@ def localize(
         )
     began = time.perf_counter()
     anatomy = Anatomy.of(model)
+    task.check(model)
     kept = retain
     if retain == "self" and any(r.compares(retain) or r.against_missing for r in requests.values()):
         kept = ranks.same(self_text(model, seed=seed, progress=progress))
@@ -134,6 +144,10 @@ def localize(
             meta["combine"] = combine if isinstance(combine, str) else getattr(combine, "__name__", "own")
         if len(requests) > 1:
             meta["together_with"] = sorted(set(requests) - {label})
+        warn_if_unstable({**extra, **meta})
+        if verify:
+            how = {k: v for k, v in request.options.items() if k in ("replace", "signed")}
+            meta["verified"] = verified(model, task, scores, mine, verify, seed=seed, progress=progress, **how)
         found[label] = ScoreMap.of_arrays(anatomy, {k: scores.of(k) for k in request.kinds}, {**extra, **meta})
     return found if methods is not None else found[method]
 
@@ -240,7 +254,7 @@ def _score(
 
 
 def _told(task: Task) -> dict[str, Any]:
-    return {"name": task.name, "hash": task.hash, "examples": len(task)}
+    return {"name": task.name, "hash": task.hash, "examples": len(task), "metric": metric_name(task.metric)}
 
 
 def _plain(value: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -106,6 +106,13 @@ class Tap:
 
         return self._keep(self.base.get_submodule(name).register_forward_hook(post, with_kwargs=True))
 
+    def leave_out(self, names: Sequence[str], hidden: torch.Tensor) -> Any:
+        """Run the model without its first layers: ``names``, of which the last answers with ``hidden``.
+
+        The model's own forward runs around them, so that masks, positions and norms are what they always are.
+        """
+        return self._keep(_LeftOut([self.base.get_submodule(name) for name in names], hidden))
+
     def at_gradient(self, tensor: torch.Tensor, hook: Callable[[torch.Tensor], None]) -> None:
         """Call ``hook(gradient)`` when the gradient of an activation is known. It goes with the graph."""
 
@@ -137,6 +144,29 @@ class Tap:
     def _keep(self, handle: Any) -> Any:
         self._handles.append(handle)
         return handle
+
+
+class _LeftOut:
+    """Modules that do nothing until ``remove``; their parameters, hooks and places stay."""
+
+    def __init__(self, modules: Sequence[nn.Module], hidden: torch.Tensor) -> None:
+        self._forwards = [(module, module.__dict__.get("forward")) for module in modules]
+        for module in modules:
+            module.forward = _pass_on
+        if modules:
+            modules[-1].forward = lambda *args, **kwargs: hidden
+
+    def remove(self) -> None:
+        for module, forward in self._forwards:
+            if forward is None:
+                del module.forward
+            else:
+                module.forward = forward
+        self._forwards = []
+
+
+def _pass_on(*args: torch.Tensor, **kwargs: torch.Tensor) -> torch.Tensor:
+    return args[0] if args else kwargs["hidden_states"]
 
 
 class GradientWatch:
