@@ -9,6 +9,7 @@ import torch
 
 from ..anatomy import Anatomy
 from ..task import Task
+from .contrast import single
 from .fold import Sums, fold, squares, sums
 from .passes import BACKWARD, WEIGHTS, Pass
 from .recorder import Recorder
@@ -91,7 +92,7 @@ class NaturalGain(MeanGradient):
 
     def __init__(self, anatomy: Anatomy, kinds: tuple[str, ...], *, against: Task, damping: float = 0.1) -> None:
         super().__init__(anatomy, kinds)
-        self.against = (against,)
+        self.against = (single(against, "natural_gain"),)
         self.damping = damping
 
     def watch(self, scene: Scene, step: int) -> None:
