@@ -10,9 +10,9 @@ Cost: CPU seconds of each method relative to the same forward and backward pass 
 ratios, since neighbours on a shared machine come and go. Memory: each method in a process of its own, peak resident
 memory above that of the plain pass, relative to it.
 
-Agreement: rank correlation (Spearman), Pearson correlation and the share of the top 20 (of layers: 10) in common with the exact effects
-of zero ablation, over all heads, all layers and 300 neurons drawn at random, on three tasks. The ceiling is what a
-perfect method could reach with so few examples (from the agreement of exact scores on two halves of them).
+Agreement: rank correlation (Spearman), Pearson correlation and the share of the top 20 (of layers: 10) in common with
+the exact effects of zero ablation, over all heads, all layers and 300 neurons drawn at random, on three tasks. The
+ceiling is what a perfect method could reach with so few examples (from the agreement of exact scores on two halves).
 
 Each figure is one row of the file; what is there is not measured again.
 """
@@ -46,6 +46,8 @@ from guided_ft.scorers.tap import Tap
 SHAPES = {"16x5": (16, 5), "4x128": (4, 128)}
 """Rows and tokens of the batches that cost is measured on."""
 
+MEMORY_SHAPE = (8, 128)
+
 VARIANTS: dict[str, dict[str, Any]] = {
     "attribution mean": {"method": "attribution", "replace": "mean"},
     "attribution corrupted": {"method": "attribution", "replace": "corrupted"},
@@ -65,7 +67,7 @@ TOGETHER = ("attribution", "fisher", "activation", "wanda", "block_influence", "
 NAMES = ["Mary", "John", "Tom", "James", "Anna", "Paul", "Sarah", "David", "Mark", "Peter", "Laura", "Kate"]
 
 
-# -- tasks --------------------------------------------------------------------------------------------------------------
+# -- tasks ------------------------------------------------------------------------------------------------------------
 def capitals(tokenizer: Any, relations: str | None) -> list[dict[str, Any]]:
     """A relation: capitals, from a file of evandez/relations or a list of our own."""
     known = (
@@ -141,7 +143,7 @@ def answered(rows: list[dict[str, Any]], tokenizer: Any) -> list[dict[str, Any]]
     return made
 
 
-# -- rows ---------------------------------------------------------------------------------------------------------------
+# -- rows -------------------------------------------------------------------------------------------------------------
 class Rows:
     """The results so far, by what identifies them."""
 
@@ -160,7 +162,7 @@ class Rows:
         print({k: v for k, v in row.items() if k != "machine"}, flush=True)
 
 
-# -- cost ---------------------------------------------------------------------------------------------------------------
+# -- cost -------------------------------------------------------------------------------------------------------------
 def plain(model: Any, task: Task) -> None:
     """The pass that everything is measured against."""
     with Tap(model, start_graph=True):
@@ -198,9 +200,8 @@ def captum_all(model: Any, task: Task) -> None:
             LayerGradientXActivation(loss, modules).attribute(embeddings, attribute_to_layer_input=True)
 
 
-def of_shape(shape: str) -> tuple[Task, Task]:
+def of_shape(rows: int, tokens: int) -> tuple[Task, Task]:
     """Random text of one size, with pairs, and a second set."""
-    rows, tokens = SHAPES[shape]
     rng = np.random.default_rng(0)
 
     def task(seed: int) -> Task:
@@ -247,8 +248,8 @@ def runs(model: Any, task: Task, against: Task) -> dict[str, Callable[[], Any]]:
 
 
 def cost(model: Any, rows: Rows, repeats: int, only: set[str]) -> None:
-    for shape in SHAPES:
-        task, against = of_shape(shape)
+    for shape, size in SHAPES.items():
+        task, against = of_shape(*size)
         wanted = {k: f for k, f in runs(model, task, against).items() if not only or k in only}
         todo = {k: f for k, f in wanted.items() if not rows.has(kind="cost", shape=shape, method=k)}
         if todo:
@@ -278,15 +279,13 @@ def _seconds(run: Callable[[], Any]) -> float:
 
 def memory(model: Any, rows: Rows, only: set[str]) -> None:
     """Peak resident memory of each method, in a forked process of its own."""
-    from_parts = (8, 128)
-    SHAPES["8x128"] = from_parts
-    task, against = of_shape("8x128")
+    task, against = of_shape(*MEMORY_SHAPE)
     todo = {"plain": lambda: plain(model, task), **runs(model, task, against)}
     slow = {"gates", "gates l0", "ablation of all heads", "attribution, verify=60", "sensitivity"}
     for label, run in todo.items():
         wanted = label == "plain" or not only or label in only
         if wanted and label not in slow and not rows.has(kind="memory", method=label):
-            rows.add(kind="memory", shape="8x128", method=label, peak_mib=_peak(run))
+            rows.add(kind="memory", method=label, peak_mib=_peak(run))
 
 
 def _peak(run: Callable[[], Any]) -> float:
@@ -315,7 +314,7 @@ def _status(field: str) -> int:
     return int(next(line.split()[1] for line in lines if line.startswith(field + ":")))
 
 
-# -- agreement ----------------------------------------------------------------------------------------------------------
+# -- agreement --------------------------------------------------------------------------------------------------------
 def agreement(model: Any, tokenizer: Any, rows: Rows, examples: int, relations: str | None, only: set[str]) -> None:
     anatomy = Anatomy.of(model)
     rng = np.random.default_rng(0)
@@ -361,7 +360,7 @@ def _overlap(a: np.ndarray, b: np.ndarray) -> float:
     return len(best[0] & best[1]) / k
 
 
-# -- tables -------------------------------------------------------------------------------------------------------------
+# -- tables -----------------------------------------------------------------------------------------------------------
 def table(rows: Rows) -> str:
     return "\n".join([*_cost_table(rows), "", *_agreement_table(rows)])
 
