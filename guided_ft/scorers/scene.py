@@ -16,6 +16,7 @@ from ..task import Task
 from .tap import Tap
 
 Seen = Callable[[str, int, torch.Tensor], None]
+Activation = Callable[[], torch.Tensor]
 SeenGradient = Callable[[str, int, torch.Tensor, torch.Tensor], None]
 
 
@@ -110,15 +111,42 @@ class Scene:
         A head's activation is its part of the out-projection's input (`z`), a neuron's its part of the
         down-projection's (`post`); a layer's is what it adds to the residual stream.
         """
-        self._at(kinds, lambda kind, layer, a, source: seen(kind, layer, a))
+        self._at(kinds, lambda kind, layer, a, source: seen(kind, layer, a()))
 
     def at_gradients(self, kinds: tuple[str, ...], seen: SeenGradient) -> None:
         """Call ``seen(kind, layer, a, g)`` with the activations and the gradients of the loss, when these are known."""
 
-        def ready(kind: str, layer: int, a: torch.Tensor, source: torch.Tensor) -> None:
-            self.tap.at_gradient(source, lambda g: seen(kind, layer, a, self.tokens(g)))
+        def ready(kind: str, layer: int, a: Activation, source: torch.Tensor) -> None:
+            self.tap.at_gradient(source, lambda g: seen(kind, layer, a(), self.tokens(g)))
 
         self._at(kinds, ready)
+
+    def at_products(self, kinds: tuple[str, ...], seen: Seen) -> None:
+        """Call ``seen(kind, layer, p)`` with activation times gradient, ``[rows, tokens, components * width]``.
+
+        Of gated neurons, up times its gradient is taken, which is the same number: autograd keeps the former anyway,
+        while the product of gate and up would be kept for this alone.
+        """
+        gated = "neuron" in kinds and len(self.anatomy.family.up) > 1
+        plain = tuple(kind for kind in kinds if kind != "neuron" or not gated)
+        self.at_gradients(plain, lambda kind, layer, a, g: seen(kind, layer, a.float() * g.float()))
+        if not gated:
+            return
+        up = self.anatomy.family.up[-1]
+        rows = self.anatomy.neuron_rows(up)
+        part = slice(int(rows[0]), int(rows[-1]) + 1)
+
+        def watch(layer: int) -> None:
+            def hook(x: torch.Tensor, y: torch.Tensor) -> None:
+                value = y.detach()
+                self.tap.at_gradient(
+                    y, lambda g: seen("neuron", layer, (value[..., part].float() * g[..., part].float()))
+                )
+
+            self.tap.at_module(self.anatomy.module(layer, up.module), hook)
+
+        for layer in range(self.anatomy.num_layers):
+            watch(layer)
 
     def at_layers(self, seen: Callable[[int, torch.Tensor, torch.Tensor], None]) -> None:
         """Call ``seen(layer, hidden_in, hidden_out)``, each ``[rows, tokens, width]``."""
@@ -165,15 +193,21 @@ class Scene:
         a = self.anatomy
         return [a.module(layer, name) for layer in range(a.num_layers) for name in a.shapes]
 
-    def _at(self, kinds: tuple[str, ...], seen: Callable[[str, int, torch.Tensor, torch.Tensor], None]) -> None:
+    def _at(self, kinds: tuple[str, ...], seen: Callable[[str, int, Activation, torch.Tensor], None]) -> None:
         a = self.anatomy
 
         def watch_input(name: str, kind: str, layer: int) -> None:
-            self.tap.at_input(name, lambda x: seen(kind, layer, self.tokens(x.detach()), x))
+            def hook(x: torch.Tensor) -> None:
+                value = self.tokens(x.detach())
+                seen(kind, layer, lambda: value, x)
+
+            self.tap.at_input(name, hook)
 
         def watch_layer(layer: int) -> None:
             def hook(before: torch.Tensor, after: torch.Tensor) -> None:
-                seen("layer", layer, (after - before).detach(), after)
+                # The two are kept by the norms that read them; their difference would be one tensor more.
+                first, last = before.detach(), after.detach()
+                seen("layer", layer, lambda: last - first, after)
 
             self.tap.at_layer(a.layer_module(layer), hook)
 
