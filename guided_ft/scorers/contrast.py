@@ -54,7 +54,7 @@ class Contrast(Recorder):
         sinks: int = 1,
     ) -> None:
         super().__init__(anatomy, kinds)
-        self.against = (_single(against, "contrast"),)
+        self.against = (single(against, "contrast"),)
         self.standard, self.sinks = standard, sinks
         self._which = pick(WHICH, tokens, "tokens")
 
@@ -147,7 +147,8 @@ class Specificity(Recorder):
         return score * (keep if self.only is None else keep & (p.argmax(0) == self.only))
 
 
-def _single(against: Task | Iterable[Task], name: str) -> Task:
+def single(against: Task | Iterable[Task], name: str) -> Task:
+    """The one set of a method that compares with one. Raises GuidedError if there are more."""
     if isinstance(against, Task):
         return against
     tasks = tuple(against)

@@ -169,15 +169,19 @@ class EdgePatching(Recorder):
 
     def _of_heads(self, scene: Scene, layer: int) -> torch.Tensor:
         """Change of what each head writes ``[rows, tokens, heads, width]``."""
-        out = self.anatomy.family.out
-        weight = self._weight(scene, layer, out).unflatten(1, (self.anatomy.num_heads, -1))
-        change = scene.split(self._change(("z", layer)).float(), "head")
-        written = torch.einsum("rthd,ohd->rtho", change, weight)
         norm = self._norm(scene, layer, self.anatomy.family.post_norms[0])
+        weight = self._weight(scene, layer, self.anatomy.family.out).unflatten(1, (self.anatomy.num_heads, -1))
+
+        def parts(z: torch.Tensor) -> torch.Tensor:
+            return torch.einsum("rthd,ohd->rtho", scene.split(z.float(), "head"), weight)
+
+        def shares(of: dict[Any, torch.Tensor]) -> torch.Tensor:
+            # Heads are normed together: each gets its share, at the scale that all of them have.
+            return frozen_norm(norm, of["o", layer][..., None, :], parts(of["z", layer]))  # type: ignore[arg-type]
+
         if norm is None:
-            return written
-        # Heads are normed together: each gets its share at the scale that all of them have.
-        return frozen_norm(norm, self._written["o", layer][..., None, :], written)
+            return parts(self._change(("z", layer)))
+        return (shares(self._other) if self._other_counts else 0) - shares(self._written)
 
     def _of_mlp(self, scene: Scene, layer: int) -> torch.Tensor:
         """Change of what the MLP writes ``[rows, tokens, width]``."""

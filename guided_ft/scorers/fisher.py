@@ -9,6 +9,7 @@ import torch
 
 from ..anatomy import Anatomy
 from ..task import Task
+from .contrast import single
 from .fold import Sums, fold, squares, sums
 from .passes import BACKWARD, WEIGHTS, Pass
 from .recorder import Recorder
@@ -49,7 +50,8 @@ class Coherence(MeanGradient):
         score = ||mean over examples of g_i||^2 / mean over examples of ||g_i||^2       (0 to 1)
 
     with ``g_i`` the gradient of example ``i`` on the component's weights: 1 if all pull the same way, 1 / examples
-    if they are orthogonal (the inverse of gradient diversity: Yin et al. 2017, arXiv 1706.05699).
+    if they are orthogonal, 0 where there is no gradient (the inverse of gradient diversity: Yin et al. 2017, arXiv
+    1706.05699).
 
     Cost: one forward and one full backward pass; memory for one gradient of all projections. Data: labelled examples.
     Layers, heads, neurons. Needs weights that can have gradients: not quantized ones.
@@ -63,7 +65,7 @@ class Coherence(MeanGradient):
         axis = self.anatomy.rows_axis
         agreed = fold(self.anatomy, lambda name: squares(self.gradient(scene, name), axis), self.kinds)
         single = fold(self.anatomy, ghosts(self, 0, len(scene.task)), self.kinds)
-        return {kind: agreed[kind] / np.maximum(single[kind], np.finfo(float).tiny) for kind in self.kinds}
+        return {kind: _share(agreed[kind], single[kind]) for kind in self.kinds}
 
 
 class NaturalGain(MeanGradient):
@@ -90,7 +92,7 @@ class NaturalGain(MeanGradient):
 
     def __init__(self, anatomy: Anatomy, kinds: tuple[str, ...], *, against: Task, damping: float = 0.1) -> None:
         super().__init__(anatomy, kinds)
-        self.against = (against,)
+        self.against = (single(against, "natural_gain"),)
         self.damping = damping
 
     def watch(self, scene: Scene, step: int) -> None:
@@ -116,6 +118,12 @@ class NaturalGain(MeanGradient):
             return sums(self.gradient(scene, name).square() / fisher.clamp(min=torch.finfo(torch.float32).tiny), axis)
 
         return fold(self.anatomy, of, self.kinds)
+
+
+def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """``part / whole``, at most 1; 0 where the whole is nothing but rounding."""
+    some = whole > 1e-12 * whole.max()
+    return np.where(some, np.minimum(part / np.where(some, whole, 1), 1), 0)
 
 
 def ghost_squares(x: torch.Tensor, g: torch.Tensor) -> Sums:

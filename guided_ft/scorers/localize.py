@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import inspect
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
 from typing import Any, overload
 
 from torch import nn
 
-from ..anatomy import KINDS, Anatomy
+from ..anatomy import Anatomy
 from ..errors import GuidedError, pick
 from ..metrics import metric_name
 from ..scoremap import ScoreMap
 from ..task import Task
 from . import ranks
-from .catalogue import Method, find
-from .combine import TWO_SIDED
 from .record import record
-from .recorder import Recorder
+from .requests import Combine, Request, read_combine, read_methods, read_request
 from .self_text import self_text
 from .stability import warn_if_unstable
 from .verify import check_count, verified
-
-Combine = Callable[[ScoreMap, ScoreMap], ScoreMap]
 
 
 @overload
@@ -103,12 +97,12 @@ def localize(
         A ScoreMap, whose ``meta`` tells method, options, data, seconds and passes; with ``methods``, one per name.
     """
     check_count(verify)
-    wanted = _wanted(method, methods, options)
-    two_sided = _two_sided(combine, weight)
+    wanted = read_methods(method, methods, options)
+    two_sided = read_combine(combine, weight)
     if isinstance(retain, str):
         pick({"self": 0}, retain, "retain")
     chosen = (kinds,) if isinstance(kinds, str) else kinds if kinds is None else tuple(kinds)
-    requests = {label: _request(*found, chosen, seed) for label, found in wanted.items()}
+    requests = {label: read_request(*found, chosen, seed) for label, found in wanted.items()}
     if retain is not None and combine == "ratio" and any(r.options.get("signed") for r in requests.values()):
         raise GuidedError(
             "signed: a ratio needs scores that are not negative (use retain=None or combine='difference')"
@@ -152,101 +146,14 @@ def localize(
     return found if methods is not None else found[method]
 
 
-@dataclass(frozen=True)
-class _Request:
-    """One method with its options, checked."""
-
-    name: str
-    method: Method
-    scorer: Callable[..., Any]
-    kinds: tuple[str, ...]
-    options: dict[str, Any]
-
-    @property
-    def against_missing(self) -> bool:
-        return self.method.against and "against" not in self.options
-
-    def compares(self, retain: Any) -> bool:
-        """Whether the retain set makes the map two-sided."""
-        return retain is not None and self.method.needs_data and not self.method.against
-
-    def with_against(self, kept: Any) -> _Request:
-        """A method that compares sets takes the retain set for the other one."""
-        if not self.against_missing:
-            return self
-        if kept is None and inspect.signature(self.scorer).parameters["against"].default is not inspect.Parameter.empty:
-            return self
-        if kept is None:
-            raise GuidedError(f"{self.name}: it compares sets (give against=Task, or retain)")
-        return replace(self, options={**self.options, "against": kept})
-
-
-def _wanted(
-    method: str, methods: Iterable[str] | Mapping[str, Mapping[str, Any]] | None, options: dict[str, Any]
-) -> dict[str, tuple[str, dict[str, Any]]]:
-    """Name and options of each method, by label."""
-    if methods is None:
-        return {method: (method, options)}
-    if options:
-        raise GuidedError(f"methods: options go with their method (write methods={{'name': {options}}})")
-    if isinstance(methods, str) or not methods:
-        raise GuidedError("methods: expected a list of names, or a mapping from names to options")
-    by_label = methods if isinstance(methods, Mapping) else {name: {} for name in methods}
-    return {
-        label: (given.get("method", label), {k: v for k, v in given.items() if k != "method"})
-        for label, given in by_label.items()
-    }
-
-
-def _request(name: str, options: dict[str, Any], kinds: tuple[str, ...] | None, seed: int) -> _Request:
-    method = find(name)
-    for kind in kinds or ():
-        pick(dict.fromkeys(KINDS), kind, "kinds")
-        if kind not in method.kinds:
-            raise GuidedError(f"{name}: it does not score a {kind} (it scores: {', '.join(method.kinds)})")
-    scorer = method.load()
-    parameters = inspect.signature(scorer).parameters
-    if "seed" in parameters:
-        options = {"seed": seed, **options}
-    request = _Request(name, method, scorer, kinds or method.kinds, options)
-    try:
-        # What it compares with may come later.
-        positional, named = _arguments(request, None, None, None)
-        inspect.signature(scorer).bind(*positional, **({"against": None} if request.against_missing else {}), **named)
-    except TypeError as error:
-        raise GuidedError(f"method {name!r}: {error} (see its docstring)") from None
-    return request
-
-
-def _arguments(request: _Request, model: Any, anatomy: Any, task: Any, progress: Any = None) -> tuple[tuple, dict]:
-    if _is_recorder(request.scorer):
-        return (anatomy, request.kinds), request.options
-    return (model, anatomy, task), {"kinds": request.kinds, "progress": progress, **request.options}
-
-
-def _is_recorder(scorer: Any) -> bool:
-    return isinstance(scorer, type) and issubclass(scorer, Recorder)
-
-
-def _two_sided(combine: str | Combine, weight: float | None) -> Combine:
-    if callable(combine):
-        return combine
-    function = pick(TWO_SIDED, combine, "combine")
-    if weight is None:
-        return function
-    if combine != "difference":
-        raise GuidedError(f"weight: combine={combine!r} has none (use combine='difference')")
-    return lambda target, retain: function(target, retain, weight)
-
-
 def _score(
-    model: nn.Module, anatomy: Anatomy, task: Task, requests: Mapping[str, _Request], progress: bool | None
+    model: nn.Module, anatomy: Anatomy, task: Task, requests: Mapping[str, Request], progress: bool | None
 ) -> dict[str, ScoreMap]:
     """The one-sided map of each request: recorders share their passes, functions run one after the other."""
     recorders, maps = {}, {}
     for label, request in requests.items():
-        positional, named = _arguments(request, model, anatomy, task, progress)
-        if _is_recorder(request.scorer):
+        positional, named = request.arguments(model, anatomy, task, progress)
+        if request.is_recorder:
             recorders[label] = request.scorer(*positional, **named)
         else:
             maps[label] = request.scorer(*positional, **named)
