@@ -184,7 +184,7 @@ def test_suffix_of_an_unchanged_layer_is_the_clean_pass(family):
         assert prefix == 6
         for layer, length in ((0, prefix), (1, prefix), (0, 0), (1, 0)):
             suffix = Suffix(scene, {0, 1}, length)
-            again = suffix.edited(layer, scene.anatomy.out_module(layer), 3, lambda a, part: None)
+            again = suffix.edited(layer, 3, {("head", layer): lambda a, part: None})
             assert torch.allclose(again, suffix.clean.expand(3, -1), atol=1e-5)
 
 

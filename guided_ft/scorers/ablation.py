@@ -124,7 +124,6 @@ def _replaced(suffix: Suffix, group: list[Component], values: Values) -> torch.T
     value = values.get((kind, layer))
     if kind == "layer":
         return suffix.without_layer(layer, value)[None]
-    module = anatomy.out_module(layer) if kind == "head" else anatomy.down_module(layer)
     width = anatomy.head_dim if kind == "head" else 1
 
     def edit(a: torch.Tensor, part: Part) -> None:
@@ -132,7 +131,7 @@ def _replaced(suffix: Suffix, group: list[Component], values: Values) -> torch.T
             columns = slice(c.index * width, (c.index + 1) * width)
             a[:, copy, ..., columns] = 0 if value is None else part.of(value[..., columns]).to(a)
 
-    return suffix.edited(layer, module, len(group), edit)
+    return suffix.edited(layer, len(group), {(kind, layer): edit})
 
 
 def _arrays(anatomy: Anatomy, kinds: tuple[str, ...], flat: np.ndarray) -> dict[str, np.ndarray]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -35,6 +36,9 @@ class Part:
 
 Edit = Callable[[torch.Tensor, Part], None]
 """Changes activations ``[sequences per example, copies, examples, tokens, width]`` in place."""
+
+Edits = Mapping[tuple[str, int], Edit]
+"""By kind and layer: of what enters the out-projection or the down-projection, or of what the layer adds."""
 
 
 class Suffix:
@@ -82,17 +86,15 @@ class Suffix:
             hidden = hidden + (added if added.ndim == 1 else added[:, : hidden.shape[1]]).to(hidden)
         return self._run(layer + 1, hidden, 1)[0]
 
-    def edited(self, layer: int, module: str, copies: int, edit: Edit) -> torch.Tensor:
-        """The quantity ``[copies, examples]`` when what enters a module of a layer is edited in each copy."""
-        return self._run(layer, self._hidden[layer], copies, module, edit)
+    def edited(self, layer: int, copies: int, edits: Edits) -> torch.Tensor:
+        """The quantity ``[copies, examples]`` of the layers from one on, with what some components say edited."""
+        return self._run(layer, self._hidden[layer], copies, edits)
 
     # -- how it runs ------------------------------------------------------------------------------------------------
-    def _run(
-        self, layer: int, hidden: torch.Tensor, copies: int, module: str = "", edit: Edit | None = None
-    ) -> torch.Tensor:
+    def _run(self, layer: int, hidden: torch.Tensor, copies: int, edits: Edits = MappingProxyType({})) -> torch.Tensor:
         batch: dict[str, Any] = dict(self._copied(copies))
         if self._cache is not None:
-            with self._changed(self._head, layer, hidden, copies, module, edit):
+            with self._changed(self._head, layer, hidden, copies, edits):
                 cache = self._prefix_cache(copies)
             rows = torch.arange(copies, device=hidden.device)
             for above in cache.layers[layer:]:
@@ -100,28 +102,31 @@ class Suffix:
             # Layers that do not run are only asked for their length.
             cache.layers[:layer] = self._cache.layers[:layer]
             batch["past_key_values"] = cache
-        with self._changed(self._rest, layer, hidden, copies, module, edit):
+        with self._changed(self._rest, layer, hidden, copies, edits):
             return self.scene.task.quantity(self.scene.model, batch).unflatten(0, (copies, -1))
 
     @contextmanager
-    def _changed(
-        self, part: Part, layer: int, hidden: torch.Tensor, copies: int, module: str, edit: Edit | None
-    ) -> Iterator[None]:
+    def _changed(self, part: Part, layer: int, hidden: torch.Tensor, copies: int, edits: Edits) -> Iterator[None]:
         """The model from a layer on, on one part of the tokens, edited."""
+        tap, anatomy = self.scene.tap, self.scene.anatomy
+        shape = (part.sequences, copies, part.examples, part.tokens.stop - part.tokens.start, -1)
 
-        def hook(a: torch.Tensor) -> torch.Tensor:
-            assert edit is not None
+        def edited(a: torch.Tensor, edit: Edit) -> torch.Tensor:
             # OPT hands rows and tokens over as one dimension.
-            shape = (part.sequences, copies, part.examples, part.tokens.stop - part.tokens.start, -1)
             changed = a.reshape(shape).clone()
             edit(changed, part)
             return changed.reshape(a.shape)
 
+        def place(kind: str, at: int, edit: Edit) -> Any:
+            if kind == "layer":
+                name = anatomy.layer_module(at)
+                return tap.at_layer(name, lambda before, after: before + edited(after - before, edit))
+            name = anatomy.out_module(at) if kind == "head" else anatomy.down_module(at)
+            return tap.at_input(name, lambda a: edited(a, edit))
+
         start = part.of(hidden)[:, None].expand(-1, copies, -1, -1, -1).flatten(0, 2)
-        below = [self.scene.anatomy.layer_module(i) for i in range(layer)]
-        handles = [self.scene.tap.leave_out(below, start)]
-        if edit is not None:
-            handles.append(self.scene.tap.at_input(module, hook))
+        handles = [tap.leave_out([anatomy.layer_module(i) for i in range(layer)], start)]
+        handles += [place(kind, at, edit) for (kind, at), edit in edits.items()]
         try:
             yield
         finally:
