@@ -8,3 +8,4 @@ from .families import FAMILIES as FAMILIES
 from .families import Family as Family
 from .families import Rows as Rows
 from .reading import base_model as base_model
+from .reading import stored_weight as stored_weight

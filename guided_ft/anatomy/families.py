@@ -43,6 +43,9 @@ class Family:
         down: the projection whose input columns carry neuron ``n`` (its input is `post`).
         transposed: weights are stored ``[in, out]`` (GPT-2's Conv1D).
         joint_norm: query and key are normalized over all heads together, so their gradients mix heads.
+        experts: in a mixture of experts the module that holds ``up`` and ``down`` as parameters with one matrix per
+            expert, ``[experts, rows, columns]``; their rows are then those of neuron ``n`` of one expert.
+        experts_transposed: the experts' matrices are stored ``[in, out]``.
     """
 
     model_types: tuple[str, ...]
@@ -55,6 +58,16 @@ class Family:
     down: str
     transposed: bool = False
     joint_norm: bool = False
+    experts: str = ""
+    experts_transposed: bool = False
+
+    def of_experts(self, name: str) -> bool:
+        """Whether a projection is a parameter with one matrix per expert."""
+        return bool(self.experts) and name.startswith(f"{self.experts}.")
+
+    def rows_axis(self, name: str) -> int:
+        """Axis of a projection's stored matrix (of one expert's) along which its output rows lie."""
+        return int(self.experts_transposed if self.of_experts(name) else self.transposed)
 
     @property
     def projections(self) -> tuple[str, ...]:
@@ -72,6 +85,14 @@ _LLAMA = Family(
     out="self_attn.o_proj",
     up=(Rows("mlp.gate_proj"), Rows("mlp.up_proj")),
     down="mlp.down_proj",
+)
+
+_MIXTRAL = replace(
+    _LLAMA,
+    model_types=("mixtral", "qwen3_moe"),
+    up=(Rows("mlp.experts.gate_up_proj"), Rows("mlp.experts.gate_up_proj", neurons=1)),
+    down="mlp.experts.down_proj",
+    experts="mlp.experts",
 )
 
 FAMILIES: tuple[Family, ...] = (
@@ -115,6 +136,14 @@ FAMILIES: tuple[Family, ...] = (
         out="self_attn.out_proj",
         up=(Rows("fc1"),),
         down="fc2",
+    ),
+    _MIXTRAL,
+    replace(_MIXTRAL, model_types=("olmoe",), joint_norm=True),
+    replace(
+        _MIXTRAL,
+        model_types=("gpt_oss",),
+        up=(Rows("mlp.experts.gate_up_proj", stride=2), Rows("mlp.experts.gate_up_proj", offset=1, stride=2)),
+        experts_transposed=True,
     ),
 )
 
