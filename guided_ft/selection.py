@@ -115,7 +115,8 @@ class Selection:
             size = anatomy.neurons_per_expert if kind == "neuron" else anatomy.size(kind)
             layers = range(anatomy.num_layers) if match[1] == "*" else [int(match[1])]
             # At least one, so that a model without experts refuses the name.
-            experts = range(max(anatomy.num_experts, 1)) if match[2] == "*" else [match[2] and int(match[2])]
+            every = range(max(anatomy.num_experts, 1))
+            experts = every if match[2] == "*" else [None if match[2] is None else int(match[2])]
             items = range(size) if match[4] == "*" else [int(match[4] or 0)]
             wanted = itertools.product(layers, experts, items)
             chosen += [anatomy.check(Component(kind, layer, item, expert)) for layer, expert, item in wanted]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 import torch
 from peft import PeftModel, get_peft_model
 from torch import nn
@@ -60,3 +63,28 @@ def part_of(anatomy: Anatomy, component: Component, name: str) -> Slice:
     module = anatomy.module(component.layer, name)
     [part] = [p for p in anatomy.slices(component) if p.module == module]
     return part
+
+
+@contextmanager
+def neurons_seen(model: nn.Module, layer: int, see: Callable) -> Iterator[None]:
+    """Let ``see(said [pairs, size], expert [pairs], weight [pairs])`` look at, or replace, what experts' neurons say.
+
+    An independent window: transformers' own ``batched_mm`` calls the experts' gate function once, on all pairs of token
+    and expert in the router's order, token by token.
+    """
+    model.set_experts_implementation("batched_mm")
+    experts = model.get_submodule(Anatomy.of(model).experts_module(layer))
+    gate, routed = experts._apply_gate, []
+
+    def said(gate_up: torch.Tensor) -> torch.Tensor:
+        found = gate(gate_up)
+        changed = see(found, *routed.pop())
+        return found if changed is None else changed
+
+    keep = experts.register_forward_pre_hook(lambda m, args: routed.append((args[1].flatten(), args[2].flatten())))
+    experts._apply_gate = said
+    try:
+        yield
+    finally:
+        keep.remove()
+        del experts._apply_gate

@@ -14,9 +14,13 @@ Squares = tuple[torch.Tensor, torch.Tensor]
 
 
 def squares(matrix: torch.Tensor, rows_axis: int) -> Squares:
-    """Sums of squares of the output rows ``[out]`` and of the input columns ``[in]`` of a stored weight."""
+    """Sums of squares of the output rows ``[out]`` and of the input columns ``[in]`` of a stored weight.
+
+    Experts' come first where the weight has them: ``[experts, out]`` and ``[experts, in]``.
+    """
     square = matrix.detach().float().pow(2)
-    return square.sum(1 - rows_axis).double().cpu(), square.sum(rows_axis).double().cpu()
+    inputs, outputs = (-2, -1) if rows_axis else (-1, -2)
+    return square.sum(inputs).double().cpu(), square.sum(outputs).double().cpu()
 
 
 def fold(anatomy: Anatomy, of: Callable[[str], Squares], kinds: tuple[str, ...], passes: int) -> ScoreMap:
@@ -39,9 +43,9 @@ def fold(anatomy: Anatomy, of: Callable[[str], Squares], kinds: tuple[str, ...],
         for part in (family.key, family.value):
             group = rows[part.module][anatomy.head_rows(part)].sum(1)
             head = head + np.repeat(group / anatomy.heads_per_group, anatomy.heads_per_group)
-        neuron = columns[family.down] + sum(rows[r.module][anatomy.neuron_rows(r)] for r in family.up)
+        neuron = columns[family.down] + sum(rows[r.module][..., anatomy.neuron_rows(r)] for r in family.up)
         layers.append(sum(r.sum() for r in rows.values()))
         heads.append(head)
-        neurons.append(neuron)
+        neurons.append(neuron.ravel())
     arrays = {"layer": np.array(layers), "head": np.stack(heads), "neuron": np.stack(neurons)}
     return ScoreMap.of_arrays(anatomy, {kind: arrays[kind] for kind in kinds}, {"passes": passes})

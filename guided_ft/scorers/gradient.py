@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ..anatomy import KINDS, Anatomy, base_model
+from ..anatomy import KINDS, Anatomy, base_model, stored_weight
 from ..errors import GuidedError
 from ..progress import track
 from ..scoremap import ScoreMap
@@ -38,14 +38,14 @@ def gradient(
     totals: dict[str, Squares] = {}
 
     def watch(tap: Tap, name: str) -> None:
-        weight = _weight(base.get_submodule(name))
+        weight = stored_weight(base, name)
         if not weight.is_floating_point():
             raise GuidedError(
                 f"gradient: {name} is quantized (use method='attribution', or load the model unquantized)"
             )
 
         def seen(grad: torch.Tensor) -> None:
-            rows, columns = squares(grad, anatomy.rows_axis)
+            rows, columns = squares(grad, anatomy.rows_axis_of(name))
             before = totals.get(name)
             totals[name] = (rows, columns) if before is None else (before[0] + rows, before[1] + columns)
 
@@ -61,7 +61,3 @@ def gradient(
 
     batches = task.num_batches()
     return fold(anatomy, lambda name: (totals[name][0] / batches, totals[name][1] / batches), kinds, batches)
-
-
-def _weight(module: nn.Module) -> nn.Parameter:
-    return module.get_base_layer().weight if hasattr(module, "get_base_layer") else module.weight  # type: ignore

@@ -11,6 +11,9 @@ from torch import nn
 
 from ..anatomy import base_model
 
+Routed = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+"""What the experts of a layer get: ``x [tokens, hidden]``, and per token the chosen experts and their weights."""
+
 TensorHook = Callable[[torch.Tensor], "torch.Tensor | None"]
 
 
@@ -78,6 +81,15 @@ class Tap:
             return (changed, *output[1:]) if isinstance(output, tuple) else changed
 
         return self._keep(self.base.get_submodule(name).register_forward_hook(post, with_kwargs=True))
+
+    def at_experts(self, name: str, hook: Callable[[Routed, torch.Tensor], torch.Tensor | None]) -> Any:
+        """Call ``hook(routed, output)`` on a layer's experts; what it returns, if anything, replaces the output."""
+
+        def post(module: nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor | None:
+            x, top_k_index, top_k_weights = args
+            return hook((x, top_k_index, top_k_weights), output)
+
+        return self._keep(self.base.get_submodule(name).register_forward_hook(post))
 
     def at_gradient(self, tensor: torch.Tensor, hook: Callable[[torch.Tensor], None]) -> None:
         """Call ``hook(gradient)`` when the gradient of an activation is known. It goes with the graph."""

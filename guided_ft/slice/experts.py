@@ -95,15 +95,15 @@ class SliceExperts(SliceLayer):
     def check(module: nn.Module, neurons: dict[int, list[int]]) -> tuple[int, int]:  # type: ignore[override]
         base: Any = base_of(module)
         gated = getattr(base, "has_gate", False) and not getattr(base, "has_post_expert_norm", False)
-        weight, down = (getattr(base, name, None) for name in ("gate_up_proj", "down_proj"))
-        if not gated or not all(isinstance(w, nn.Parameter) and w.ndim == 3 for w in (weight, down)):
+        weights: list[Any] = [getattr(base, name, None) for name in ("gate_up_proj", "down_proj")]
+        if not gated or not all(isinstance(w, nn.Parameter) and w.ndim == 3 for w in weights):
             raise GuidedError(
                 f"slice: cannot train expert neurons of a {type(base).__name__} (only of gated experts with a "
                 "gate_up_proj and a down_proj of three dimensions)"
             )
-        if not weight.is_floating_point() or not down.is_floating_point():
+        if not all(w.is_floating_point() for w in weights):
             raise GuidedError(f"slice: this {type(base).__name__} is quantized (load the model unquantized)")
-        num_experts, size, hidden = len(down), _size(base), _hidden(base)
+        num_experts, size, hidden = len(base.down_proj), _size(base), _hidden(base)
         for expert, index in neurons.items():
             if expert >= num_experts:
                 raise GuidedError(f"slice: there is no expert {expert} (0 to {num_experts - 1})")
