@@ -15,7 +15,7 @@ from .selection import Selection
 if TYPE_CHECKING:
     from peft import LoraConfig
 
-    from .anatomy.anatomy import Slice
+    from .anatomy import Slice
     from .slice import SliceConfig
 
 ADAPTER = "default"

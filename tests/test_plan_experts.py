@@ -18,9 +18,10 @@ from slicing import base_tensors, same, slice_layers
 from test_anatomy import refuses
 from test_callback import base, dpo, sft
 from test_slice_mixed import mixed
+from tiny_run import recipe
 from transformers import AutoModelForCausalLM
 
-from guided_ft import GuidedCallback, Plan, Selection, Task
+from guided_ft import GuidedCallback, Plan, Selection, Task, run
 from guided_ft.anatomy import Anatomy
 from guided_ft.budget import select
 from guided_ft.certify import canonical, fingerprint
@@ -264,6 +265,21 @@ def test_a_damaged_file_is_refused_by_name(tmp_path, kind, damage, said):
     assert said in str(error.value)
 
 
+def test_neurons_that_changed_hands_after_saving_the_configuration_come_back(tmp_path):
+    """The index lives in the tensors: here expert 0 gave its place to another neuron of expert 1."""
+    moe.attach(families.make("mixtral"), "L0.E0.N3 L0.E1.N2", changed=True).save_pretrained(tmp_path)
+    path = tmp_path / "adapter_model.safetensors"
+    tensors = load_file(path)
+    prefix = f"base_model.model.{EXPERTS}.slice_delta"
+    tensors[f"{prefix}.index"] = torch.tensor([9, 10])
+    save_file(tensors, path)
+    expected = moe.attach(families.make("mixtral"), "L0.E1.N1 L0.E1.N2")
+    delta = slice_layers(expected)[EXPERTS].slice_delta["default"]
+    delta.up.data, delta.down.data = tensors[f"{prefix}.up"], tensors[f"{prefix}.down"]
+    again = PeftModel.from_pretrained(families.make("mixtral"), tmp_path)
+    assert torch.equal(families.logits(again), families.logits(expected))
+
+
 # -- what experts cannot do ----------------------------------------------------------------------------------------------
 def test_a_mixed_batch_is_refused(moe_family):
     peft_model = moe.attach(families.make(moe_family), "L0.E0.N3", changed=True)
@@ -333,3 +349,15 @@ def test_dpo_starts_from_the_base(tmp_path):
     assert losses[0] == pytest.approx(math.log(2), abs=1e-4)
     assert abs(losses[-1] - math.log(2)) > 1e-3
     assert callback.certificate.ok
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mixtral", "gpt_oss"])
+def test_a_run_from_recipe_to_report(name, tmp_path):
+    result = run(recipe(tmp_path, family=name, train={"mode": "slice", "trainer": "sft"}))
+    assert all(check["ok"] for check in result["checks"])
+    assert result["reload"]["max_difference"] == 0
+    selection = Selection.load(tmp_path / "run" / "selection.json")
+    assert {c.expert for c in selection if c.kind == "neuron"} == {0, 1, 2}
+    assert result["trainable"] == selection.num_parameters <= 0.15 * result["total"]
+    assert (tmp_path / "run" / "report.html").stat().st_size > 10_000

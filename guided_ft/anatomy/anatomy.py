@@ -11,32 +11,13 @@ import numpy as np
 
 from ..errors import GuidedError, pick
 from .component import KINDS, Component
+from .consistency import adds_up
 from .families import Family, Rows, family_of
 from .reading import read_model
+from .slices import Part, Slice, merged
 
 if TYPE_CHECKING:
     from torch import nn
-
-
-@dataclass(frozen=True)
-class Slice:
-    """Some rows or columns of one weight matrix.
-
-    Args:
-        module: dotted name of the module in the model; with ``expert``, of the parameter ``[experts, rows, columns]``.
-        axis: axis of the weight (of the expert's matrix) as it is stored.
-        index: sorted indices along that axis.
-        expert: whose matrix of the parameter is meant; None where the module has one weight.
-    """
-
-    module: str
-    axis: int
-    index: tuple[int, ...]
-    expert: int | None = None
-
-
-_Part = tuple[str, int, range, "int | None"]
-"""A piece of a Slice: module, axis, index, expert."""
 
 
 @dataclass(frozen=True)
@@ -91,44 +72,9 @@ class Anatomy:
             anatomy = cls(**{**data, "shapes": shapes, "parameters": parameters})
         except (TypeError, KeyError, ValueError, IndexError, AttributeError, OverflowError) as error:
             raise GuidedError(f"anatomy: not what Anatomy.to_dict writes ({error})") from None
-        if not anatomy._adds_up():
+        if not adds_up(anatomy):
             raise GuidedError("anatomy: not what Anatomy.to_dict writes (its numbers contradict each other)")
         return anatomy
-
-    def _adds_up(self) -> bool:
-        """Whether the numbers can be those of one model."""
-        f = self.family
-        numbers = (
-            self.num_layers,
-            self.num_heads,
-            self.num_groups,
-            self.num_neurons,
-            self.head_dim,
-            self.num_parameters,
-        )
-        if not isinstance(self.prefix, str) or any(type(n) is not int or n < 1 for n in numbers):
-            return False
-        if set(self.shapes) != set(f.projections) or self.num_heads % self.num_groups:
-            return False
-        if type(self.num_experts) is not int or (self.num_experts > 0) != bool(f.experts):
-            return False
-        for name, shape in self.shapes.items():
-            if len(shape) < 2 or shape[:-2] != ((self.num_experts,) if f.of_experts(name) else ()):
-                return False
-        if self.num_neurons % max(self.num_experts, 1):
-            return False
-        qkv_rows, up_rows = (
-            sum(self._outputs_inputs(m)[0] for m in {r.module for r in rows})
-            for rows in ((f.query, f.key, f.value), f.up)
-        )
-        return (
-            qkv_rows == (self.num_heads + 2 * self.num_groups) * self.head_dim
-            and self._outputs_inputs(f.out)[1] == self.num_heads * self.head_dim
-            and up_rows == len(f.up) * self.neurons_per_expert
-            and self._outputs_inputs(f.down)[1] == self.neurons_per_expert
-            and min(self.parameters.values(), default=0) > 0
-            and self.num_layers * sum(self.parameters.values()) <= self.num_parameters
-        )
 
     # -- reading it -------------------------------------------------------------------------------------------------
     @cached_property
@@ -147,7 +93,7 @@ class Anatomy:
     @property
     def hidden_size(self) -> int:
         """Width of the residual stream."""
-        return self._outputs_inputs(self.family.down)[0]
+        return self.outputs_inputs(self.family.down)[0]
 
     @property
     def rows_axis(self) -> int:
@@ -158,7 +104,8 @@ class Anatomy:
         """Axis of a stored matrix along which its output rows lie, from its full name."""
         return self.family.rows_axis(self.relative(module))
 
-    def _outputs_inputs(self, name: str) -> tuple[int, int]:
+    def outputs_inputs(self, name: str) -> tuple[int, int]:
+        """Outputs and inputs of a projection (of one expert's) by its name relative to the layer."""
         rows, columns = self.shapes[name][-2:]
         return (columns, rows) if self.family.rows_axis(name) else (rows, columns)
 
@@ -229,7 +176,7 @@ class Anatomy:
         column of down, those of its expert where there are experts. A layer: all rows of all projections.
         """
         component = self.check(Component.parse(component) if isinstance(component, str) else component)
-        return self._merged(_SLICES[component.kind](self, component))
+        return merged(_SLICES[component.kind](self, component))
 
     def trainable(self, components: Iterable[Component]) -> list[Slice]:
         """The slices that a set of components trains.
@@ -238,7 +185,7 @@ class Anatomy:
         change the heads that were left out.
         """
         chosen = {self.check(c) for c in components}
-        parts: list[_Part] = []
+        parts: list[Part] = []
         for component in chosen:
             if component.kind != "head":
                 parts += _SLICES[component.kind](self, component)
@@ -248,7 +195,7 @@ class Anatomy:
             members = range(group * self.heads_per_group, (group + 1) * self.heads_per_group)
             if all(Component("head", component.layer, i) in chosen for i in members):
                 parts += self._shared(component)
-        return self._merged(parts)
+        return merged(parts)
 
     def cost(self, components: Iterable[Component]) -> int:
         """Parameters in ``trainable(components)``; a layer counts whole, its norms and biases too."""
@@ -276,45 +223,38 @@ class Anatomy:
         return np.array([self._rows(rows, 0, i, 1)[2][0] for i in range(self.neurons_per_expert)])
 
     # -- parts ------------------------------------------------------------------------------------------------------
-    def _rows(self, rows: Rows, layer: int, item: int, unit: int, expert: int | None = None) -> _Part:
+    def _rows(self, rows: Rows, layer: int, item: int, unit: int, expert: int | None = None) -> Part:
         units = rows.heads * self.num_heads + rows.groups * self.num_groups + rows.neurons * self.neurons_per_expert
         start = (units + rows.offset + item * rows.stride) * unit
         axis = self.family.rows_axis(rows.module)
         return self.module(layer, rows.module), axis, range(start, start + unit), expert
 
-    def _columns(self, name: str, layer: int, item: int, unit: int, expert: int | None = None) -> _Part:
+    def _columns(self, name: str, layer: int, item: int, unit: int, expert: int | None = None) -> Part:
         axis = 1 - self.family.rows_axis(name)
         return self.module(layer, name), axis, range(item * unit, (item + 1) * unit), expert
 
-    def _own(self, head: Component) -> list[_Part]:
+    def _own(self, head: Component) -> list[Part]:
         f, d = self.family, self.head_dim
         return [self._rows(f.query, head.layer, head.index, d), self._columns(f.out, head.layer, head.index, d)]
 
-    def _shared(self, head: Component) -> list[_Part]:
+    def _shared(self, head: Component) -> list[Part]:
         group = head.index // self.heads_per_group
         return [self._rows(r, head.layer, group, self.head_dim) for r in (self.family.key, self.family.value)]
 
-    def _head(self, head: Component) -> list[_Part]:
+    def _head(self, head: Component) -> list[Part]:
         return self._own(head) + self._shared(head)
 
-    def _neuron(self, neuron: Component) -> list[_Part]:
+    def _neuron(self, neuron: Component) -> list[Part]:
         rows = [self._rows(r, neuron.layer, neuron.index, 1, neuron.expert) for r in self.family.up]
         return [*rows, self._columns(self.family.down, neuron.layer, neuron.index, 1, neuron.expert)]
 
-    def _layer(self, layer: Component) -> list[_Part]:
-        parts: list[_Part] = []
+    def _layer(self, layer: Component) -> list[Part]:
+        parts: list[Part] = []
         for name, shape in self.shapes.items():
             axis = self.family.rows_axis(name)
             experts = range(self.num_experts) if self.family.of_experts(name) else (None,)
             parts += [(self.module(layer.layer, name), axis, range(shape[-2:][axis]), expert) for expert in experts]
         return parts
-
-    @staticmethod
-    def _merged(parts: Iterable[_Part]) -> list[Slice]:
-        index: dict[tuple[str, int, int | None], set[int]] = {}
-        for module, axis, items, expert in parts:
-            index.setdefault((module, axis, expert), set()).update(items)
-        return [Slice(m, axis, tuple(sorted(items)), e) for (m, axis, e), items in sorted(index.items())]
 
 
 _SLICES = {"layer": Anatomy._layer, "head": Anatomy._head, "neuron": Anatomy._neuron}

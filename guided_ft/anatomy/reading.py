@@ -80,7 +80,7 @@ def _check_experts(layer: nn.Module, number: int, model_type: str, family: Famil
             "mlp_only_layers and decoder_sparse_step in the model's config; nor can packed experts be read)"
         ) from None
     for name, weight in weights.items():
-        if weight.ndim != 3 or not weight.is_floating_point():
+        if getattr(weight, "ndim", 0) != 3 or not getattr(weight, "is_floating_point", bool)():
             raise GuidedError(f"{model_type}: {name} is quantized or packed (load the model unquantized)")
 
 

@@ -15,6 +15,7 @@ from torch import nn
 
 from ..errors import GuidedError
 from .config import pack_index
+from .expert_layout import hidden_of, rows_of, side_by_side, size_of, weights_of
 from .layer import SliceLayer, base_of, broken
 
 
@@ -103,7 +104,7 @@ class SliceExperts(SliceLayer):
             )
         if not all(w.is_floating_point() for w in weights):
             raise GuidedError(f"slice: this {type(base).__name__} is quantized (load the model unquantized)")
-        num_experts, size, hidden = len(base.down_proj), _size(base), _hidden(base)
+        num_experts, size, hidden = len(base.down_proj), size_of(base), hidden_of(base)
         for expert, index in neurons.items():
             if expert >= num_experts:
                 raise GuidedError(f"slice: there is no expert {expert} (0 to {num_experts - 1})")
@@ -114,7 +115,7 @@ class SliceExperts(SliceLayer):
     @staticmethod
     def draw(module: nn.Module, fraction: float, generator: Any) -> dict[str, Any]:
         base: Any = base_of(module)
-        size = _size(base)
+        size = size_of(base)
         total = len(base.down_proj) * size
         return {"neurons": _by_expert(sorted(generator.sample(range(total), max(1, round(fraction * total)))), size)}
 
@@ -131,7 +132,7 @@ class SliceExperts(SliceLayer):
         assert rank is None, "SliceConfig refuses a rank for expert neurons"
         self.check(self, neurons=neurons)
         base: Any = self.get_base_layer()
-        size, weight = _size(base), self.stored_weight
+        size, weight = size_of(base), self.stored_weight
         index = sorted(expert * size + i for expert, inside in neurons.items() for i in inside)
         dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
         delta = ExpertsDelta(index, size, self.in_features, dtype, weight.device)
@@ -153,7 +154,7 @@ class SliceExperts(SliceLayer):
         base: Any = self.get_base_layer()
         if index.dtype != torch.int64 or not bool((index[1:] > index[:-1]).all()):
             return False
-        return int(index[0]) >= 0 and int(index[-1]) < len(base.down_proj) * _size(base)
+        return int(index[0]) >= 0 and int(index[-1]) < len(base.down_proj) * size_of(base)
 
     def forward(self, x: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
         if self.disable_adapters and self.merged:
@@ -170,7 +171,7 @@ class SliceExperts(SliceLayer):
         """What the change of the chosen neurons adds to the output: ``[tokens, hidden]``."""
         base: Any = self.get_base_layer()
         index, all_up, all_down, groups = change
-        dtype, size, k = all_up.dtype, _size(base), top_k_index.shape[-1]
+        dtype, size, k = all_up.dtype, size_of(base), top_k_index.shape[-1]
         # One wait for the device: the pairs of token and expert, sorted by expert.
         chosen = top_k_index.reshape(-1)
         order, counts = chosen.argsort(stable=True), torch.bincount(chosen, minlength=len(base.down_proj)).tolist()
@@ -181,11 +182,11 @@ class SliceExperts(SliceLayer):
             tokens = pairs // k
             inside = index.narrow(0, first, count) - expert * size
             up, down = all_up.narrow(0, first, count), all_down.narrow(0, first, count)
-            old_up, bias, old_down = _weights(base, expert, inside, dtype)
+            old_up, bias, old_down = weights_of(base, expert, inside, dtype)
             inputs = x.index_select(0, tokens).to(dtype)
             before = F.linear(inputs, old_up, bias)
             old = base._apply_gate(before)
-            new = base._apply_gate(before + F.linear(inputs, _side_by_side(base, up).flatten(0, 1)))
+            new = base._apply_gate(before + F.linear(inputs, side_by_side(base, up).flatten(0, 1)))
             output = (new - old) @ old_down + new @ down
             output = output * top_k_weights.reshape(-1).index_select(0, pairs)[:, None]
             total.index_add_(0, tokens, output.to(dtype))
@@ -202,7 +203,7 @@ class SliceExperts(SliceLayer):
         base: Any = self.get_base_layer()
         delta: Any = self.slice_delta[adapter_name]
         expert, inside = delta.index // delta.size, delta.index % delta.size
-        expert_2, rows, everything = expert[:, None].expand(-1, 2), _rows(base, inside), slice(None)
+        expert_2, rows, everything = expert[:, None].expand(-1, 2), rows_of(base, inside), slice(None)
         at_up = (expert_2, everything, rows) if base.is_transposed else (expert_2, rows)
         at_down = (expert, inside) if base.is_transposed else (expert, everything, inside)
         yield base.gate_up_proj.data, at_up, delta.up.detach()
@@ -224,40 +225,6 @@ class SliceExperts(SliceLayer):
     def _put_back(self, adapter_name: str, kept: list[torch.Tensor]) -> None:
         for (weight, place, _), before in zip(self._written(adapter_name), kept, strict=True):
             weight[place] = before
-
-
-# -- the layout of transformers' experts: [experts, out, in] or transposed, gates before ups or in turn ---------------
-def _size(base: Any) -> int:
-    return base.down_proj.shape[1 if base.is_transposed else 2]
-
-
-def _hidden(base: Any) -> int:
-    return base.down_proj.shape[2 if base.is_transposed else 1]
-
-
-def _rows(base: Any, inside: torch.Tensor) -> torch.Tensor:
-    """The gate row and the up row of each neuron: ``[n, 2]``."""
-    gate, up = (inside, inside + _size(base)) if base.is_concatenated else (2 * inside, 2 * inside + 1)
-    return torch.stack([gate, up], dim=1)
-
-
-def _side_by_side(base: Any, pairs: torch.Tensor) -> torch.Tensor:
-    """Order ``[n, 2, ...]`` as the experts' gate function expects it: all gates first, or in turn."""
-    return pairs.transpose(0, 1) if base.is_concatenated else pairs
-
-
-def _weights(
-    base: Any, expert: int, inside: torch.Tensor, dtype: torch.dtype
-) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
-    """Of some neurons of one expert: rows ``[2 n, hidden]``, their bias ``[2 n]`` and columns ``[n, hidden]``."""
-    rows = _side_by_side(base, _rows(base, inside)).flatten()
-    up, down = base.gate_up_proj[expert], base.down_proj[expert]
-    if base.is_transposed:
-        up = up.T
-    else:
-        down = down.T
-    bias = base.gate_up_proj_bias[expert].index_select(0, rows).to(dtype) if base.has_bias else None
-    return up.index_select(0, rows).to(dtype), bias, down.index_select(0, inside).to(dtype)
 
 
 def _by_expert(index: list[int], size: int) -> dict[int, list[int]]:
