@@ -7,6 +7,7 @@ import math
 
 import families
 import moe
+import numpy as np
 import pytest
 import tiny
 import torch
@@ -28,6 +29,8 @@ from guided_ft.certify import canonical, fingerprint
 from guided_ft.errors import GuidedError
 from guided_ft.export import merged, to_lora
 from guided_ft.plan import trainable_names
+from guided_ft.report.figures import histogram
+from guided_ft.scoremap import ScoreMap
 from guided_ft.scorers.random import random
 from guided_ft.slice import SliceConfig
 
@@ -311,6 +314,15 @@ def test_heads_alone_are_exported_as_a_lora(moe_family, tmp_path):
     again = PeftModel.from_pretrained(families.make(moe_family), tmp_path).eval()
     assert type(again.peft_config["default"]) is LoraConfig
     assert (families.logits(again) - families.logits(peft_model)).abs().max() <= 1e-4
+
+
+def test_the_report_marks_the_chosen_neuron():
+    scores = ScoreMap(_MIXTRAL, neuron=np.arange(1, 49).reshape(2, 24))
+    figure = histogram(scores, Selection.parse("L0.E2.N1", _MIXTRAL))
+    [chosen] = [bars for bars in figure.data if bars["name"] == "chosen"]
+    [at] = np.flatnonzero(chosen["y"])
+    # Neuron 1 of expert 2 is the 18th of the layer.
+    assert abs(chosen["x"][at] - math.log10(18)) <= chosen["width"] / 2 + 1e-6
 
 
 # -- trainers ----------------------------------------------------------------------------------------------------------
