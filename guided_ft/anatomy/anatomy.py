@@ -158,7 +158,7 @@ class Anatomy:
         return self.module(layer, self.family.out)
 
     def down_module(self, layer: int) -> str:
-        """The projection whose input is `post`, the neurons ``[..., num_neurons]``; with experts it is no module."""
+        """The projection whose input is `post`, the neurons ``[..., num_neurons]`` (of experts: a parameter)."""
         return self.module(layer, self.family.down)
 
     def experts_module(self, layer: int) -> str:

@@ -58,12 +58,13 @@ def stored_weight(model: nn.Module, name: str) -> nn.Parameter:
     A projection is a module, or in a mixture of experts a parameter ``[experts, rows, columns]`` of one.
     """
     parent, _, last = name.rpartition(".")
-    module: Any = _bare(model.get_submodule(parent))
+    module: Any = bare(model.get_submodule(parent))
     found = getattr(module, last)
-    return getattr(_bare(found), "weight", found)
+    return getattr(bare(found), "weight", found)
 
 
-def _bare(module: Any) -> Any:
+def bare(module: Any) -> Any:
+    """Return the module inside adapters, or the module itself."""
     while hasattr(module, "base_layer"):
         module = module.base_layer
     return module

@@ -13,7 +13,6 @@ from ..errors import pick
 from ..progress import track
 from ..scoremap import ScoreMap
 from ..task import Task
-from .experts import remove_neuron, watch_activations
 from .tap import Tap
 
 
@@ -34,8 +33,8 @@ def ablation(
         effect(example) = loss with the component's activation replaced - loss
         score = mean over examples of |effect|        signed=True: mean of the effect (nats)
 
-    A head's activation is its part of the out-projection's input, a neuron's is its part of the down-projection's
-    (weighted by the router in a mixture of experts); a layer's is what it adds to the residual stream.
+    A head's activation is its part of the out-projection's input, a neuron's is its part of the down-projection's;
+    a layer's is what it adds to the residual stream.
 
     Args:
         replace: ``zero``, or ``mean``: the mean activation over the task's tokens (padding left out), which asks what
@@ -77,10 +76,9 @@ def _remove(tap: Tap, anatomy: Anatomy, c: Component, means: dict[str, torch.Ten
         name = anatomy.layer_module(c.layer)
         mean = means.get(name)
         return tap.at_layer(name, lambda before, after: before + mean.to(before) if mean is not None else before)
-    if c.expert is not None:
-        return remove_neuron(tap, anatomy, c, means.get(anatomy.down_module(c.layer)))
     name, width = _place(anatomy, c.kind, c.layer)
-    part = slice(c.index * width, (c.index + 1) * width)
+    first = anatomy.position(c) * width
+    part = slice(first, first + width)
 
     def hook(a: torch.Tensor) -> torch.Tensor:
         a = a.clone()
@@ -114,8 +112,6 @@ def _means(
             if kind == "layer":
                 name = anatomy.layer_module(layer)
                 handles.append(tap.at_layer(name, watch_layer(name)))
-            elif kind == "neuron" and anatomy.num_experts:
-                handles.append(watch_activations(tap, anatomy, layer, watch(anatomy.down_module(layer))))
             else:
                 name = _place(anatomy, kind, layer)[0]
                 handles.append(tap.at_input(name, watch(name)))

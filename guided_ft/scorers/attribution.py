@@ -9,8 +9,7 @@ from ..anatomy import KINDS, Anatomy
 from ..progress import track
 from ..scoremap import ScoreMap
 from ..task import Task
-from .experts import experts_of, products
-from .tap import Routed, Tap
+from .tap import Tap
 
 
 def attribution(
@@ -25,8 +24,8 @@ def attribution(
     """Score every head, neuron and layer in one forward and backward pass per batch.
 
     With ``a`` the activation of a component (a head's part of the input of the out-projection, a neuron's of the
-    down-projection, weighted by the router in a mixture of experts, what a layer adds to the residual stream),
-    ``g = d loss / d a`` and the sum over its dimensions and all tokens of an example::
+    down-projection, what a layer adds to the residual stream), ``g = d loss / d a`` and the sum over its dimensions
+    and all tokens of an example::
 
         head, neuron, layer = mean over examples of |sum(a * g)|      (Michel et al. 2019, arXiv 1905.10650, eq. 4)
         signed=True:          mean over examples of -sum(a * g)       (attribution patching to zero, in nats)
@@ -56,16 +55,6 @@ def attribution(
 
             tap.at_input(name, seen)
 
-        def watch_experts(layer: int) -> None:
-            experts = experts_of(tap, anatomy, layer)
-
-            def seen(routed: Routed, output: torch.Tensor) -> None:
-                x, top_k_index, top_k_weights = (t.detach() for t in routed)
-                routed, size = (x, top_k_index, top_k_weights), anatomy.neurons_per_expert
-                tap.at_gradient(output, lambda g: add("neuron", layer, products(experts, routed, g, rows, size)))
-
-            tap.at_experts(anatomy.experts_module(layer), seen)
-
         def watch_layer(layer: int) -> None:
             def seen(before: torch.Tensor, after: torch.Tensor) -> None:
                 change = (after - before).detach()
@@ -76,9 +65,7 @@ def attribution(
         for layer in range(anatomy.num_layers):
             if "head" in kinds:
                 watch_input(anatomy.out_module(layer), "head", layer)
-            if "neuron" in kinds and anatomy.num_experts:
-                watch_experts(layer)
-            elif "neuron" in kinds:
+            if "neuron" in kinds:
                 watch_input(anatomy.down_module(layer), "neuron", layer)
             if "layer" in kinds:
                 watch_layer(layer)

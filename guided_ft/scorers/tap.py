@@ -10,9 +10,7 @@ import torch
 from torch import nn
 
 from ..anatomy import base_model
-
-Routed = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
-"""What the experts of a layer get: ``x [tokens, hidden]``, and per token the chosen experts and their weights."""
+from .experts import find_experts, pass_through
 
 TensorHook = Callable[[torch.Tensor], "torch.Tensor | None"]
 
@@ -61,7 +59,14 @@ class Tap:
             torch.cuda.set_rng_state_all(self._cuda_random)
 
     def at_input(self, name: str, hook: TensorHook) -> Any:
-        """Call ``hook(activation)`` on what enters a module; what it returns, if anything, replaces it."""
+        """Call ``hook(activation)`` on what enters a module; what it returns, if anything, replaces it.
+
+        The down projection of experts is a parameter, not a module: there the activations are those of all neurons of
+        all experts, ``[tokens, num_neurons]``, weighted by the router and 0 where a token is not sent.
+        """
+        experts = find_experts(self.base, name)
+        if experts is not None:
+            return self._keep(experts.register_forward_hook(lambda m, args, out: pass_through(m, args, out, hook)))
 
         def pre(module: nn.Module, args: tuple) -> tuple | None:
             changed = hook(args[0])
@@ -81,15 +86,6 @@ class Tap:
             return (changed, *output[1:]) if isinstance(output, tuple) else changed
 
         return self._keep(self.base.get_submodule(name).register_forward_hook(post, with_kwargs=True))
-
-    def at_experts(self, name: str, hook: Callable[[Routed, torch.Tensor], torch.Tensor | None]) -> Any:
-        """Call ``hook(routed, output)`` on a layer's experts; what it returns, if anything, replaces the output."""
-
-        def post(module: nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor | None:
-            x, top_k_index, top_k_weights = args
-            return hook((x, top_k_index, top_k_weights), output)
-
-        return self._keep(self.base.get_submodule(name).register_forward_hook(post))
 
     def at_gradient(self, tensor: torch.Tensor, hook: Callable[[torch.Tensor], None]) -> None:
         """Call ``hook(gradient)`` when the gradient of an activation is known. It goes with the graph."""
