@@ -13,9 +13,13 @@ Sums = tuple[torch.Tensor, torch.Tensor]
 
 
 def sums(matrix: torch.Tensor, rows_axis: int) -> Sums:
-    """Sums over the output rows ``[out]`` and over the input columns ``[in]`` of a matrix shaped like a weight."""
+    """Sums over the output rows ``[out]`` and over the input columns ``[in]`` of a matrix shaped like a weight.
+
+    Experts come first where the weight has them: ``[experts, out]`` and ``[experts, in]``.
+    """
     matrix = matrix.detach().float()
-    return matrix.sum(1 - rows_axis).double(), matrix.sum(rows_axis).double()
+    inputs, outputs = (-2, -1) if rows_axis else (-1, -2)
+    return matrix.sum(inputs).double(), matrix.sum(outputs).double()
 
 
 def squares(matrix: torch.Tensor, rows_axis: int) -> Sums:
@@ -43,9 +47,9 @@ def fold(anatomy: Anatomy, of: Callable[[str], Sums], kinds: tuple[str, ...]) ->
         for part in (family.key, family.value):
             group = rows[part.module][anatomy.head_rows(part)].sum(1)
             head = head + np.repeat(group / anatomy.heads_per_group, anatomy.heads_per_group)
-        neuron = columns[family.down] + sum(rows[r.module][anatomy.neuron_rows(r)] for r in family.up)
+        neuron = columns[family.down] + sum(rows[r.module][..., anatomy.neuron_rows(r)] for r in family.up)
         layers.append(sum(r.sum() for r in rows.values()))
         heads.append(head)
-        neurons.append(neuron)
+        neurons.append(neuron.ravel())
     arrays = {"layer": np.array(layers), "head": np.stack(heads), "neuron": np.stack(neurons)}
     return {kind: arrays[kind] for kind in kinds}

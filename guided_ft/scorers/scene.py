@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..anatomy import Anatomy
+from ..anatomy import Anatomy, stored_weight
 from ..batching import model_inputs
 from ..errors import GuidedError
 from ..formats import IGNORE
@@ -127,7 +127,7 @@ class Scene:
         Of gated neurons, up times its gradient is taken, which is the same number: autograd keeps the former anyway,
         while the product of gate and up would be kept for this alone.
         """
-        gated = "neuron" in kinds and len(self.anatomy.family.up) > 1
+        gated = "neuron" in kinds and len(self.anatomy.family.up) > 1 and not self.anatomy.num_experts
         plain = tuple(kind for kind in kinds if kind != "neuron" or not gated)
         self.at_gradients(plain, lambda kind, layer, a, g: seen(kind, layer, a.float() * g.float()))
         if not gated:
@@ -180,12 +180,13 @@ class Scene:
             self.tap.at_module(name, hook)
 
         for name in self.projections():
+            refuse_experts(self.anatomy, name)
             watch(name)
 
     def at_weights(self, method: str, seen: Callable[[str, torch.Tensor], None]) -> None:
         """Call ``seen(name, gradient)`` with the gradient of each projection's weight, summed over the batch."""
         for name in self.projections():
-            weight = checked(weight_of(self.base, name), name, method)
+            weight = checked(stored_weight(self.base, name), name, method)
             self.tap.at_weight_gradient(weight, lambda g, name=name: seen(name, g))  # type: ignore[misc]
 
     def projections(self) -> list[str]:
@@ -220,10 +221,10 @@ class Scene:
                 watch_layer(layer)
 
 
-def weight_of(base: nn.Module, name: str) -> nn.Parameter:
-    """The weight of a projection, below any adapter."""
-    module: Any = base.get_submodule(name)
-    return module.get_base_layer().weight if hasattr(module, "get_base_layer") else module.weight
+def refuse_experts(anatomy: Anatomy, name: str) -> None:
+    """Raise GuidedError for a projection of experts, to which no module's input and output belong."""
+    if anatomy.family.of_experts(anatomy.relative(name)):
+        raise GuidedError(f"{name}: experts share no input, so this method cannot score their weights (try 'gradient')")
 
 
 def checked(weight: nn.Parameter, name: str, method: str) -> nn.Parameter:
@@ -233,6 +234,13 @@ def checked(weight: nn.Parameter, name: str, method: str) -> nn.Parameter:
     return weight
 
 
+def out_columns(scene: Scene, name: str, method: str) -> torch.Tensor:
+    """The columns of an out- or down-projection ``[width, inputs]``, those of experts one expert after the other."""
+    weight = float_weight(scene.base, name, method)
+    weight = weight.mT if scene.anatomy.rows_axis_of(name) else weight
+    return weight if weight.ndim == 2 else weight.transpose(0, 1).flatten(1)
+
+
 def float_weight(base: nn.Module, name: str, method: str) -> torch.Tensor:
     """The weight of a projection as float32. Raises GuidedError for a quantized one."""
-    return checked(weight_of(base, name), name, method).detach().float()
+    return checked(stored_weight(base, name), name, method).detach().float()
