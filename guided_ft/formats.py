@@ -29,6 +29,29 @@ def read_row(row: Mapping[str, Any], tokenizer: Any) -> tuple[Tokens, ...]:
     raise GuidedError(f"unknown format with keys {sorted(row)} (write one of: {wanted})")
 
 
+def read_corrupted(row: Mapping[str, Any], tokenizer: Any) -> tuple[Tokens, ...] | None:
+    """Tokenize the same row with its ``corrupted_prompt`` (or ready ``corrupted_ids``); None if it has none."""
+    swaps = {"corrupted_prompt": "prompt", "corrupted_ids": "input_ids", "corrupted_rejected_ids": "rejected_ids"}
+    found = {name: row[key] for key, name in swaps.items() if row.get(key) is not None}
+    return read_row({**row, **found}, tokenizer) if found else None
+
+
+def read_wrong(row: Mapping[str, Any], tokenizer: Any, right: Tokens) -> tuple[int, ...] | None:
+    """Label the first token where the row's ``wrong`` answer leaves the right one; IGNORE elsewhere. None without one.
+
+    Raises GuidedError if the answers do not differ, or not in the answer.
+    """
+    if row.get("wrong_labels") is not None:
+        return tuple(row["wrong_labels"])
+    if row.get("wrong") is None:
+        return None
+    wrong = _answered(tokenizer, row["prompt"], row["wrong"]).ids
+    first = next((i for i, (a, b) in enumerate(zip(right.ids, wrong, strict=False)) if a != b), None)
+    if first is None or right.labels[first] == IGNORE:
+        raise GuidedError("the wrong answer does not differ from the right one inside the answer")
+    return (IGNORE,) * first + (wrong[first],) + (IGNORE,) * (len(right.ids) - first - 1)
+
+
 def _tokens(tokenizer: Any, text: str | list, *, prompt: bool = False, eos: bool = False) -> list[int]:
     if isinstance(text, str):
         if eos and tokenizer.eos_token and not text.endswith(tokenizer.eos_token):

@@ -145,9 +145,8 @@ def _run(recipe: Recipe, until: str | None, trust_remote_code: bool, say: Callab
 def _keys(recipe: Recipe) -> dict[str, str]:
     """A digest of everything that each stage depends on."""
     r = recipe.model_dump(mode="json")
-    files = [
-        p for p in (recipe.data.path, recipe.data.test_path, recipe.localize.retain, recipe.evaluate.retention) if p
-    ]
+    named = (recipe.data.path, recipe.data.test_path, recipe.localize.retain, recipe.evaluate.retention)
+    files = [p for p in (*named, *stages.against_files(recipe.localize.options)) if p]
     contents = [digest(Path(p).read_bytes()) for p in files if Path(p).is_file()]
     base = [identity(recipe.model), r["dtype"], r["data"], r["seed"], r["train"]["max_length"], contents, versions()]
     keys = {"before": digest(base, r["evaluate"], r["train"]["beta"])}

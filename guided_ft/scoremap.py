@@ -22,7 +22,7 @@ class ScoreMap:
         anatomy: whose components were scored.
         layer: float32 ``[L]``, or None if layers were not scored.
         head: float32 ``[L, H]``, or None.
-        neuron: float32 ``[L, N]``, or None.
+        neuron: float32 ``[L, N]``, or None; with experts, neuron ``n`` of expert ``e`` is at ``e * (N / E) + n``.
         meta: provenance: method, options, model, data hash, retain, seconds, passes.
     """
 
@@ -76,14 +76,15 @@ class ScoreMap:
 
     def score(self, component: Component) -> float:
         array = self.of(self.anatomy.check(component).kind)
-        return float(array[component.layer] if component.kind == "layer" else array[component.layer, component.index])
+        place = (component.layer, self.anatomy.position(component))
+        return float(array[component.layer] if component.kind == "layer" else array[place])
 
     def top(self, kind: str, k: int = 10) -> list[tuple[Component, float]]:
         """Return the ``k`` highest-scored components of a kind, best first; ties by name."""
         flat = self.of(kind).ravel()
         size = self.anatomy.size(kind)
         order = np.argsort(-flat, kind="stable")[:k]
-        return [(Component(kind, int(i) // size, int(i) % size), float(flat[i])) for i in order]
+        return [(self.anatomy.component(kind, int(i) // size, int(i) % size), float(flat[i])) for i in order]
 
     def compare(self, other: ScoreMap, kind: str, k: int = 20) -> dict[str, float]:
         """Return Spearman, Pearson and the overlap of the top ``k`` (a share, 0 to 1) with another map."""
@@ -93,10 +94,24 @@ class ScoreMap:
         k = max(1, min(k, mine.size))
         best = [set(np.argsort(-a, kind="stable")[:k].tolist()) for a in (mine, theirs)]
         return {
-            "spearman": _pearson(_ranks(mine), _ranks(theirs)),
-            "pearson": _pearson(mine, theirs),
+            "spearman": pearson(ranks(mine), ranks(theirs)),
+            "pearson": pearson(mine, theirs),
             "overlap": len(best[0] & best[1]) / k,
         }
+
+    def faithfulness(self, model: Any, task: Any, **options: Any) -> Any:
+        """Ask how much of the task the map's best components do alone, on held-out examples, beside random ones.
+
+        Example::
+
+            found = scores.faithfulness(model, held_out, kind="head")
+            found.cpr, found.cmd, found.random["cpr"]
+
+        Options and what is returned: ``guided_ft.scorers.faithfulness``.
+        """
+        from .scorers.faithfulness import faithfulness
+
+        return faithfulness(self, model, task, **options)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write ``path`` (safetensors) and, beside it, the provenance as ``.json``."""
@@ -120,14 +135,14 @@ class ScoreMap:
         return f"ScoreMap({(self.meta or {}).get('method', '?')}: {sizes} of {self.anatomy.model_type})"
 
 
-def _ranks(values: np.ndarray) -> np.ndarray:
+def ranks(values: np.ndarray) -> np.ndarray:
     """Ranks from 0; ties share their mean rank."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
     return (last - (counts + 1) / 2)[inverse.ravel()]
 
 
-def _pearson(a: np.ndarray, b: np.ndarray) -> float:
+def pearson(a: np.ndarray, b: np.ndarray) -> float:
     # In float64 before the mean is taken: the float32 mean of equal scores need not equal them.
     a, b = (x - x.mean() for x in (a.astype(np.float64), b.astype(np.float64)))
     scale = np.sqrt((a @ a) * (b @ b))

@@ -12,13 +12,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .anatomy import KINDS
 from .artifact import read_arrays
 from .budget import select
 from .data import load_rows
 from .models import load_model, load_tokenizer
 from .plan import Plan
 from .scoremap import ScoreMap
+from .scorers.catalogue import find
 
 if TYPE_CHECKING:
     from .recipe import Recipe
@@ -84,20 +84,31 @@ def localize(run: Run) -> dict[str, Any]:
 
     settings = run.recipe.localize
     task = run.task(run.rows[0][: settings.examples], settings.batch_size)
+
+    def load(path: str) -> Task:
+        length = run.recipe.train.max_length
+        return Task.load(path, run.tokenizer, max_length=length, batch_size=settings.batch_size)
+
     retain: str | Task | None = {"none": None, "self": "self"}.get(settings.retain, settings.retain)
     if isinstance(retain, str) and retain != "self":
-        retain = Task.load(
-            retain, run.tokenizer, max_length=run.recipe.train.max_length, batch_size=settings.batch_size
-        )
+        retain = load(retain)
     options: dict[str, Any] = {**settings.options}
+    if "against" in options:
+        options["against"] = [load(path) for path in against_files(settings.options)]
     scores = score(run.model(), task, settings.method, retain, _kinds(run), seed=run.recipe.seed, **options)
     scores.save(run.folder / "scores.safetensors")
     return {"meta": scores.meta, "hash": task.hash, "sizes": {k: int(scores.of(k).size) for k in scores.kinds}}
 
 
+def against_files(options: dict[str, Any]) -> list[str]:
+    """The sets that a method compares with: paths, separated by commas."""
+    return [path.strip() for path in str(options.get("against", "")).split(",") if path.strip()]
+
+
 def _kinds(run: Run) -> tuple[str, ...]:
-    """Score all kinds, for the picture; exact ablation only those that may be chosen, for the time it takes."""
-    return tuple(run.recipe.select.kinds) if run.recipe.localize.method == "ablation" else KINDS
+    """Score all kinds there are, for the picture; exact ablation only those that may be chosen, for the time."""
+    method = run.recipe.localize.method
+    return tuple(run.recipe.select.kinds) if method == "ablation" else find(method).kinds
 
 
 def choose(run: Run) -> dict[str, Any]:

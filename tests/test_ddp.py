@@ -14,15 +14,18 @@ from families import make
 from guided_ft.artifact import read_arrays, read_text
 
 
-def _run(folder: Path, name: str, processes: int, per_device: int) -> None:
-    script = Path(__file__).parent / "ddp_run.py"
+def _launch(script: str, processes: int, *arguments: str) -> None:
     launch = (
         ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)] if processes > 1 else []
     )
-    command = [sys.executable, *launch, str(script), str(folder / "base"), str(folder / name), str(per_device)]
+    command = [sys.executable, *launch, str(Path(__file__).parent / script), *arguments]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+def _run(folder: Path, name: str, processes: int, per_device: int) -> None:
+    _launch("ddp_run.py", processes, str(folder / "base"), str(folder / name), str(per_device))
 
 
 @pytest.mark.slow
@@ -42,3 +45,15 @@ def test_two_processes_train_what_one_does(tmp_path):
         assert np.array_equal(two[0][name], two[1][name]), name
         np.testing.assert_allclose(two[0][name], value, atol=1e-6, err_msg=name)
     assert max(np.abs(value).max() for value in one.values()) > 1e-3
+
+
+@pytest.mark.slow
+def test_two_processes_find_what_one_does(tmp_path):
+    """Each takes half of the batches; the sums are added up."""
+    _launch("ddp_scores.py", 1, str(tmp_path))
+    _launch("ddp_scores.py", 2, str(tmp_path))
+    one, *two = (read_arrays(tmp_path / f"{n}.safetensors") for n in ("rank0of1", "rank0of2", "rank1of2"))
+    assert set(one) == set(two[0]) == set(two[1])
+    for name, value in one.items():
+        assert np.array_equal(two[0][name], two[1][name]), name
+        np.testing.assert_allclose(two[0][name], value, rtol=1e-6, atol=1e-6 * np.abs(value).max(), err_msg=name)

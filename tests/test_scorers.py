@@ -14,12 +14,13 @@ from guided_ft.errors import GuidedError
 from guided_ft.formats import Tokens
 from guided_ft.scoremap import ScoreMap
 from guided_ft.scorers import catalogue
-from guided_ft.scorers.localize import FLOOR, localize
+from guided_ft.scorers.combine import FLOOR
+from guided_ft.scorers.localize import localize
 from guided_ft.scorers.self_text import self_text
 from guided_ft.scorers.tap import GradientWatch, Tap
 from guided_ft.task import Task
 
-METHODS = tuple(catalogue.CATALOGUE)
+METHODS = ("ablation", "attribution", "gradient", "magnitude", "random")
 
 
 def task_of(count: int = 6, batch_size: int = 8, preference: bool = False) -> Task:

@@ -43,6 +43,14 @@ class Family:
         down: the projection whose input columns carry neuron ``n`` (its input is `post`).
         transposed: weights are stored ``[in, out]`` (GPT-2's Conv1D).
         joint_norm: query and key are normalized over all heads together, so their gradients mix heads.
+        norms: the norms through which attention and MLP read the residual stream, if any, relative to the layer.
+        post_norms: the norms through which they write to it, if any.
+        final_norm: the norm before the unembedding, relative to the decoder.
+        parallel: the setting that, if true, makes attention and MLP read the same residual stream.
+        read_first: the setting that, if false, puts the norms behind the residual sums.
+        experts: in a mixture of experts the module that holds ``up`` and ``down`` as parameters with one matrix per
+            expert, ``[experts, rows, columns]``; their rows are then those of neuron ``n`` of one expert.
+        experts_transposed: the experts' matrices are stored ``[in, out]``.
     """
 
     model_types: tuple[str, ...]
@@ -55,6 +63,21 @@ class Family:
     down: str
     transposed: bool = False
     joint_norm: bool = False
+    norms: tuple[str, str] = ("", "")
+    post_norms: tuple[str, str] = ("", "")
+    final_norm: str = "norm"
+    parallel: str = ""
+    read_first: str = ""
+    experts: str = ""
+    experts_transposed: bool = False
+
+    def of_experts(self, name: str) -> bool:
+        """Whether a projection is a parameter with one matrix per expert."""
+        return bool(self.experts) and name.startswith(f"{self.experts}.")
+
+    def rows_axis(self, name: str) -> int:
+        """Axis of a projection's stored matrix (of one expert's) along which its output rows lie."""
+        return int(self.experts_transposed if self.of_experts(name) else self.transposed)
 
     @property
     def projections(self) -> tuple[str, ...]:
@@ -64,7 +87,7 @@ class Family:
 
 
 _LLAMA = Family(
-    model_types=("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "gemma3"),
+    model_types=("llama", "mistral", "qwen2", "qwen3", "gemma"),
     layers="layers",
     query=Rows("self_attn.q_proj"),
     key=Rows("self_attn.k_proj"),
@@ -72,11 +95,27 @@ _LLAMA = Family(
     out="self_attn.o_proj",
     up=(Rows("mlp.gate_proj"), Rows("mlp.up_proj")),
     down="mlp.down_proj",
+    norms=("input_layernorm", "post_attention_layernorm"),
+)
+_POST = ("post_attention_layernorm", "post_feedforward_layernorm")
+
+_MIXTRAL = replace(
+    _LLAMA,
+    model_types=("mixtral", "qwen3_moe"),
+    up=(Rows("mlp.experts.gate_up_proj"), Rows("mlp.experts.gate_up_proj", neurons=1)),
+    down="mlp.experts.down_proj",
+    experts="mlp.experts",
 )
 
 FAMILIES: tuple[Family, ...] = (
     _LLAMA,
-    replace(_LLAMA, model_types=("olmo2",), joint_norm=True),
+    replace(
+        _LLAMA,
+        model_types=("gemma2", "gemma3_text", "gemma3"),
+        norms=("input_layernorm", "pre_feedforward_layernorm"),
+        post_norms=_POST,
+    ),
+    replace(_LLAMA, model_types=("olmo2",), joint_norm=True, norms=("", ""), post_norms=_POST),
     replace(
         _LLAMA,
         model_types=("phi3",),
@@ -95,6 +134,8 @@ FAMILIES: tuple[Family, ...] = (
         up=(Rows("mlp.c_fc"),),
         down="mlp.c_proj",
         transposed=True,
+        norms=("ln_1", "ln_2"),
+        final_norm="ln_f",
     ),
     Family(
         model_types=("gpt_neox",),
@@ -105,6 +146,9 @@ FAMILIES: tuple[Family, ...] = (
         out="attention.dense",
         up=(Rows("mlp.dense_h_to_4h"),),
         down="mlp.dense_4h_to_h",
+        norms=("input_layernorm", "post_attention_layernorm"),
+        final_norm="final_layer_norm",
+        parallel="use_parallel_residual",
     ),
     Family(
         model_types=("opt",),
@@ -115,6 +159,17 @@ FAMILIES: tuple[Family, ...] = (
         out="self_attn.out_proj",
         up=(Rows("fc1"),),
         down="fc2",
+        norms=("self_attn_layer_norm", "final_layer_norm"),
+        final_norm="final_layer_norm",
+        read_first="do_layer_norm_before",
+    ),
+    _MIXTRAL,
+    replace(_MIXTRAL, model_types=("olmoe",), joint_norm=True),
+    replace(
+        _MIXTRAL,
+        model_types=("gpt_oss",),
+        up=(Rows("mlp.experts.gate_up_proj", stride=2), Rows("mlp.experts.gate_up_proj", offset=1, stride=2)),
+        experts_transposed=True,
     ),
 )
 

@@ -1,78 +1,86 @@
-"""Attribution: gradient x activation, the first-order estimate of removing a component."""
+"""Attribution: gradient x activation, the first-order estimate of removing or replacing a component."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import torch
-from torch import nn
 
-from ..anatomy import KINDS, Anatomy
-from ..progress import track
-from ..scoremap import ScoreMap
-from ..task import Task
-from .tap import Tap
+from ..anatomy import Anatomy
+from ..errors import pick
+from .passes import BACKWARD, FORWARD, PAIRS
+from .recorder import Recorder
+from .scene import Scene
+
+_PROGRAMS = {"zero": ((BACKWARD, 0),), "mean": ((FORWARD, 0), (BACKWARD, 0)), "corrupted": ((PAIRS, 0),)}
 
 
-def attribution(
-    model: nn.Module,
-    anatomy: Anatomy,
-    task: Task,
-    *,
-    kinds: tuple[str, ...] = KINDS,
-    signed: bool = False,
-    progress: bool | None = None,
-) -> ScoreMap:
+class Attribution(Recorder):
     """Score every head, neuron and layer in one forward and backward pass per batch.
 
     With ``a`` the activation of a component (a head's part of the input of the out-projection, a neuron's of the
-    down-projection, what a layer adds to the residual stream), ``g = d loss / d a`` and the sum over its dimensions
-    and all tokens of an example::
+    down-projection, what a layer adds to the residual stream), ``b`` what replaces it, ``g = d loss / d a`` and the
+    sum over its dimensions and all tokens of an example::
 
-        head, neuron, layer = mean over examples of |sum(a * g)|      (Michel et al. 2019, arXiv 1905.10650, eq. 4)
-        signed=True:          mean over examples of -sum(a * g)       (attribution patching to zero, in nats)
+        effect(example) = sum((b - a) * g)           (attribution patching; Nanda 2023, Kramar et al. 2403.00745)
+        score = mean over examples of |effect|       (b = 0: Michel et al. 2019, arXiv 1905.10650, eq. 4)
+        signed=True:  mean over examples of effect   (nats; positive: the loss rises without the component)
+        squared=True: mean over examples of effect^2 (b = 0: Molchanov et al. 2019, arXiv 1906.10771, eq. 8)
 
-    ``-sum(a * g)`` estimates the rise of the loss when the component is set to zero; ``ablation`` is the exact value.
+    The effect estimates the exact change of the loss that ``ablation`` measures.
 
-    Cost: one pass, weights frozen, nothing kept but the sums. Data: labelled examples.
+    Args:
+        replace: ``zero``; ``mean``: the component's mean over all real tokens of the task; ``corrupted``: its
+            activation on the corrupted prompt of the pair (identical pairs give exactly 0).
+
+    Cost: one pass, weights frozen, nothing kept but the sums; ``mean`` and ``corrupted`` take one forward pass more.
+    Data: labelled examples; pairs for ``corrupted``.
     """
-    sums: dict[str, list[torch.Tensor]] = {kind: [torch.zeros(())] * anatomy.num_layers for kind in kinds}
-    rows = 0
 
-    def add(kind: str, layer: int, effect: torch.Tensor) -> None:
-        """``effect [rows, components]``: the sum of ``a * g`` of each component in each row."""
-        effect = task.per_example(effect)
-        sums[kind][layer] = sums[kind][layer] + (-effect if signed else effect.abs()).sum(0).double().cpu()
+    def __init__(
+        self,
+        anatomy: Anatomy,
+        kinds: tuple[str, ...],
+        *,
+        replace: str = "zero",
+        signed: bool = False,
+        squared: bool = False,
+    ) -> None:
+        super().__init__(anatomy, kinds)
+        self.program = pick(_PROGRAMS, replace, "replace")
+        self.replace = replace
+        self._size = (lambda e: e) if signed else torch.square if squared else torch.abs
+        self._other: dict[tuple[str, int], torch.Tensor] = {}
 
-    def product(a: torch.Tensor, g: torch.Tensor, size: int) -> torch.Tensor:
-        """``[rows, tokens, size * width] -> [rows, size]`` (OPT hands rows and tokens over as one dimension)."""
-        return (a.float() * g.float()).reshape(rows, -1, a.shape[-1]).sum(1).unflatten(-1, (size, -1)).sum(-1)
+    def watch(self, scene: Scene, step: int) -> None:
+        if self.program[step] == (FORWARD, 0):
+            scene.at_components(self.kinds, lambda kind, layer, a: self.add_tokens((kind, layer), a, scene.mask))
+        elif self.replace == "zero":
+            scene.at_products(self.kinds, lambda kind, layer, p: self._note(scene, kind, layer, -p.sum(1)))
+        else:
+            scene.at_components(self.kinds, lambda kind, layer, a: self._keep(scene, kind, layer, a))
+            scene.at_gradients(self.kinds, lambda kind, layer, a, g: self._effect(scene, kind, layer, a, g))
 
-    with Tap(model, start_graph=True) as tap:
+    def _keep(self, scene: Scene, kind: str, layer: int, a: torch.Tensor) -> None:
+        if scene.phase == "corrupted":
+            self._other[kind, layer] = a
 
-        def watch_input(name: str, kind: str, layer: int) -> None:
-            def seen(a: torch.Tensor) -> None:
-                value = a.detach()
-                tap.at_gradient(a, lambda g: add(kind, layer, product(value, g, anatomy.size(kind))))
+    def _effect(self, scene: Scene, kind: str, layer: int, a: torch.Tensor, g: torch.Tensor) -> None:
+        if self.replace == "corrupted":
+            effect = ((self._other.pop((kind, layer)) - a).float() * g.float()).sum(1)
+        else:
+            mean = self.token_mean((kind, layer)).to(g.device).float()
+            effect = mean * g.float().sum(1) - (a.float() * g.float()).sum(1)
+        self._note(scene, kind, layer, effect)
 
-            tap.at_input(name, seen)
+    def _note(self, scene: Scene, kind: str, layer: int, effect: torch.Tensor) -> None:
+        """``effect [rows, components * width]``."""
+        effect = scene.per_example(scene.split(effect, kind).sum(-1))
+        self.add((kind, layer), self._size(effect).sum(0))
 
-        def watch_layer(layer: int) -> None:
-            def seen(before: torch.Tensor, after: torch.Tensor) -> None:
-                change = (after - before).detach()
-                tap.at_gradient(after, lambda g: add("layer", layer, product(change, g, 1)))
+    def result(self, scene: Scene) -> dict[str, np.ndarray]:
+        return self.stack(lambda kind, layer: self.steps[-1][kind, layer] / len(scene.task))
 
-            tap.at_layer(anatomy.layer_module(layer), seen)
-
-        for layer in range(anatomy.num_layers):
-            if "head" in kinds:
-                watch_input(anatomy.out_module(layer), "head", layer)
-            if "neuron" in kinds:
-                watch_input(anatomy.down_module(layer), "neuron", layer)
-            if "layer" in kinds:
-                watch_layer(layer)
-        device = next(model.parameters()).device
-        for batch in track(task.batches(device), task.num_batches(), "attribution", progress):
-            rows = len(batch["input_ids"])
-            task.loss(task.quantity(model, batch)).sum().backward()
-
-    arrays = {kind: torch.stack(rows).numpy() / len(task) for kind, rows in sums.items()}
-    return ScoreMap.of_arrays(anatomy, arrays, {"passes": task.num_batches()})
+    def meta(self) -> dict[str, Any]:
+        return {"replace": self.replace}

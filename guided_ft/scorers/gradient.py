@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
-from torch import nn
 
-from ..anatomy import KINDS, Anatomy, base_model
-from ..errors import GuidedError
-from ..progress import track
-from ..scoremap import ScoreMap
-from ..task import Task
-from .fold import Squares, fold, squares
-from .tap import Tap
+from .fold import fold, squares
+from .passes import WEIGHTS
+from .recorder import Recorder
+from .scene import Scene
 
 
-def gradient(
-    model: nn.Module,
-    anatomy: Anatomy,
-    task: Task,
-    *,
-    kinds: tuple[str, ...] = KINDS,
-    progress: bool | None = None,
-) -> ScoreMap:
+class Gradient(Recorder):
     """Score components by the squared gradients of the weights they own.
 
     ::
@@ -29,39 +19,25 @@ def gradient(
         score = mean over batches of the sum over the component's weights w of (d loss / d w)^2
 
     where the loss of a batch is the mean over its examples (an empirical Fisher of batches: with ``batch_size=1`` it
-    is the usual diagonal one, see arXiv 1905.12558). Larger batches measure what their examples agree on.
+    is the usual diagonal one, see arXiv 1905.12558; ``fisher`` is that for any batch size). Larger batches measure
+    what their examples agree on.
 
     Cost: one forward and one full backward pass per batch; one weight's gradient is held at a time. Data: labelled
     examples. Needs weights that can have gradients: quantized models are refused.
     """
-    base = base_model(model)
-    totals: dict[str, Squares] = {}
 
-    def watch(tap: Tap, name: str) -> None:
-        weight = _weight(base.get_submodule(name))
-        if not weight.is_floating_point():
-            raise GuidedError(
-                f"gradient: {name} is quantized (use method='attribution', or load the model unquantized)"
-            )
+    program = ((WEIGHTS, 0),)
 
-        def seen(grad: torch.Tensor) -> None:
-            rows, columns = squares(grad, anatomy.rows_axis)
-            before = totals.get(name)
-            totals[name] = (rows, columns) if before is None else (before[0] + rows, before[1] + columns)
+    def watch(self, scene: Scene, step: int) -> None:
+        def seen(name: str, grad: torch.Tensor) -> None:
+            rows, columns = squares(grad / scene.examples, self.anatomy.rows_axis_of(name))
+            self.add((name, "rows"), rows)
+            self.add((name, "columns"), columns)
 
-        tap.at_weight_gradient(weight, seen)
+        scene.at_weights("gradient", seen)
 
-    with Tap(model) as tap:
-        for layer in range(anatomy.num_layers):
-            for name in anatomy.shapes:
-                watch(tap, anatomy.module(layer, name))
-        device = next(model.parameters()).device
-        for batch in track(task.batches(device), task.num_batches(), "gradient", progress):
-            task.loss(task.quantity(model, batch)).mean().backward()
-
-    batches = task.num_batches()
-    return fold(anatomy, lambda name: (totals[name][0] / batches, totals[name][1] / batches), kinds, batches)
-
-
-def _weight(module: nn.Module) -> nn.Parameter:
-    return module.get_base_layer().weight if hasattr(module, "get_base_layer") else module.weight  # type: ignore
+    def result(self, scene: Scene) -> dict[str, np.ndarray]:
+        sums, batches = self.steps[0], scene.task.num_batches()
+        return fold(
+            self.anatomy, lambda name: (sums[name, "rows"] / batches, sums[name, "columns"] / batches), self.kinds
+        )

@@ -3,22 +3,57 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, overload
 
-import numpy as np
 from torch import nn
 
-from ..anatomy import KINDS, Anatomy
+from ..anatomy import Anatomy
 from ..errors import GuidedError, pick
+from ..metrics import metric_name
 from ..scoremap import ScoreMap
 from ..task import Task
-from .catalogue import find
+from . import ranks
+from .record import record
+from .requests import Combine, Request, read_combine, read_methods, read_request
 from .self_text import self_text
+from .stability import warn_if_unstable
+from .verify import check_count, verified
 
-FLOOR = 0.1
-"""Share of the mean retain score that is added below the ratio, so that a unit which retains nothing cannot win by
-division by almost zero."""
+
+@overload
+def localize(
+    model: nn.Module,
+    task: Task,
+    method: str = ...,
+    retain: str | Task | None = ...,
+    kinds: Iterable[str] | None = ...,
+    *,
+    methods: None = ...,
+    combine: str | Combine = ...,
+    weight: float | None = ...,
+    verify: int = ...,
+    seed: int = ...,
+    progress: bool | None = ...,
+    **options: Any,
+) -> ScoreMap: ...
+
+
+@overload
+def localize(
+    model: nn.Module,
+    task: Task,
+    method: str = ...,
+    retain: str | Task | None = ...,
+    kinds: Iterable[str] | None = ...,
+    *,
+    methods: Iterable[str] | Mapping[str, Mapping[str, Any]],
+    combine: str | Combine = ...,
+    weight: float | None = ...,
+    verify: int = ...,
+    seed: int = ...,
+    progress: bool | None = ...,
+) -> dict[str, ScoreMap]: ...
 
 
 def localize(
@@ -26,12 +61,16 @@ def localize(
     task: Task,
     method: str = "gradient",
     retain: str | Task | None = "self",
-    kinds: Iterable[str] = KINDS,
+    kinds: Iterable[str] | None = None,
     *,
+    methods: Iterable[str] | Mapping[str, Mapping[str, Any]] | None = None,
+    combine: str | Combine = "ratio",
+    weight: float | None = None,
+    verify: int = 0,
     seed: int = 0,
     progress: bool | None = None,
     **options: Any,
-) -> ScoreMap:
+) -> ScoreMap | dict[str, ScoreMap]:
     """Score the layers, heads and neurons of a model for a task.
 
     With a retain set the map is two-sided: ``task score / (retain score + 0.1 * its mean)``, high for what matters
@@ -41,56 +80,92 @@ def localize(
         model: a causal LM, or a PeftModel of one (its adapters take part).
         task: the question.
         method: a name in ``guided_ft.scorers.catalogue.CATALOGUE``.
-        retain: ``"self"`` (text that the model samples, seeded), a Task, or None for a one-sided map.
-        kinds: which of ``layer``, ``head``, ``neuron`` to score.
-        seed: of the sampled text and of ``random``.
+        retain: ``"self"`` (text that the model samples, seeded), a Task, or None for a one-sided map. A method that
+            compares sets of its own accord takes it as its option ``against``, unless that is given.
+        kinds: which of ``layer``, ``head``, ``neuron`` to score; None: all that the method defines.
+        methods: several at once: names, or options by name (``{"mean": {"method": "attribution", "replace": "mean"}}``
+            when the name is your own). Those that need the same pass over the data share it.
+        combine: ``ratio``, ``difference`` (``task - weight * retain``), or a function of the two maps.
+        weight: of the retain set in ``difference``; None: 1.
+        verify: ablate so many components exactly, the top of each kind, and a fourth as many drawn from the rest:
+            ``meta["verified"]`` tells their effects on the task beside the scores, and what the method missed.
+        seed: of the sampled text and of methods and samples that are drawn.
         progress: show progress bars; None: only on a terminal.
         **options: of the method (see its docstring).
 
     Returns:
-        A ScoreMap; its ``meta`` tells method, options, data, seconds and passes.
+        A ScoreMap, whose ``meta`` tells method, options, data, seconds and passes; with ``methods``, one per name.
     """
-    found = find(method)
-    kinds = (kinds,) if isinstance(kinds, str) else tuple(kinds)
-    for kind in kinds:
-        pick(dict.fromkeys(KINDS), kind, "kinds")
-    if options.get("signed") and retain is not None:
-        raise GuidedError("signed: a ratio needs scores that are not negative (use retain=None)")
+    check_count(verify)
+    wanted = read_methods(method, methods, options)
+    two_sided = read_combine(combine, weight)
     if isinstance(retain, str):
         pick({"self": 0}, retain, "retain")
-    anatomy = Anatomy.of(model)
-    scorer = found.load()
+    chosen = (kinds,) if isinstance(kinds, str) else kinds if kinds is None else tuple(kinds)
+    requests = {label: read_request(*found, chosen, seed) for label, found in wanted.items()}
+    if retain is not None and combine == "ratio" and any(r.options.get("signed") for r in requests.values()):
+        raise GuidedError(
+            "signed: a ratio needs scores that are not negative (use retain=None or combine='difference')"
+        )
     began = time.perf_counter()
-    if method == "random":
-        options = {"seed": seed, **options}
-    try:
-        scores = scorer(model, anatomy, task, kinds=kinds, progress=progress, **options)
-    except TypeError as error:
-        if "unexpected keyword argument" in str(error):
-            raise GuidedError(f"method {method!r}: {str(error).split('() ')[-1]} (see its docstring)") from None
-        raise
-    passes = (scores.meta or {}).get("passes", 0)
-    if not found.needs_data:
-        retain = None
-    if retain is not None:
-        kept = retain if isinstance(retain, Task) else self_text(model, seed=seed, progress=progress)
-        against = scorer(model, anatomy, kept, kinds=kinds, progress=progress, **options)
-        passes += (against.meta or {}).get("passes", 0)
-        scores = ScoreMap.of_arrays(anatomy, {k: _ratio(scores.of(k), against.of(k)) for k in kinds})
-    meta = {
-        "method": method,
-        "options": options,
-        "retain": None if retain is None else {"name": kept.name, "hash": kept.hash, "examples": len(kept)},
-        "task": {"name": task.name, "hash": task.hash, "examples": len(task)},
-        "model": getattr(model, "name_or_path", "") or anatomy.model_type,
-        "seed": seed,
-        "passes": passes,
-        "seconds": round(time.perf_counter() - began, 3),
-    }
-    return ScoreMap.of_arrays(anatomy, {k: scores.of(k) for k in kinds}, meta)
+    anatomy = Anatomy.of(model)
+    task.check(model)
+    kept = retain
+    if retain == "self" and any(r.compares(retain) or r.against_missing for r in requests.values()):
+        kept = ranks.same(self_text(model, seed=seed, progress=progress))
+    requests = {label: request.with_against(kept) for label, request in requests.items()}
+    maps = _score(model, anatomy, task, requests, progress)
+    compared = {label: r for label, r in requests.items() if r.compares(retain)}
+    against = _score(model, anatomy, kept, compared, progress) if isinstance(kept, Task) and compared else {}
+    seconds = round(time.perf_counter() - began, 3)
+    found = {}
+    for label, request in requests.items():
+        mine, other = maps[label], against.get(label)
+        extra = dict(mine.meta or {})
+        passes = extra.pop("passes", 0) + (other.meta or {}).get("passes", 0) if other else extra.pop("passes", 0)
+        scores = two_sided(mine, other) if other else mine
+        meta = {
+            "method": request.name,
+            "options": {key: _plain(value) for key, value in request.options.items()},
+            "retain": _told(kept) if other and isinstance(kept, Task) else None,
+            "task": _told(task),
+            "model": getattr(model, "name_or_path", "") or anatomy.model_type,
+            "seed": seed,
+            "passes": passes,
+            "seconds": seconds,
+        }
+        if other:
+            meta["combine"] = combine if isinstance(combine, str) else getattr(combine, "__name__", "own")
+        if len(requests) > 1:
+            meta["together_with"] = sorted(set(requests) - {label})
+        warn_if_unstable({**extra, **meta})
+        if verify:
+            how = {k: v for k, v in request.options.items() if k in ("replace", "signed")}
+            meta["verified"] = verified(model, task, scores, mine, verify, seed=seed, progress=progress, **how)
+        found[label] = ScoreMap.of_arrays(anatomy, {k: scores.of(k) for k in request.kinds}, {**extra, **meta})
+    return found if methods is not None else found[method]
 
 
-def _ratio(target: np.ndarray, retain: np.ndarray) -> np.ndarray:
-    floor = FLOOR * float(retain.mean())
-    # A retain set that touches nothing at all leaves the one-sided map.
-    return target / (retain + floor) if floor > 0 else target
+def _score(
+    model: nn.Module, anatomy: Anatomy, task: Task, requests: Mapping[str, Request], progress: bool | None
+) -> dict[str, ScoreMap]:
+    """The one-sided map of each request: recorders share their passes, functions run one after the other."""
+    recorders, maps = {}, {}
+    for label, request in requests.items():
+        positional, named = request.arguments(model, anatomy, task, progress)
+        if request.is_recorder:
+            recorders[label] = request.scorer(*positional, **named)
+        else:
+            maps[label] = request.scorer(*positional, **named)
+    return maps | record(model, anatomy, task, recorders, progress=progress)
+
+
+def _told(task: Task) -> dict[str, Any]:
+    return {"name": task.name, "hash": task.hash, "examples": len(task), "metric": metric_name(task.metric)}
+
+
+def _plain(value: Any) -> Any:
+    """An option as JSON data."""
+    if isinstance(value, Task):
+        return _told(value)
+    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ..anatomy import base_model
+from .experts import find_experts, pass_through
 
 TensorHook = Callable[[torch.Tensor], "torch.Tensor | None"]
 
@@ -30,10 +31,12 @@ class Tap:
         self.base = base_model(model)
         self.start_graph = start_graph
         self._handles: list[Any] = []
+        self._of_weights: dict[nn.Parameter, list[Callable[[torch.Tensor], None]]] = {}
 
     def __enter__(self) -> Tap:
         self._training = [(m, m.training) for m in self.model.modules()]
         self._parameters = [(p, p.requires_grad, p.grad) for p in self.model.parameters()]
+        self._attention: str | None = None
         self._random = torch.get_rng_state()
         self._cuda_random = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
         self.model.eval()
@@ -53,18 +56,50 @@ class Tap:
         for parameter, requires_grad, grad in self._parameters:
             parameter.requires_grad_(requires_grad)
             parameter.grad = grad
+        if self._attention is not None:
+            self.base.set_attn_implementation(self._attention)
         torch.set_rng_state(self._random)
         if self._cuda_random:
             torch.cuda.set_rng_state_all(self._cuda_random)
 
+    def eager_attention(self) -> None:
+        """Have the attention weights computed in the open, as the second output of every attention module."""
+        current = self.base.config._attn_implementation
+        if current != "eager":
+            self._attention = current
+            self.base.set_attn_implementation("eager")
+
     def at_input(self, name: str, hook: TensorHook) -> Any:
-        """Call ``hook(activation)`` on what enters a module; what it returns, if anything, replaces it."""
+        """Call ``hook(activation)`` on what enters a module; what it returns, if anything, replaces it.
+
+        The down projection of experts is a parameter, not a module: there the activations are those of all neurons of
+        all experts, ``[tokens, num_neurons]``, weighted by the router and 0 where a token is not sent.
+        """
+        experts = find_experts(self.base, name)
+        if experts is not None:
+            return self._keep(experts.register_forward_hook(lambda m, args, out: pass_through(m, args, out, hook)))
 
         def pre(module: nn.Module, args: tuple) -> tuple | None:
             changed = hook(args[0])
             return None if changed is None else (changed, *args[1:])
 
         return self._keep(self.base.get_submodule(name).register_forward_pre_hook(pre))
+
+    def at_output(self, name: str, hook: TensorHook) -> Any:
+        """Call ``hook(activation)`` on what leaves a module; what it returns, if anything, replaces it."""
+
+        def post(module: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor | None:
+            return hook(output)
+
+        return self._keep(self.base.get_submodule(name).register_forward_hook(post))
+
+    def at_module(self, name: str, hook: Callable[[torch.Tensor, Any], None]) -> Any:
+        """Call ``hook(first input or hidden states, output)`` on a module; it cannot change them."""
+
+        def post(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
+            hook(args[0] if args else kwargs["hidden_states"], output)
+
+        return self._keep(self.base.get_submodule(name).register_forward_hook(post, with_kwargs=True))
 
     def at_layer(self, name: str, hook: Callable[[torch.Tensor, torch.Tensor], torch.Tensor | None]) -> Any:
         """Call ``hook(hidden_in, hidden_out)`` on a layer; what it returns, if anything, replaces its output."""
@@ -79,6 +114,13 @@ class Tap:
 
         return self._keep(self.base.get_submodule(name).register_forward_hook(post, with_kwargs=True))
 
+    def leave_out(self, names: Sequence[str], hidden: torch.Tensor) -> Any:
+        """Run the model without its first layers: ``names``, of which the last answers with ``hidden``.
+
+        The model's own forward runs around them, so that masks, positions and norms are what they always are.
+        """
+        return self._keep(_LeftOut([self.base.get_submodule(name) for name in names], hidden))
+
     def at_gradient(self, tensor: torch.Tensor, hook: Callable[[torch.Tensor], None]) -> None:
         """Call ``hook(gradient)`` when the gradient of an activation is known. It goes with the graph."""
 
@@ -89,11 +131,19 @@ class Tap:
             tensor.register_hook(call)
 
     def at_weight_gradient(self, parameter: nn.Parameter, hook: Callable[[torch.Tensor], None]) -> None:
-        """Train a parameter for the time of the block: call ``hook(gradient)``, then drop the gradient."""
+        """Train a parameter for the time of the block: call ``hook(gradient)``, then drop the gradient.
+
+        Several hooks on one parameter see the same gradient.
+        """
+        hooks = self._of_weights.setdefault(parameter, [])
+        hooks.append(hook)
+        if len(hooks) > 1:
+            return
 
         def call(p: torch.Tensor) -> None:
             assert p.grad is not None
-            hook(p.grad)
+            for each in hooks:
+                each(p.grad)
             p.grad = None
 
         parameter.requires_grad_(True)
@@ -102,6 +152,29 @@ class Tap:
     def _keep(self, handle: Any) -> Any:
         self._handles.append(handle)
         return handle
+
+
+class _LeftOut:
+    """Modules that do nothing until ``remove``; their parameters, hooks and places stay."""
+
+    def __init__(self, modules: Sequence[nn.Module], hidden: torch.Tensor) -> None:
+        self._forwards = [(module, module.__dict__.get("forward")) for module in modules]
+        for module in modules:
+            module.forward = _pass_on
+        if modules:
+            modules[-1].forward = lambda *args, **kwargs: hidden
+
+    def remove(self) -> None:
+        for module, forward in self._forwards:
+            if forward is None:
+                del module.forward
+            else:
+                module.forward = forward
+        self._forwards = []
+
+
+def _pass_on(*args: torch.Tensor, **kwargs: torch.Tensor) -> torch.Tensor:
+    return args[0] if args else kwargs["hidden_states"]
 
 
 class GradientWatch:

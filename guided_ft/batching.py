@@ -1,0 +1,40 @@
+"""Sequences side by side: padding, and what of a batch the model reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from .formats import IGNORE, Tokens
+
+
+def pad_rows(rows: Sequence[Tokens], pad_id: int, padding: str = "right") -> dict[str, torch.Tensor]:
+    """Pad sequences to one length: ``input_ids``, ``attention_mask``, ``labels`` ``[rows, tokens]``.
+
+    Left padding adds ``position_ids``, which count from the first real token.
+    """
+    length = max(len(row.ids) for row in rows)
+    ids = torch.full((len(rows), length), pad_id)
+    labels = torch.full((len(rows), length), IGNORE)
+    mask = torch.zeros((len(rows), length), dtype=torch.long)
+    for i, row in enumerate(rows):
+        start = length - len(row.ids) if padding == "left" else 0
+        part = slice(start, start + len(row.ids))
+        ids[i, part] = torch.tensor(row.ids)
+        labels[i, part] = torch.tensor(row.labels)
+        mask[i, part] = 1
+        labels[i, start] = IGNORE  # nothing stands before it that could say it; on the left, padding does
+    batch = {"input_ids": ids, "attention_mask": mask, "labels": labels}
+    return batch if padding == "right" else batch | {"position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
+
+
+def side_by_side(examples: Sequence[tuple[Tokens, ...]]) -> list[Tokens]:
+    """Rows of a batch: first all examples' first sequences, then all their second ones."""
+    return [sequence for column in zip(*examples, strict=True) for sequence in column]
+
+
+def model_inputs(batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What of a batch the model reads."""
+    names = ("input_ids", "attention_mask", "position_ids", "past_key_values")
+    return {name: batch[name] for name in names if name in batch}

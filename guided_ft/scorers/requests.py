@@ -1,0 +1,104 @@
+"""What was asked of ``localize``, checked before anything runs."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..anatomy import KINDS
+from ..errors import GuidedError, pick
+from ..scoremap import ScoreMap
+from .catalogue import Method, find
+from .combine import TWO_SIDED
+from .recorder import Recorder
+
+Combine = Callable[[ScoreMap, ScoreMap], ScoreMap]
+
+
+@dataclass(frozen=True)
+class Request:
+    """One method with its options, checked."""
+
+    name: str
+    method: Method
+    scorer: Callable[..., Any]
+    kinds: tuple[str, ...]
+    options: dict[str, Any]
+
+    @property
+    def is_recorder(self) -> bool:
+        return isinstance(self.scorer, type) and issubclass(self.scorer, Recorder)
+
+    def arguments(self, model: Any, anatomy: Any, task: Any, progress: Any = None) -> tuple[tuple, dict[str, Any]]:
+        """What to call the scorer with."""
+        if self.is_recorder:
+            return (anatomy, self.kinds), self.options
+        return (model, anatomy, task), {"kinds": self.kinds, "progress": progress, **self.options}
+
+    @property
+    def against_missing(self) -> bool:
+        return self.method.against and "against" not in self.options
+
+    def compares(self, retain: Any) -> bool:
+        """Whether the retain set makes the map two-sided."""
+        return retain is not None and self.method.needs_data and not self.method.against
+
+    def with_against(self, kept: Any) -> Request:
+        """A method that compares sets takes the retain set for the other one."""
+        if not self.against_missing:
+            return self
+        if kept is None and inspect.signature(self.scorer).parameters["against"].default is not inspect.Parameter.empty:
+            return self
+        if kept is None:
+            raise GuidedError(f"{self.name}: it compares sets (give against=Task, or retain)")
+        return replace(self, options={**self.options, "against": kept})
+
+
+def read_methods(
+    method: str, methods: Iterable[str] | Mapping[str, Mapping[str, Any]] | None, options: dict[str, Any]
+) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Name and options of each method, by label."""
+    if methods is None:
+        return {method: (method, options)}
+    if options:
+        raise GuidedError(f"methods: options go with their method (write methods={{'name': {options}}})")
+    if isinstance(methods, str) or not methods:
+        raise GuidedError("methods: expected a list of names, or a mapping from names to options")
+    by_label = methods if isinstance(methods, Mapping) else {name: {} for name in methods}
+    return {
+        label: (given.get("method", label), {k: v for k, v in given.items() if k != "method"})
+        for label, given in by_label.items()
+    }
+
+
+def read_request(name: str, options: dict[str, Any], kinds: tuple[str, ...] | None, seed: int) -> Request:
+    method = find(name)
+    for kind in kinds or ():
+        pick(dict.fromkeys(KINDS), kind, "kinds")
+        if kind not in method.kinds:
+            raise GuidedError(f"{name}: it does not score a {kind} (it scores: {', '.join(method.kinds)})")
+    scorer = method.load()
+    parameters = inspect.signature(scorer).parameters
+    if "seed" in parameters:
+        options = {"seed": seed, **options}
+    request = Request(name, method, scorer, kinds or method.kinds, options)
+    try:
+        # What it compares with may come later.
+        positional, named = request.arguments(None, None, None)
+        inspect.signature(scorer).bind(*positional, **({"against": None} if request.against_missing else {}), **named)
+    except TypeError as error:
+        raise GuidedError(f"method {name!r}: {error} (see its docstring)") from None
+    return request
+
+
+def read_combine(combine: str | Combine, weight: float | None) -> Combine:
+    if callable(combine):
+        return combine
+    function = pick(TWO_SIDED, combine, "combine")
+    if weight is None:
+        return function
+    if combine != "difference":
+        raise GuidedError(f"weight: combine={combine!r} has none (use combine='difference')")
+    return lambda target, retain: function(target, retain, weight)

@@ -1,0 +1,174 @@
+"""Run a model again from one of its layers on, many variants at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from transformers import DynamicCache
+
+from ..batching import model_inputs
+from ..task import Task
+from .scene import Scene
+
+
+@dataclass(frozen=True)
+class Part:
+    """Which tokens of which rows run together."""
+
+    tokens: slice
+    sequences: int
+    examples: int
+
+    def of(self, value: torch.Tensor) -> torch.Tensor:
+        """What belongs to this part: ``[rows, tokens, width] -> [sequences, examples, tokens, width]``.
+
+        One value for all tokens, ``[width]``, stays as it is.
+        """
+        if value.ndim == 1:
+            return value
+        return value[: self.sequences * self.examples, self.tokens].unflatten(0, (self.sequences, self.examples))
+
+
+Edit = Callable[[torch.Tensor, Part], None]
+"""Changes activations ``[sequences per example, copies, examples, tokens, width]`` in place."""
+
+Edits = Mapping[tuple[str, int], Edit]
+"""By kind and layer: of what enters the out-projection or the down-projection, or of what the layer adds."""
+
+
+class Suffix:
+    """A clean pass over one batch, and as many passes after it as there are questions.
+
+    What enters each layer is kept, so that a change inside a layer costs that layer and those above it only; several
+    changes run as copies of the batch. What all examples begin with runs once per copy instead of once per row (its
+    keys and values are what the rest needs of it), and tokens after the last scored position do not run at all.
+
+    Args:
+        scene: with the batch shown.
+        layers: which layers will be entered.
+        prefix: how many tokens all rows begin with (``shared_prefix``).
+
+    Attributes:
+        clean: the task's quantity of the unchanged model ``[examples]``.
+        tokens: how many tokens one copy runs.
+    """
+
+    def __init__(self, scene: Scene, layers: Iterable[int], prefix: int = 0) -> None:
+        self.scene = scene
+        end = int(scene.task.scored_columns(scene.batch)[-1]) + 1
+        self._head = Part(slice(0, prefix), 1, 1)
+        self._rest = Part(slice(prefix, end), scene.rows // scene.examples, scene.examples)
+        self.tokens = prefix + scene.rows * (end - prefix)
+        self._hidden: dict[int, torch.Tensor] = {}
+        self._batches: dict[int, dict[str, torch.Tensor]] = {}
+        whole = scene.batch | {name: tensor[:, :end] for name, tensor in model_inputs(scene.batch).items()}
+        handles = [scene.tap.at_layer(scene.anatomy.layer_module(layer), self._keep(layer)) for layer in set(layers)]
+        try:
+            self.clean = scene.task.quantity(scene.model, whole)
+        finally:
+            for handle in handles:
+                handle.remove()
+        self._cache = self._prefix_cache(1) if prefix else None
+
+    def _keep(self, layer: int) -> Callable[[torch.Tensor, torch.Tensor], None]:
+        return lambda before, after: self._hidden.update({layer: before})
+
+    def without_layer(self, layer: int, added: torch.Tensor | None = None) -> torch.Tensor:
+        """The quantity ``[examples]`` when a layer adds ``added [rows, tokens, width]`` (or ``[width]``) to the
+        residual stream, or nothing."""
+        hidden = self._hidden[layer]
+        if added is not None:
+            hidden = hidden + (added if added.ndim == 1 else added[:, : hidden.shape[1]]).to(hidden)
+        return self._run(layer + 1, hidden, 1)[0]
+
+    def edited(self, layer: int, copies: int, edits: Edits) -> torch.Tensor:
+        """The quantity ``[copies, examples]`` of the layers from one on, with what some components say edited."""
+        return self._run(layer, self._hidden[layer], copies, edits)
+
+    # -- how it runs ------------------------------------------------------------------------------------------------
+    def _run(self, layer: int, hidden: torch.Tensor, copies: int, edits: Edits = MappingProxyType({})) -> torch.Tensor:
+        batch: dict[str, Any] = dict(self._copied(copies))
+        if self._cache is not None:
+            with self._changed(self._head, layer, hidden, copies, edits):
+                cache = self._prefix_cache(copies)
+            rows = torch.arange(copies, device=hidden.device)
+            for above in cache.layers[layer:]:
+                above.batch_select_indices(_copies(rows, self._rest.sequences, self._rest.examples))
+            # Layers that do not run are only asked for their length.
+            cache.layers[:layer] = self._cache.layers[:layer]
+            batch["past_key_values"] = cache
+        with self._changed(self._rest, layer, hidden, copies, edits):
+            return self.scene.task.quantity(self.scene.model, batch).unflatten(0, (copies, -1))
+
+    @contextmanager
+    def _changed(self, part: Part, layer: int, hidden: torch.Tensor, copies: int, edits: Edits) -> Iterator[None]:
+        """The model from a layer on, on one part of the tokens, edited."""
+        tap, anatomy = self.scene.tap, self.scene.anatomy
+        shape = (part.sequences, copies, part.examples, part.tokens.stop - part.tokens.start, -1)
+
+        def edited(a: torch.Tensor, edit: Edit) -> torch.Tensor:
+            # OPT hands rows and tokens over as one dimension.
+            changed = a.reshape(shape).clone()
+            edit(changed, part)
+            return changed.reshape(a.shape)
+
+        def place(kind: str, at: int, edit: Edit) -> Any:
+            if kind == "layer":
+                name = anatomy.layer_module(at)
+                return tap.at_layer(name, lambda before, after: before + edited(after - before, edit))
+            name = anatomy.out_module(at) if kind == "head" else anatomy.down_module(at)
+            return tap.at_input(name, lambda a: edited(a, edit))
+
+        start = part.of(hidden)[:, None].expand(-1, copies, -1, -1, -1).flatten(0, 2)
+        handles = [tap.leave_out([anatomy.layer_module(i) for i in range(layer)], start)]
+        handles += [place(kind, at, edit) for (kind, at), edit in edits.items()]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _prefix_cache(self, copies: int) -> DynamicCache:
+        """Keys and values of the shared prefix, of as many copies of it."""
+        cache = DynamicCache(config=self.scene.base.config)
+        ids = self.scene.batch["input_ids"][:1, self._head.tokens].expand(copies, -1)
+        self.scene.model(
+            input_ids=ids, attention_mask=torch.ones_like(ids), past_key_values=cache, use_cache=True, logits_to_keep=1
+        )
+        return cache
+
+    def _copied(self, copies: int) -> dict[str, torch.Tensor]:
+        """The batch's tokens after the prefix, each row as many times."""
+        if copies not in self._batches:
+            part, batch = self._rest, self.scene.batch
+            cut = {name: tensor[:, part.tokens.start :] for name, tensor in batch.items() if tensor.ndim == 2}
+            cut |= {name: tensor[:, part.tokens] for name, tensor in model_inputs(batch).items()}
+            cut["attention_mask"] = batch["attention_mask"][:, : part.tokens.stop]
+            if "reference" in batch:
+                cut["reference"] = batch["reference"]
+            order = torch.arange(self.scene.rows, device=batch["input_ids"].device).unflatten(0, (part.sequences, -1))
+            rows = order[:, None].expand(-1, copies, -1).flatten()
+            self._batches = {copies: {k: v[rows[: copies * len(v)]] for k, v in cut.items()}}
+        return self._batches[copies]
+
+
+def shared_prefix(task: Task) -> int:
+    """How many tokens all sequences of a task begin with, corrupted ones too, before the first scored position.
+
+    None for left-padded batches, whose columns do not line up, and for metrics that read all logits.
+    """
+    if task.padding == "left" or callable(task.metric):
+        return 0
+    rows = [s.ids for e in (*task.examples, *(task.corrupted or ())) for s in e]
+    alike = next((i for i, column in enumerate(zip(*rows, strict=False)) if len(set(column)) > 1), None)
+    return min(len(min(rows, key=len)) if alike is None else alike, task.first_scored)
+
+
+def _copies(rows: torch.Tensor, sequences: int, examples: int) -> torch.Tensor:
+    """Which copy each row of a batch of copies belongs to."""
+    return rows[None, :, None].expand(sequences, -1, examples).flatten()

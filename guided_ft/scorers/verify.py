@@ -1,0 +1,120 @@
+"""Screen, then verify: the exact effects of what a cheap method points at, and of some that it does not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from ..anatomy import Component
+from ..errors import GuidedError
+from ..scoremap import ScoreMap, pearson, ranks
+from ..task import Task
+from .ablation import effects
+from .replacement import REPLACEMENTS
+
+SAMPLE = 4
+"""One component is drawn from the rest for so many of the top ones."""
+
+
+def check_count(verify: int) -> None:
+    if isinstance(verify, bool) or not isinstance(verify, int) or verify < 0:
+        raise GuidedError(f"verify: expected a number of components from 0 up, got {verify!r}")
+
+
+def verified(
+    model: nn.Module,
+    task: Task,
+    chosen: ScoreMap,
+    screened: ScoreMap,
+    count: int,
+    *,
+    replace: str = "zero",
+    signed: bool = False,
+    seed: int = 0,
+    progress: bool | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Ablate the top components of each kind exactly, and a random sample of the rest.
+
+    The top of a map shows what a method finds; only the sample shows what it misses. With ``t`` the median exact
+    effect of the top ones::
+
+        found  = top components with an effect of at least t
+        missed = sampled components with an effect of at least t, each standing for (rest / sample) of the rest
+        recall = found / (found + missed)
+
+    Args:
+        chosen: the map whose top is taken.
+        screened: the one-sided scores that the exact effects are compared with.
+        count: how many of the top of each kind; a fourth as many are drawn from the rest.
+        replace: as in ``ablation``.
+        signed: compare signed effects.
+        seed: of the sample.
+
+    Returns:
+        By kind, as JSON: ``components`` (the top ones first), their ``exact`` and ``screened`` scores, ``top`` (how
+        many are from the top), ``spearman`` and ``pearson`` of the two over all of them, ``spearman_sample`` over the
+        sample alone (the others were selected by one of the two), ``recall``, ``misses``, ``replace``, ``signed``,
+        ``seed``, ``passes``.
+    """
+    replace = replace if replace in REPLACEMENTS else "zero"
+    return {
+        kind: _kind(model, task, chosen, screened, kind, count, replace, signed, seed, progress)
+        for kind in chosen.kinds
+    }
+
+
+def _kind(
+    model: nn.Module,
+    task: Task,
+    chosen: ScoreMap,
+    screened: ScoreMap,
+    kind: str,
+    count: int,
+    replace: str,
+    signed: bool,
+    seed: int,
+    progress: bool | None,
+) -> dict[str, Any]:
+    order = [c for c, _ in chosen.top(kind, chosen.of(kind).size)]
+    top, rest = order[:count], order[count:]
+    drawn = np.random.default_rng(seed).permutation(len(rest))[: -(-count // SAMPLE)]
+    sample = [rest[i] for i in sorted(drawn)]
+    components = top + sample
+    halves, passes = effects(
+        model, chosen.anatomy, task, components, replace=replace, signed=signed, seed=seed, progress=progress
+    )
+    exact = halves.sum(0) / len(task)
+    cheap = np.array([screened.score(c) for c in components])
+    bar = float(np.median(exact[: len(top)]))
+    misses = [c for c, value in zip(sample, exact[len(top) :], strict=True) if value >= bar]
+    found, missed = int((exact[: len(top)] >= bar).sum()), len(misses) * len(rest) / max(1, len(sample))
+    return {
+        "components": [str(c) for c in components],
+        "exact": _rounded(exact),
+        "screened": _rounded(cheap),
+        "top": len(top),
+        "spearman": round(pearson(ranks(cheap), ranks(exact)), 4),
+        "pearson": round(pearson(cheap, exact), 4),
+        "spearman_sample": round(pearson(ranks(cheap[len(top) :]), ranks(exact[len(top) :])), 4) if sample else 0.0,
+        "recall": round(found / (found + missed), 4),
+        "misses": [str(c) for c in misses],
+        "replace": replace,
+        "signed": signed,
+        "seed": seed,
+        "passes": passes,
+    }
+
+
+def exact_scores(meta: dict[str, Any]) -> dict[Component, float]:
+    """The exact effects that a map carries, by component (nats)."""
+    return {
+        Component.parse(name): value
+        for part in (meta.get("verified") or {}).values()
+        for name, value in zip(part["components"], part["exact"], strict=True)
+    }
+
+
+def _rounded(values: np.ndarray) -> list[float]:
+    return [float(f"{value:.6g}") for value in values]
