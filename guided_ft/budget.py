@@ -101,8 +101,8 @@ def select(
         if whole and kind != "layer":
             values = values.mean(axis=1)
         rng = np.random.default_rng([seed, KINDS.index(kind)])
-        order = np.argsort(-prioritize(values, rng).ravel(), kind="stable")
-        order = [i for i in order if members[i][0].layer >= first_layer]
+        ranked = np.argsort(-prioritize(values, rng).ravel(), kind="stable")
+        order = [i for i in ranked.tolist() if members[i][0].layer >= first_layer]
         units += [((rank + 0.5) / len(order), members[i]) for rank, i in enumerate(order)]
     units.sort(key=lambda ranked: ranked[0])
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from guided_ft import strict_yaml
 from guided_ft.errors import GuidedError
-from guided_ft.recipe import Data, Recipe, Train, keys, shipped
+from guided_ft.recipe import Data, Recipe, Select, Train, keys, shipped
 
 REPOSITORY = Path(__file__).parent.parent
 SHIPPED = sorted((REPOSITORY / "recipes").rglob("*.y*ml"))
@@ -61,14 +61,16 @@ def test_a_shipped_recipe_loads_and_says_how_to_run_it(path: Path, tmp_path: Pat
 
 def test_the_shipped_recipes_are_what_their_names_say() -> None:
     quick, dpo, freeze, lora = map(Recipe.load, ("quickstart", "dpo_sums", "freeze_sums", "lora_sums"))
-    same = ("seed", "control", "dtype", "model", "localize", "select", "train", "evaluate")
+    same = ("seed", "control", "dtype", "model", "localize", "train", "evaluate")
     assert all(getattr(quick, key) == getattr(Recipe(**MINIMAL), key) for key in same)
+    assert quick.select == Select(first_layer=12)
     assert (dpo.train.trainer, dpo.data.preference, dpo.train.learning_rate, dpo.train.steps) == ("dpo", True, 1e-3, 60)
     assert (freeze.train.mode, freeze.select.kinds, freeze.select.budget) == ("freeze", ("layer",), "6%")
     assert (freeze.train.learning_rate, lora.train.mode, lora.train.learning_rate) == (5e-5, "lora", 2e-3)
     for recipe in (quick, dpo, freeze, lora):
         assert recipe.data.options == {"min_terms": 2, "max_terms": 2, "min_digits": 2, "max_digits": 2}
-        assert (recipe.data.contains, recipe.data.train, recipe.data.test) == (" + ", 800, 100)
+        assert (recipe.data.contains, recipe.data.test) == (" + ", 100)
+    assert [recipe.data.train for recipe in (quick, dpo, freeze, lora)] == [200, 800, 800, 800]
 
 
 def test_quickstart_spells_out_what_a_first_reader_may_change() -> None:
@@ -111,6 +113,7 @@ FROZEN = {
     "select.budget": "0.1%",
     "select.kinds": ("head", "neuron"),
     "select.strategy": "top",
+    "select.first_layer": 0,
     "train.trainer": "sft",
     "train.mode": "slice",
     "train.rank": None,
@@ -127,6 +130,7 @@ FROZEN = {
     "train.save_steps": 50,
     "train.beta": 0.1,
     "train.gradient_checkpointing": False,
+    "train.prefix_cache": "auto",
     "evaluate.max_new_tokens": 8,
     "evaluate.batch_size": 50,
     "evaluate.retention": "self",
@@ -309,8 +313,8 @@ MISTAKES = [
         "recipe.yaml: batch_size: unknown key "
         "(did you mean 'localize.batch_size', 'train.batch_size' or 'evaluate.batch_size'?)",
     ),
-    ("select: {xyzzy: 1}", "recipe.yaml: select.xyzzy: unknown key (one of: budget, kinds, strategy)"),
-    (r'select: {"a\nb": 1}', r"recipe.yaml: select.'a\nb': unknown key (one of: budget, kinds, strategy)"),
+    ("select: {xyzzy: 1}", "recipe.yaml: select.xyzzy: unknown key (one of: budget, first_layer, kinds, strategy)"),
+    (r'select: {"a\nb": 1}', r"recipe.yaml: select.'a\nb': unknown key (one of: budget, first_layer, kinds, strategy)"),
     (
         "<<: {seed: 1}",
         "recipe.yaml: '<<': unknown key (one of: control, data, description, dtype, evaluate, localize, "
@@ -694,8 +698,8 @@ def test_the_last_override_wins_and_touches_nothing_else() -> None:
         (
             "train..x=5",
             "override: train.'': unknown key (one of: accumulate, batch_size, beta, gradient_checkpointing, "
-            "learning_rate, lr_scale, lr_scheduler, max_grad_norm, max_length, mode, rank, save_steps, steps, trainer, "
-            "warmup_steps, weight_decay)",
+            "learning_rate, lr_scale, lr_scheduler, max_grad_norm, max_length, mode, prefix_cache, rank, save_steps, steps, "
+            "trainer, warmup_steps, weight_decay)",
         ),
         ("rank=0", "override: train.rank: expected an integer above 0, got 0 (write a number such as 8)"),
         (

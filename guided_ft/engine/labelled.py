@@ -78,7 +78,7 @@ def _behind_attention(base: nn.Module, anatomy: Anatomy) -> list[nn.Module]:
         return []
     names = [anatomy.out_module(last)]
     block = anatomy.down_module(last).rpartition(".")[0]
-    if block != anatomy.layer_module(last):
+    if block != anatomy.layer_module(last) and not anatomy.family.experts:
         names.append(block)
     return [base.get_submodule(name) for name in names]
 
