@@ -23,7 +23,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -294,12 +294,14 @@ def add_rows(path: Path, setting: Setting, rows: list[dict[str, Any]], suite: st
     write_text(path, "".join(json.dumps(row) + "\n" for row in kept + new))
 
 
-def run(path: Path, setting: Setting, arms: list[str], rounds: int, suite: str, memory: bool) -> None:
+def run(path: Path, setting: Setting, arms: list[str], rounds: int, suite: str, kinds: Sequence[str]) -> None:
+    """Measure what is asked for, ``time`` and ``memory``, and write the rows as they come."""
     print(f"{suite}: {setting.batch} x {setting.length}, budget {setting.budget:.2%}", flush=True)
     folder = path.parent / ".cache"
     try:
-        add_rows(path, setting, measure_time(setting, arms, rounds, folder), suite)
-        for name in arms if memory else ():
+        if "time" in kinds:
+            add_rows(path, setting, measure_time(setting, arms, rounds, folder), suite)
+        for name in arms if "memory" in kinds else ():
             command = [sys.executable, __file__, "--out", str(path), "--memory-of", name]
             command += [f"--{k}={v}" for k, v in asdict(setting).items() if k in ("model", "batch", "length", "budget")]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -323,7 +325,7 @@ def sweep(path: Path, model: str, rounds: int) -> None:
     for suite, points in SWEEP.items():
         for point in points:
             setting = Setting(model=model, **point)
-            run(path, setting, ["full", "lora", "slice", "slice-top", "slice-top-cache"], rounds, suite, memory=False)
+            run(path, setting, ["full", "lora", "slice", "slice-top", "slice-top-cache"], rounds, suite, ["time"])
     layers = Anatomy.of(load_model(model)).num_layers
     depths = sorted({round(share * layers) for share in (0, 1 / 6, 1 / 3, 1 / 2, 2 / 3, 5 / 6)})
     names = []
@@ -332,7 +334,7 @@ def sweep(path: Path, model: str, rounds: int) -> None:
             name = f"from-{first}{'-cache' * cached}"
             ARMS[name] = Arm(f"slices from layer {first}", _slices(first / layers), first if cached else None)
             names.append(name)
-    run(path, Setting(model=model, budget=0.005), ["full", *names], rounds, "depth", memory=False)
+    run(path, Setting(model=model, budget=0.005), ["full", *names], rounds, "depth", ["time"])
 
 
 # -- showing --------------------------------------------------------------------------------------------------------
@@ -348,19 +350,29 @@ def table(rows: list[dict[str, Any]]) -> str:
         lines += [
             f"{size[0]}, {size[1]} x {size[2]} tokens, {len(next(iter(times.values()))['seconds'])} rounds:",
             "",
-            "| arm | trained | step | speed-up | gradients + optimizer | peak over the model |",
-            "| --- | ---: | ---: | ---: | ---: | ---: |",
+            "| arm | trained | step | speed-up | matmul bound | gradients + optimizer | peak over the model |",
+            "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
         ]
         for name, row in times.items():
             m = memory.get(name)
             state = f"{(m['gradient_bytes'] + m['optimizer_bytes']) / 2**20:,.1f} MiB" if m else ""
             peak = f"{m['peak_over_model'] / 2**20:,.0f} MiB" if m else ""
+            bound = bounds(row)
             lines.append(
                 f"| {ARMS[name].label} | {row['trained']:,} | {row['median'] * 1000:,.0f} ms | "
-                f"{full / row['median']:.2f} | {state} | {peak} |"
+                f"{full / row['median']:.2f} | {f'{bound:.2f}' if bound else ''} | {state} | {peak} |"
             )
         lines.append("")
     return "\n".join(lines)
+
+
+def bounds(row: dict[str, Any]) -> float | None:
+    """The speed-up that the number of matrix multiplications allows; None for LoRA and other models."""
+    first = {"slice": 0, "frozen": 0, "slice-top": 20, "slice-13": 13}
+    name = row["arm"].removesuffix("-cache").removesuffix("-filling")
+    if name not in first or row["model"] != Setting.model:
+        return None
+    return 1 / cost(row, first[name], row["trained"], row["arm"].endswith("-cache"))
 
 
 def plots(rows: list[dict[str, Any]], folder: Path) -> None:
@@ -433,6 +445,7 @@ def main() -> None:
     parser.add_argument("--budget", default=str(Setting.budget), help="share of the parameters, such as 2%% or 0.02")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--arms", default=",".join(ARMS))
+    parser.add_argument("--measure", default="time,memory")
     parser.add_argument("--sweep", action="store_true")
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--plots", type=Path)
@@ -449,7 +462,7 @@ def main() -> None:
     elif not options.table and not options.plots:
         for batch, length in sizes:
             setting = Setting(options.model, batch, length, budget=budget)
-            run(options.out, setting, options.arms.split(","), options.rounds, "step", memory=True)
+            run(options.out, setting, options.arms.split(","), options.rounds, "step", options.measure.split(","))
     if options.plots:
         plots(read_rows(options.out), options.plots)
     print(table(read_rows(options.out)))
