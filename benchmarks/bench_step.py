@@ -22,6 +22,7 @@ import re
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -297,26 +298,20 @@ def add_rows(path: Path, setting: Setting, rows: list[dict[str, Any]], suite: st
 def run(path: Path, setting: Setting, arms: list[str], rounds: int, suite: str, kinds: Sequence[str]) -> None:
     """Measure what is asked for, ``time`` and ``memory``, and write the rows as they come."""
     print(f"{suite}: {setting.batch} x {setting.length}, budget {setting.budget:.2%}", flush=True)
-    folder = path.parent / ".cache"
-    try:
-        if "time" in kinds:
-            add_rows(path, setting, measure_time(setting, arms, rounds, folder), suite)
-        for name in arms if "memory" in kinds else ():
-            command = [sys.executable, __file__, "--out", str(path), "--memory-of", name]
-            command += [f"--{k}={v}" for k, v in asdict(setting).items() if k in ("model", "batch", "length", "budget")]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-            add_rows(path, setting, [json.loads(done.stdout.splitlines()[-1])], suite)
-    finally:
-        for file in sorted(folder.rglob("*"), reverse=True) if folder.exists() else ():
-            file.unlink() if file.is_file() else file.rmdir()
-        if folder.exists():
-            folder.rmdir()
+    if "time" in kinds:
+        with tempfile.TemporaryDirectory() as folder:
+            add_rows(path, setting, measure_time(setting, arms, rounds, Path(folder)), suite)
+    for name in arms if "memory" in kinds else ():
+        command = [sys.executable, __file__, "--out", str(path), "--memory-of", name]
+        command += [f"--{k}={v}" for k, v in asdict(setting).items() if k in ("model", "batch", "length", "budget")]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        add_rows(path, setting, [json.loads(done.stdout.splitlines()[-1])], suite)
 
 
 SWEEP = {
-    "budget": [{"budget": b} for b in (0.001, 0.003, 0.01, 0.03, 0.1, 0.25)],
-    "length": [{"batch": 4, "length": n} for n in (16, 32, 64, 128, 256)],
-    "batch": [{"batch": n} for n in (1, 2, 4, 8, 16)],
+    "budget": [{"budget": b} for b in (0.001, 0.01, 0.1, 0.25)],
+    "length": [{"batch": 4, "length": n} for n in (16, 64, 256)],
+    "batch": [{"batch": n} for n in (1, 4, 16)],
 }
 
 
@@ -455,7 +450,8 @@ def main() -> None:
     sizes = [(options.batch or 8, options.length)] if options.length else [(options.batch or 8, n) for n in (32, 128)]
     if options.memory_of:
         setting = Setting(options.model, *sizes[0], budget=budget)
-        print(json.dumps(measure_memory(setting, options.memory_of, options.out.parent / ".cache")))
+        with tempfile.TemporaryDirectory() as folder:
+            print(json.dumps(measure_memory(setting, options.memory_of, Path(folder))))
         return
     if options.sweep:
         sweep(options.out, options.model, options.rounds)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 
 from guided_ft.engine.store import PrefixStore, clear_others
 
@@ -66,7 +67,9 @@ def test_it_goes_on_in_a_new_process(tmp_path):
     again.put("d", states(2, 4))
     assert again.get("a") is None
     assert torch.equal(again.get("c"), states(2, 3))
-    assert (tmp_path / "hidden.bin").stat().st_size == 6 * TOKEN
+    file = load_file(tmp_path / "hidden.safetensors")
+    assert file["hidden"].shape == (6, WIDTH)
+    assert torch.equal(file["hidden"][:2], states(2, 4))
 
 
 def test_what_was_overwritten_after_the_index_was_written_is_not_believed(tmp_path):

@@ -29,6 +29,7 @@ def test_block_runs(number, tmp_path, monkeypatch):
         "dataset": Dataset.from_list(tiny.sums(16)),
         "args": args,
         "task": Task.from_dataset(tiny.sums(16), tiny.tokenizer()),
+        "held_out": Task.from_dataset(tiny.sums(24)[16:], tiny.tokenizer()),
     }
     # The budget suits a real model; the tiny one has no neuron that costs so little.
     code = BLOCKS[number].replace('"2%"', '"20%"')
@@ -38,6 +39,10 @@ def test_block_runs(number, tmp_path, monkeypatch):
         certificates = [c.certificate for c in names["trainer"].callback_handler.callbacks if hasattr(c, "certificate")]
         assert len(certificates) == 1
         assert certificates[0].ok
+    elif "curve" in names:
+        assert set(names["maps"]) == {"attribution", "fisher", "wanda"}
+        assert names["scores"].meta["verified"]
+        assert names["curve"].cmd > 0
     else:
         assert names["scores"].top("layer", 1)[0][0].layer == 1
 
@@ -45,7 +50,7 @@ def test_block_runs(number, tmp_path, monkeypatch):
 def test_there_are_blocks_and_every_command_exists():
     from guided_ft.cli import app
 
-    assert len(BLOCKS) == 3
+    assert len(BLOCKS) == 4
     known = {c.name or c.callback.__name__ for c in app.registered_commands} | {"recipes"}
     for line in re.findall(r"guided-ft ([a-z]+(?: \| [a-z]+)*)", README):
         assert set(line.split(" | ")) <= known, line

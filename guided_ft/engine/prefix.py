@@ -58,13 +58,13 @@ class Prefix:
         call |= call.pop("kwargs", {})
         ids, mask = call.get("input_ids"), call.get("attention_mask")
         special = ("inputs_embeds", "position_ids", "past_key_values", "token_type_ids")
-        wants = ("output_hidden_states", "output_attentions")
+        wants = ("output_hidden_states", "output_attentions", "output_router_logits")
         if (
             not self.decoder.training
             or ids is None
             or (mask is not None and mask.ndim != 2)
             or any(call.get(name) is not None for name in special)
-            or any(call.get(name) for name in wants)
+            or any(call.get(name) or getattr(self.decoder.config, name, False) for name in wants)
         ):
             return forward(*args, **kwargs)
         states = self._states(forward, call, ids, torch.ones_like(ids) if mask is None else mask)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import os
 import shutil
 import zlib
@@ -17,7 +18,11 @@ from ..errors import GuidedError
 FIRST_BYTES = 64 << 20
 """The file starts this large and doubles when it is full, up to its limit."""
 
-INDEX = "index.csv"
+HEADER_BYTES = 256
+"""Room for the header of a safetensors file, whose numbers change when the file grows."""
+
+FILE, INDEX = "hidden.safetensors", "index.csv"
+_DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 _FIELDS = ["key", "start", "tokens", "crc32"]
 
 
@@ -28,7 +33,7 @@ class PrefixStore:
     read, so a run that was killed never reads another example's states.
 
     Args:
-        folder: where ``hidden.bin`` and ``index.csv`` lie; entries found there are taken over. None: the ring is in
+        folder: where ``hidden.safetensors`` and ``index.csv`` lie; entries found there are taken over. None: in
             memory.
         width: features of a token.
         dtype: of the features.
@@ -49,7 +54,7 @@ class PrefixStore:
 
     @property
     def path(self) -> Path | None:
-        return None if self.folder is None else self.folder / "hidden.bin"
+        return None if self.folder is None else self.folder / FILE
 
     @property
     def num_bytes(self) -> int:
@@ -127,12 +132,12 @@ class PrefixStore:
             self._ring = ring
             return
         try:
-            with open(self.path, "ab") as file:
+            with open(self.path, "r+b" if self.path.exists() else "w+b") as file:
                 # Reserved for good: a sparse file on a full disk would kill the process when it is written.
                 if hasattr(os, "posix_fallocate"):
-                    os.posix_fallocate(file.fileno(), 0, size * self.token_bytes)
-                else:
-                    file.truncate(size * self.token_bytes)
+                    os.posix_fallocate(file.fileno(), 0, HEADER_BYTES + size * self.token_bytes)
+                file.truncate(HEADER_BYTES + size * self.token_bytes)
+                file.write(self._header(size))
         except OSError as error:
             if not len(self._ring):
                 raise GuidedError(f"{self.path}: no room for the prefix cache ({error.strerror})") from None
@@ -140,9 +145,16 @@ class PrefixStore:
             return
         self._map(size)
 
+    def _header(self, tokens: int) -> bytes:
+        tensor = {"dtype": _DTYPES[self.dtype], "shape": [tokens, self.width]}
+        tensor["data_offsets"] = [0, tokens * self.token_bytes]
+        text = json.dumps({"hidden": tensor}).encode().ljust(HEADER_BYTES - 8)
+        return len(text).to_bytes(8, "little") + text
+
     def _map(self, tokens: int) -> None:
-        data = torch.from_file(str(self.path), shared=True, size=tokens * self.token_bytes, dtype=torch.uint8)
-        self._ring = data.view(self.dtype).view(tokens, self.width)
+        size = HEADER_BYTES + tokens * self.token_bytes
+        data = torch.from_file(str(self.path), shared=True, size=size, dtype=torch.uint8)
+        self._ring = data[HEADER_BYTES:].view(self.dtype).view(tokens, self.width)
 
     def _read_index(self) -> None:
         assert self.folder is not None
@@ -150,7 +162,7 @@ class PrefixStore:
         index = self.folder / INDEX
         if not index.is_file() or not self.path.is_file():
             return
-        tokens = min(self.path.stat().st_size // self.token_bytes, self.max_tokens)
+        tokens = min((self.path.stat().st_size - HEADER_BYTES) // self.token_bytes, self.max_tokens)
         try:
             rows = list(csv.DictReader(io.StringIO(read_text(index))))
             found = {row["key"]: (int(row["start"]), int(row["tokens"]), int(row["crc32"])) for row in rows}
