@@ -392,6 +392,9 @@ def plots(rows: list[dict[str, Any]], folder: Path) -> None:
         plot.set_ylim(bottom=0)
         if suite != "depth":
             plot.set_xscale("log")
+            ticks = sorted({x for points in _lines(mine, suite).values() for x, _, _ in points})
+            plot.set_xticks(ticks, [f"{x:g}" for x in ticks], minor=False)
+            plot.minorticks_off()
         plot.legend(fontsize=8)
         plot.grid(alpha=0.3)
         figure.tight_layout()

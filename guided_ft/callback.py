@@ -16,7 +16,7 @@ from .certify import Certificate, canonical, fingerprint
 from .checkpoint import checkpoints, fault, newest_complete, seal
 from .engine import Engine
 from .errors import GuidedError
-from .plan import Plan, trainable_names
+from .plan import Plan, full_precision, trainable_names
 from .scoremap import ScoreMap
 from .scorers.localize import localize
 from .scorers.tap import GradientWatch
@@ -113,6 +113,7 @@ class GuidedCallback(TrainerCallback):
                     "GuidedCallback: the model carries another adapter than the plan's (pass a plain model)"
                 )
             self.plan.attach_in_place(model)
+        full_precision(model)
         trained = {canonical(name) for name in self.plan.expected_trainable}
         self._frozen = fingerprint(model, skip=trained)
         self._check_trainable(model)

@@ -146,6 +146,16 @@ def trainable_names(model: nn.Module) -> frozenset[str]:
     return frozenset(name for name, p in model.named_parameters() if p.requires_grad)
 
 
+def full_precision(model: nn.Module) -> None:
+    """Give slices back their float32: TRL casts adapters of quantized models to bfloat16, which rounds small updates
+    away."""
+    import torch
+
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and ".slice_delta." in name and parameter.dtype in (torch.bfloat16, torch.float16):
+            parameter.data = parameter.data.float()
+
+
 def _freeze(plan: Plan, model: nn.Module) -> nn.Module:
     wanted = plan.expected_trainable
     found = {name: p for name, p in model.named_parameters() if name in wanted}
