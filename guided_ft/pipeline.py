@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 import warnings
 from collections.abc import Callable
@@ -105,6 +106,8 @@ def run(
     """
     if until is not None:
         pick({stage.name: 0 for stage in STAGES}, until, "until")
+    # It misses a kernel that nothing here needs.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         # Settings that the libraries pass to each other under their old names; no user can mend them.
         warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers|trl|peft")
