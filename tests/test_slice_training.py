@@ -11,6 +11,7 @@ from slicing import SELECTIONS, attach, base_tensors, same, slice_layers, slices
 from torch import nn
 from torch.autograd import gradcheck
 
+from guided_ft.anatomy import Anatomy
 from guided_ft.slice import SliceLayer
 from guided_ft.slice.layer import ColumnDelta, RowDelta
 
@@ -132,3 +133,22 @@ def test_weight_decay_moves_no_base_tensor(family):
     )
     assert all(layer.slice_delta["default"].weight.abs().max() > 1e-3 for layer in slice_layers(peft_model).values())
     assert same(base_tensors(peft_model), before)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_columns_keep_only_the_inputs_that_they_need(name):
+    model = attach(families.make(name), SELECTIONS["neurons"])
+    down = model.base_model.model.get_submodule(Anatomy.of(model).down_module(0))
+    kept = []
+
+    def pack(tensor):
+        kept.append(tensor)
+        return tensor
+
+    x = torch.randn(2, 9, families.INTERMEDIATE, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        down(x).sum().backward()
+    weights = {id(p) for p in down.parameters()}
+    chosen = len(down.slice_delta["default"].index)
+    activations = [t for t in kept if t.is_floating_point() and id(t) not in weights and t.numel() % 18 == 0]
+    assert [t.numel() for t in activations if t.numel() != down.base_layer.weight.numel()] == [18 * chosen]
