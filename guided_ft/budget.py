@@ -136,7 +136,7 @@ class _Ledger:
         self.anatomy = anatomy
         self.total = 0
         self._layers: dict[int, tuple[set[Component], int]] = {}
-        self._neuron_cost = anatomy.cost([Component("neuron", 0, 0)])
+        self._neuron_cost = anatomy.cost([anatomy.component("neuron", 0, 0)])
 
     def add(self, members: tuple[Component, ...], limit: int) -> bool:
         """Add components of one layer if the total stays within ``limit``; say whether it did."""

@@ -34,12 +34,16 @@ def to_lora(model: nn.Module, folder: str | os.PathLike[str], adapter_name: str 
         The folder, with ``adapter_config.json`` and ``adapter_model.safetensors``.
 
     Raises:
-        GuidedError: if the model has no slice adapter of this name.
+        GuidedError: if the model has no slice adapter of this name, or it trains neurons of experts, which are not
+            linear in their weights.
     """
     from peft import get_peft_model_state_dict
     from safetensors.torch import save_file
 
     config, layers = _slice_adapter(model, adapter_name)
+    for module, layer in layers.items():
+        if not layer.supports_lora_conversion(adapter_name):
+            raise GuidedError(f"to_lora: {module}: a LoRA cannot hold neurons of experts (export.merged can)")
     tensors = {
         name: tensor
         for name, tensor in get_peft_model_state_dict(

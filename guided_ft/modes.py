@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from .selection import Selection
 if TYPE_CHECKING:
     from peft import LoraConfig
 
-    from .anatomy.anatomy import Slice
+    from .anatomy import Slice
     from .slice import SliceConfig
 
 ADAPTER = "default"
@@ -25,7 +26,10 @@ ADAPTER = "default"
 def _slice_config(selection: Selection, rank: int | None) -> SliceConfig:
     from .slice import SliceConfig
 
-    slices = {module: {"axis": p.axis, "index": list(p.index)} for module, p in _slice_parts(selection).items()}
+    slices: dict[str, dict] = {
+        module: {"axis": p.axis, "index": list(p.index)} for module, p in _slice_parts(selection).items()
+    }
+    slices |= {module: {"neurons": neurons} for module, neurons in _expert_neurons(selection).items()}
     return SliceConfig(slices=slices, rank=rank, task_type="CAUSAL_LM")
 
 
@@ -33,34 +37,55 @@ def _slice_parts(selection: Selection) -> dict[str, Slice]:
     parts: dict[str, Slice] = {}
     for part in selection.slices():
         # A layer contributes all rows of each projection; chosen columns of the same weight are then among them.
-        if part.module not in parts or part.axis == selection.anatomy.rows_axis:
+        if part.expert is None and (part.module not in parts or part.axis == selection.anatomy.rows_axis):
             parts[part.module] = part
     return parts
 
 
+def _expert_neurons(selection: Selection) -> dict[str, dict[int, list[int]]]:
+    """The chosen neurons by module and expert. A layer trains all of them, which are all rows of the experts."""
+    anatomy = selection.anatomy
+    chosen: dict[str, dict[int, set[int]]] = {}
+    for component in selection:
+        if component.kind == "head" or not anatomy.num_experts:
+            continue
+        experts = chosen.setdefault(anatomy.experts_module(component.layer), {})
+        if component.expert is not None:
+            experts.setdefault(component.expert, set()).add(component.index)
+        else:
+            experts |= {e: set(range(anatomy.neurons_per_expert)) for e in range(anatomy.num_experts)}
+    return {module: {e: sorted(index) for e, index in experts.items()} for module, experts in chosen.items()}
+
+
 def _slice_sizes(selection: Selection, rank: int | None) -> dict[str, int]:
     """The trained tensors and their numbers: a full matrix, or two factors where these hold fewer."""
+    anatomy = selection.anatomy
     sizes: dict[str, int] = {}
     for module, part in _slice_parts(selection).items():
-        cost, chosen = selection.anatomy.slice_cost(part), len(part.index)
+        cost, chosen = anatomy.slice_cost(part), len(part.index)
         other = cost // chosen
-        a, b = (other, chosen) if part.axis == selection.anatomy.rows_axis else (chosen, other)
+        a, b = (other, chosen) if part.axis == anatomy.rows_axis else (chosen, other)
         low = {"A": rank * a, "B": rank * b} if rank and rank * (a + b) < cost else {"weight": cost}
         sizes |= {f"base_model.model.{module}.slice_delta.{ADAPTER}.{name}": size for name, size in low.items()}
+    for module, experts in _expert_neurons(selection).items():
+        prefix = f"base_model.model.{module}.slice_delta.{ADAPTER}"
+        column = sum(map(len, experts.values())) * anatomy.hidden_size
+        sizes |= {f"{prefix}.up": len(anatomy.family.up) * column, f"{prefix}.down": column}
     return sizes
 
 
 # -- freeze ---------------------------------------------------------------------------------------------------------
 def freeze_sizes(selection: Selection, rank: int | None = None) -> dict[str, int]:
-    """Whole layers train all of their parameters; other components the weights that hold them."""
+    """Whole layers train all of their parameters; other components the weights that hold them (of all experts)."""
     anatomy = selection.anatomy
     sizes: dict[str, int] = {}
     layers = {c.layer for c in selection if c.kind == "layer"}
     for layer in layers:
         sizes |= {anatomy.module(layer, name): size for name, size in anatomy.parameters.items()}
     for module in _modules(selection):
-        rows, columns = anatomy.shapes[anatomy.relative(module)]
-        sizes.setdefault(f"{module}.weight", rows * columns)
+        name = anatomy.relative(module)
+        parameter = module if anatomy.family.of_experts(name) else f"{module}.weight"
+        sizes.setdefault(parameter, math.prod(anatomy.shapes[name]))
     return sizes
 
 
@@ -74,8 +99,17 @@ def lora_ranks(selection: Selection, rank: int | None) -> dict[str, int]:
 
     Returns:
         Rank by module name; modules that got none are left out.
+
+    Raises:
+        GuidedError: for experts, which are no linear layers, or if not even one rank can be bought.
     """
     anatomy = selection.anatomy
+    inside = [c for c in selection if c.kind != "head"] if anatomy.num_experts else []
+    if inside:
+        raise GuidedError(
+            f"lora: {inside[0]} is made of experts, which are no linear layers (use mode 'slice' or 'freeze', or "
+            "choose heads only)"
+        )
     weights = _module_weights(selection)
     cost = {module: sum(anatomy.shapes[anatomy.relative(module)]) for module in weights}
     limit = {module: min(anatomy.shapes[anatomy.relative(module)]) for module in weights}
@@ -151,7 +185,7 @@ class Mode:
     """One way of training. Each function takes a selection and the rank, which may be ignored.
 
     Args:
-        config: the adapter's configuration, or None if none is needed.
+        config: the adapter's configuration, or None if none is needed; raises GuidedError for what it cannot train.
         names: the trained parameters, as named in the model that ``Plan.attach`` returns.
         count: how many numbers they hold.
         takes_rank: whether a rank means anything.

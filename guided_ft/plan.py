@@ -50,6 +50,9 @@ class Plan:
             )
         if self.rank is not None and (not MODES[self.mode].takes_rank or self.rank < 1):
             raise GuidedError(f"rank: {self.rank} with mode {self.mode!r} (modes 'slice' and 'lora' take one, from 1)")
+        if self.selection.anatomy.num_experts:
+            # What a mode cannot do with experts is said here, not when training starts.
+            MODES[self.mode].config(self.selection, self.rank)
         if not self.lr_scale > 0:
             raise GuidedError(f"lr_scale: {self.lr_scale} is not above 0")
 

@@ -22,7 +22,7 @@ class ScoreMap:
         anatomy: whose components were scored.
         layer: float32 ``[L]``, or None if layers were not scored.
         head: float32 ``[L, H]``, or None.
-        neuron: float32 ``[L, N]``, or None.
+        neuron: float32 ``[L, N]``, or None; with experts, neuron ``n`` of expert ``e`` is at ``e * (N / E) + n``.
         meta: provenance: method, options, model, data hash, retain, seconds, passes.
     """
 
@@ -76,14 +76,15 @@ class ScoreMap:
 
     def score(self, component: Component) -> float:
         array = self.of(self.anatomy.check(component).kind)
-        return float(array[component.layer] if component.kind == "layer" else array[component.layer, component.index])
+        place = (component.layer, self.anatomy.position(component))
+        return float(array[component.layer] if component.kind == "layer" else array[place])
 
     def top(self, kind: str, k: int = 10) -> list[tuple[Component, float]]:
         """Return the ``k`` highest-scored components of a kind, best first; ties by name."""
         flat = self.of(kind).ravel()
         size = self.anatomy.size(kind)
         order = np.argsort(-flat, kind="stable")[:k]
-        return [(Component(kind, int(i) // size, int(i) % size), float(flat[i])) for i in order]
+        return [(self.anatomy.component(kind, int(i) // size, int(i) % size), float(flat[i])) for i in order]
 
     def compare(self, other: ScoreMap, kind: str, k: int = 20) -> dict[str, float]:
         """Return Spearman, Pearson and the overlap of the top ``k`` (a share, 0 to 1) with another map."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ from .anatomy import KINDS, Anatomy, Component, Slice
 from .artifact import read_json, write_json
 from .errors import GuidedError
 
-_PATTERN = re.compile(r"L(\d{1,6}|\*)(?:\.([HN])(\d{1,9}|\*))?")
+_PATTERN = re.compile(r"L(\d{1,6}|\*)(?:(?:\.E(\d{1,6}|\*))?\.([HN])(\d{1,9}|\*))?")
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,16 +105,21 @@ class Selection:
     # -- text and files ---------------------------------------------------------------------------------------------
     @classmethod
     def parse(cls, text: str, anatomy: Anatomy) -> Selection:
-        """Read what a person types: ``L3.H5 L7.N* L*.H0``. Raises GuidedError on what names nothing."""
+        """Read what a person types: ``L3.H5 L7.N* L*.H0 L3.E*.N7``. Raises GuidedError on what names nothing."""
         chosen: list[Component] = []
         for word in text.replace(",", " ").split():
             match = _PATTERN.fullmatch(word)
             if match is None:
-                raise GuidedError(f"{word!r} names no component (write L3, L3.H5, L3.N120, L3.H* or L*.H5)")
-            kind = {None: "layer", "H": "head", "N": "neuron"}[match[2]]
+                raise GuidedError(f"{word!r} names no component (write L3, L3.H5, L3.N120, L3.E2.N7, L3.H* or L*.H5)")
+            kind = {None: "layer", "H": "head", "N": "neuron"}[match[3]]
+            size = anatomy.neurons_per_expert if kind == "neuron" else anatomy.size(kind)
             layers = range(anatomy.num_layers) if match[1] == "*" else [int(match[1])]
-            items = range(anatomy.size(kind)) if match[3] == "*" else [int(match[3] or 0)]
-            chosen += [anatomy.check(Component(kind, layer, item)) for layer in layers for item in items]
+            # At least one, so that a model without experts refuses the name.
+            every = range(max(anatomy.num_experts, 1))
+            experts = every if match[2] == "*" else [None if match[2] is None else int(match[2])]
+            items = range(size) if match[4] == "*" else [int(match[4] or 0)]
+            wanted = itertools.product(layers, experts, items)
+            chosen += [anatomy.check(Component(kind, layer, item, expert)) for layer, expert, item in wanted]
         if not chosen:
             raise GuidedError("selection: empty (name at least one component, such as L3.H5)")
         return cls(anatomy, tuple(chosen), {"text": text})

@@ -9,7 +9,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest
 import torch
-from families import NAMES
+from families import MOE, NAMES
 
 torch.set_num_threads(1)
 
@@ -17,4 +17,16 @@ torch.set_num_threads(1)
 @pytest.fixture(params=NAMES)
 def family(request: pytest.FixtureRequest) -> str:
     """The name of each architecture family in turn; ``families.make(family)`` builds its tiny model."""
+    return request.param
+
+
+@pytest.fixture(params=MOE)
+def moe_family(request: pytest.FixtureRequest) -> str:
+    """The name of each mixture-of-experts family in turn."""
+    return request.param
+
+
+@pytest.fixture(params=[*NAMES, *MOE])
+def any_family(request: pytest.FixtureRequest) -> str:
+    """The name of every family in turn, with experts or without."""
     return request.param

@@ -47,10 +47,21 @@ NAMES = tuple(FAMILIES)
 HEAD_DIM = {name: settings.get("head_dim", HIDDEN // HEADS) for name, settings in FAMILIES.items()}
 GROUPS = {name: settings.get("num_key_value_heads", HEADS) for name, settings in FAMILIES.items()}
 
+# Mixtures of experts, whose neurons are named L0.E1.N2; a table of their own, for tests of what is said about experts.
+EXPERTS, PER_EXPERT = 3, 8
+_EXPERTS: dict[str, Any] = _GROUPED | {"intermediate_size": PER_EXPERT, "num_experts_per_tok": 2}
+MOE: dict[str, dict[str, Any]] = {
+    "mixtral": _EXPERTS | {"num_local_experts": EXPERTS},
+    "qwen3_moe": _EXPERTS | {"num_experts": EXPERTS, "moe_intermediate_size": PER_EXPERT, "head_dim": 12},
+    "olmoe": _EXPERTS | {"num_experts": EXPERTS, "norm_topk_prob": False},
+    "gpt_oss": _EXPERTS | _ALTERNATING | {"num_local_experts": EXPERTS, "head_dim": 8},
+}
+_OF_EXPERTS = ("Experts", "TopKRouter")
+
 
 def make(name: str, dtype: torch.dtype = torch.float32, *, layers: int = LAYERS, seed: int = 0) -> PreTrainedModel:
     """Return the family's tiny model in eval mode; the same seed gives the same weights in every dtype."""
-    settings = FAMILIES[name] | {"num_hidden_layers": layers}
+    settings = (FAMILIES | MOE)[name] | {"num_hidden_layers": layers}
     if layers != LAYERS:
         settings.pop("layer_types", None)
     config = AutoConfig.for_model(name, **settings)
@@ -66,15 +77,17 @@ def make(name: str, dtype: torch.dtype = torch.float32, *, layers: int = LAYERS,
 
 @torch.no_grad()
 def _roughen(model: PreTrainedModel) -> None:
-    """Move biases off zero and norms off one, where a test could not tell them from missing ones."""
+    """Move biases off zero, norms off one and sinks apart, where a test could not tell them from missing ones."""
     for module in model.modules():
         if isinstance(module, torch.nn.Embedding):
             continue
         for kind, parameter in module.named_parameters(recurse=False):
-            if kind == "bias" or (kind == "weight" and parameter.ndim == 1):
+            if kind.endswith("bias") or (kind in ("weight", "sinks") and parameter.ndim == 1):
                 parameter.add_(torch.randn_like(parameter) * 0.1)
             else:
-                assert isinstance(module, torch.nn.Linear | Conv1D), f"{type(module).__name__}.{kind}: not foreseen"
+                known = isinstance(module, torch.nn.Linear | Conv1D) or type(module).__name__.endswith(_OF_EXPERTS)
+                assert known, f"{type(module).__name__}.{kind}: not foreseen"
+                assert parameter.std() > 0.01, f"{type(module).__name__}.{kind}: not initialized"
 
 
 def tokens(rows: int = 2, length: int = 9, seed: int = 1) -> torch.Tensor:

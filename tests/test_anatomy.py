@@ -58,7 +58,7 @@ def test_component_prints_what_it_parses(layer, index, kind):
     ],
 )
 def test_component_refuses_other_text(text):
-    with refuses(f"{text!r} names no component (write L3, L3.H5 or L3.N120)"):
+    with refuses(f"{text!r} names no component (write L3, L3.H5, L3.N120 or L3.E2.N7)"):
         Component.parse(text)
 
 

@@ -27,6 +27,12 @@ def model(family) -> nn.Module:
     return families.make(family)
 
 
+@pytest.fixture
+def any_model(any_family) -> nn.Module:
+    """With experts too: their attention is an ordinary one (for their neurons see ``test_anatomy_experts.py``)."""
+    return families.make(any_family)
+
+
 @contextmanager
 def silenced(model: nn.Module, module: str, units: range) -> Iterator[None]:
     """Zero some entries of a module's input while the block runs."""
@@ -78,7 +84,8 @@ def assert_same_but_not_intact(one: torch.Tensor, other: torch.Tensor, intact: t
     assert (one - intact).abs().max() > VISIBLE, f"{what}: makes no difference, so nothing is proved"
 
 
-def test_zeroing_a_heads_out_columns_silences_the_head(model):
+def test_zeroing_a_heads_out_columns_silences_the_head(any_model):
+    model = any_model
     anatomy = Anatomy.of(model)
     intact = families.logits(model, TOKENS)
     for head in anatomy.components("head"):
@@ -92,7 +99,8 @@ def test_zeroing_a_heads_out_columns_silences_the_head(model):
     assert torch.equal(families.logits(model, TOKENS), intact)
 
 
-def test_zeroing_value_rows_silences_the_whole_group(model):
+def test_zeroing_value_rows_silences_the_whole_group(any_model):
+    model = any_model
     anatomy = Anatomy.of(model)
     intact = families.logits(model, TOKENS)
     width = anatomy.heads_per_group * anatomy.head_dim
@@ -153,7 +161,8 @@ def _rows(anatomy: Anatomy, kind: str):
     return (f.query, f.key, f.value) if kind == "head" else f.up
 
 
-def test_the_gradient_of_one_head_touches_exactly_its_rows(model):
+def test_the_gradient_of_one_head_touches_exactly_its_rows(any_model):
+    model = any_model
     anatomy = Anatomy.of(model)
     if anatomy.family.joint_norm:
         # The norm over all heads together lets every row of q and k reach every head; without it rows are separate.
@@ -167,14 +176,18 @@ def test_the_gradient_of_one_head_touches_exactly_its_rows(model):
             assert_gradient_lands_on(model, anatomy, Component("head", layer, i), z[..., i * d : (i + 1) * d])
 
 
-def test_joint_norm_is_said_exactly_where_heads_mix(family):
+def test_joint_norm_is_said_exactly_where_heads_mix(any_family):
     """The flag is no excuse: q's gradient of one head leaves the head's rows in these families and in no other."""
-    model = families.make(family)
+    model = families.make(any_family)
     anatomy = Anatomy.of(model)
     z = inputs_of(model, anatomy.out_module(1))[..., : anatomy.head_dim]
     query = only(anatomy.slices("L1.H0"), anatomy.module(1, anatomy.family.query.module))
     [gradient] = torch.autograd.grad(z.square().sum(), [model.get_submodule(query.module).weight])
-    assert (touched(gradient, query.axis) != query.index) == anatomy.family.joint_norm == (family == "olmo2")
+    assert (
+        (touched(gradient, query.axis) != query.index)
+        == anatomy.family.joint_norm
+        == (any_family in ("olmo2", "olmoe"))
+    )
 
 
 def test_the_gradient_of_one_neuron_touches_exactly_its_rows(model):

@@ -62,6 +62,17 @@ def test_every_scorer_on_every_family(family):
             assert np.array_equal(maps[name].of(kind), again[name].of(kind)), (name, kind)
 
 
+def test_mixtures_of_experts_are_scored_or_refused_by_name(moe_family):
+    model, task, against = make(moe_family), sums(4, batch_size=3), sums(4, first=6)
+    refused = ("eap", "fisher", "coherence", "natural_gain", "frequency", "specificity", "wanda")
+    for name, options in all_methods(against, skip=("ablation", *refused)).items():
+        scores = localize(model, task, name, None, **options)
+        assert all(np.isfinite(scores.of(kind)).all() for kind in scores.kinds)
+    for name in refused:
+        with pytest.raises(GuidedError, match="experts share no input"):
+            localize(model, task, name, None, **all_methods(against)[name])
+
+
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])
 def test_shared_passes_change_nothing(family):
     model, task, against = make(family), sums(5, batch_size=2), sums(4, first=6)

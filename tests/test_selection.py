@@ -105,7 +105,7 @@ def test_text_forms(text, expected):
 
 @pytest.mark.parametrize("text", ["L3.X1", "h5", "L", "L1.H", "*.H1", "L1..H2", "L1.H1-3", "L" + "9" * 5000])
 def test_text_that_names_nothing(text):
-    with refuses(f"{text!r} names no component (write L3, L3.H5, L3.N120, L3.H* or L*.H5)"):
+    with refuses(f"{text!r} names no component (write L3, L3.H5, L3.N120, L3.E2.N7, L3.H* or L*.H5)"):
         Selection.parse(f"L0 {text}", ANATOMY)
 
 

@@ -11,26 +11,13 @@ import numpy as np
 
 from ..errors import GuidedError, pick
 from .component import KINDS, Component
+from .consistency import adds_up
 from .families import Family, Rows, family_of
 from .reading import read_model
+from .slices import Part, Slice, merged
 
 if TYPE_CHECKING:
     from torch import nn
-
-
-@dataclass(frozen=True)
-class Slice:
-    """Some rows or columns of one weight matrix.
-
-    Args:
-        module: dotted name of the module in the model.
-        axis: axis of the weight as it is stored.
-        index: sorted indices along that axis.
-    """
-
-    module: str
-    axis: int
-    index: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -51,10 +38,12 @@ class Anatomy:
     num_neurons: int
     head_dim: int
     num_parameters: int
-    shapes: dict[str, tuple[int, int]] = field(repr=False)
-    """Stored shape of each projection, by its name relative to the layer."""
+    shapes: dict[str, tuple[int, ...]] = field(repr=False)
+    """Stored shape of each projection, by its name relative to the layer; with experts first where it has them."""
     parameters: dict[str, int] = field(repr=False)
     """Number of elements of each parameter of a layer, by its name relative to the layer."""
+    num_experts: int = 0
+    """Experts in each layer; 0 if the model is no mixture of experts. ``num_neurons`` counts those of all of them."""
 
     # -- making one -------------------------------------------------------------------------------------------------
     @classmethod
@@ -68,47 +57,24 @@ class Anatomy:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON data; ``from_dict`` reads it back."""
-        return asdict(self)
+        data = asdict(self)
+        if not self.num_experts:
+            # As before there were experts, so that the hashes in existing files stay valid.
+            del data["num_experts"]
+        return data
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Anatomy:
         """Rebuild from ``to_dict``. Raises GuidedError if the data is not an anatomy."""
         try:
-            shapes = {str(k): (int(v[0]), int(v[1])) for k, v in data["shapes"].items()}
+            shapes = {str(k): tuple(int(n) for n in v) for k, v in data["shapes"].items()}
             parameters = {str(k): int(v) for k, v in data["parameters"].items()}
             anatomy = cls(**{**data, "shapes": shapes, "parameters": parameters})
         except (TypeError, KeyError, ValueError, IndexError, AttributeError, OverflowError) as error:
             raise GuidedError(f"anatomy: not what Anatomy.to_dict writes ({error})") from None
-        if not anatomy._adds_up():
+        if not adds_up(anatomy):
             raise GuidedError("anatomy: not what Anatomy.to_dict writes (its numbers contradict each other)")
         return anatomy
-
-    def _adds_up(self) -> bool:
-        """Whether the numbers can be those of one model."""
-        f, inputs, outputs = self.family, 1 - self.rows_axis, self.rows_axis
-        numbers = (
-            self.num_layers,
-            self.num_heads,
-            self.num_groups,
-            self.num_neurons,
-            self.head_dim,
-            self.num_parameters,
-        )
-        if not isinstance(self.prefix, str) or any(type(n) is not int or n < 1 for n in numbers):
-            return False
-        if set(self.shapes) != set(f.projections) or self.num_heads % self.num_groups:
-            return False
-        qkv_rows, up_rows = (
-            sum(self.shapes[m][outputs] for m in {r.module for r in rows}) for rows in ((f.query, f.key, f.value), f.up)
-        )
-        return (
-            qkv_rows == (self.num_heads + 2 * self.num_groups) * self.head_dim
-            and self.shapes[f.out][inputs] == self.num_heads * self.head_dim
-            and up_rows == len(f.up) * self.num_neurons
-            and self.shapes[f.down][inputs] == self.num_neurons
-            and min(self.parameters.values(), default=0) > 0
-            and self.num_layers * sum(self.parameters.values()) <= self.num_parameters
-        )
 
     # -- reading it -------------------------------------------------------------------------------------------------
     @cached_property
@@ -120,9 +86,28 @@ class Anatomy:
         return self.num_heads // self.num_groups
 
     @property
+    def neurons_per_expert(self) -> int:
+        """Neurons in each expert of a layer; all of the layer's where there are no experts."""
+        return self.num_neurons // max(self.num_experts, 1)
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the residual stream."""
+        return self.outputs_inputs(self.family.down)[0]
+
+    @property
     def rows_axis(self) -> int:
-        """Axis of a stored weight along which its output rows lie."""
+        """Axis of a stored weight along which its output rows lie (of an expert's matrix: ``rows_axis_of``)."""
         return int(self.family.transposed)
+
+    def rows_axis_of(self, module: str) -> int:
+        """Axis of a stored matrix along which its output rows lie, from its full name."""
+        return self.family.rows_axis(self.relative(module))
+
+    def outputs_inputs(self, name: str) -> tuple[int, int]:
+        """Outputs and inputs of a projection (of one expert's) by its name relative to the layer."""
+        rows, columns = self.shapes[name][-2:]
+        return (columns, rows) if self.family.rows_axis(name) else (rows, columns)
 
     def size(self, kind: str) -> int:
         """Number of components of a kind in one layer."""
@@ -130,19 +115,38 @@ class Anatomy:
 
     def components(self, kind: str) -> list[Component]:
         """All components of a kind, in order."""
-        return [Component(kind, layer, i) for layer in range(self.num_layers) for i in range(self.size(kind))]
+        return [self.component(kind, layer, i) for layer in range(self.num_layers) for i in range(self.size(kind))]
+
+    def component(self, kind: str, layer: int, position: int) -> Component:
+        """The component at a place of a ScoreMap's row: neuron ``n`` of expert ``e`` is at ``e * (N / E) + n``."""
+        if kind == "neuron" and self.num_experts:
+            expert, index = divmod(position, self.neurons_per_expert)
+            return Component(kind, layer, index, expert)
+        return Component(kind, layer, position)
+
+    def position(self, component: Component) -> int:
+        """The place of a component in a ScoreMap's row; undoes ``component``."""
+        return (component.expert or 0) * self.neurons_per_expert + component.index
 
     def check(self, component: Component) -> Component:
         """Return the component, or raise GuidedError if this model has none of that name."""
-        if not 0 <= component.layer < self.num_layers:
+        kind, layer = component.kind, component.layer
+        if not 0 <= layer < self.num_layers:
             raise GuidedError(f"{component}: this model has {self.num_layers} layers (L0 to L{self.num_layers - 1})")
-        size = self.size(component.kind)
-        if not 0 <= component.index < size:
-            last = Component(component.kind, component.layer, size - 1)
-            raise GuidedError(
-                f"{component}: this model has {size} {component.kind}s in layer {component.layer} "
-                f"({Component(component.kind, component.layer, 0)} to {last})"
-            )
+        size = self.size(kind)
+        known = f"({self.component(kind, layer, 0)} to {self.component(kind, layer, size - 1)})"
+        if component.expert is None and kind == "neuron" and self.num_experts:
+            raise GuidedError(f"{component}: the neurons of this model are those of its experts {known}")
+        if component.expert is not None:
+            if kind != "neuron" or not self.num_experts:
+                raise GuidedError(f"{component}: the {kind}s of this model are not those of experts {known}")
+            if not 0 <= component.expert < self.num_experts:
+                raise GuidedError(f"{component}: this model has {self.num_experts} experts in layer {layer} {known}")
+            if not 0 <= component.index < self.neurons_per_expert:
+                size = self.neurons_per_expert
+                raise GuidedError(f"{component}: this model has {size} neurons in each expert {known}")
+        elif not 0 <= component.index < size:
+            raise GuidedError(f"{component}: this model has {size} {kind}s in layer {layer} {known}")
         return component
 
     def module(self, layer: int, name: str) -> str:
@@ -154,8 +158,12 @@ class Anatomy:
         return self.module(layer, self.family.out)
 
     def down_module(self, layer: int) -> str:
-        """The projection whose input is `post`, the neurons ``[..., num_neurons]``."""
+        """The projection whose input is `post`, the neurons ``[..., num_neurons]`` (of experts: a parameter)."""
         return self.module(layer, self.family.down)
+
+    def experts_module(self, layer: int) -> str:
+        """The module that holds the experts' parameters."""
+        return self.module(layer, self.family.experts)
 
     def layer_module(self, layer: int) -> str:
         return f"{self.prefix}.{layer}"
@@ -165,10 +173,10 @@ class Anatomy:
 
         A head: its rows of q, its columns of the out-projection, and the k and v rows of its group, which it may
         share with other heads (``trainable`` leaves shared rows out). A neuron: its rows of gate and up and its
-        column of down. A layer: all rows of all projections.
+        column of down, those of its expert where there are experts. A layer: all rows of all projections.
         """
         component = self.check(Component.parse(component) if isinstance(component, str) else component)
-        return self._merged(_SLICES[component.kind](self, component))
+        return merged(_SLICES[component.kind](self, component))
 
     def trainable(self, components: Iterable[Component]) -> list[Slice]:
         """The slices that a set of components trains.
@@ -177,7 +185,7 @@ class Anatomy:
         change the heads that were left out.
         """
         chosen = {self.check(c) for c in components}
-        parts: list[tuple[str, int, range]] = []
+        parts: list[Part] = []
         for component in chosen:
             if component.kind != "head":
                 parts += _SLICES[component.kind](self, component)
@@ -187,7 +195,7 @@ class Anatomy:
             members = range(group * self.heads_per_group, (group + 1) * self.heads_per_group)
             if all(Component("head", component.layer, i) in chosen for i in members):
                 parts += self._shared(component)
-        return self._merged(parts)
+        return merged(parts)
 
     def cost(self, components: Iterable[Component]) -> int:
         """Parameters in ``trainable(components)``; a layer counts whole, its norms and biases too."""
@@ -198,7 +206,7 @@ class Anatomy:
 
     def slice_cost(self, part: Slice) -> int:
         """Parameters in one slice."""
-        rows, columns = self.shapes[self.relative(part.module)]
+        rows, columns = self.shapes[self.relative(part.module)][-2:]
         return len(part.index) * (columns if part.axis == 0 else rows)
 
     def relative(self, module: str) -> str:
@@ -211,43 +219,42 @@ class Anatomy:
         return np.array([list(self._rows(rows, 0, i, self.head_dim)[2]) for i in range(items)])
 
     def neuron_rows(self, rows: Rows) -> np.ndarray:
-        """Output row of every neuron: ``[num_neurons]``."""
-        return np.array([self._rows(rows, 0, i, 1)[2][0] for i in range(self.num_neurons)])
+        """Output row of every neuron, in its expert's matrix where there are experts: ``[neurons_per_expert]``."""
+        return np.array([self._rows(rows, 0, i, 1)[2][0] for i in range(self.neurons_per_expert)])
 
     # -- parts ------------------------------------------------------------------------------------------------------
-    def _rows(self, rows: Rows, layer: int, item: int, unit: int) -> tuple[str, int, range]:
-        units = rows.heads * self.num_heads + rows.groups * self.num_groups + rows.neurons * self.num_neurons
+    def _rows(self, rows: Rows, layer: int, item: int, unit: int, expert: int | None = None) -> Part:
+        units = rows.heads * self.num_heads + rows.groups * self.num_groups + rows.neurons * self.neurons_per_expert
         start = (units + rows.offset + item * rows.stride) * unit
-        return self.module(layer, rows.module), self.rows_axis, range(start, start + unit)
+        axis = self.family.rows_axis(rows.module)
+        return self.module(layer, rows.module), axis, range(start, start + unit), expert
 
-    def _columns(self, name: str, layer: int, item: int, unit: int) -> tuple[str, int, range]:
-        return self.module(layer, name), 1 - self.rows_axis, range(item * unit, (item + 1) * unit)
+    def _columns(self, name: str, layer: int, item: int, unit: int, expert: int | None = None) -> Part:
+        axis = 1 - self.family.rows_axis(name)
+        return self.module(layer, name), axis, range(item * unit, (item + 1) * unit), expert
 
-    def _own(self, head: Component) -> list[tuple[str, int, range]]:
+    def _own(self, head: Component) -> list[Part]:
         f, d = self.family, self.head_dim
         return [self._rows(f.query, head.layer, head.index, d), self._columns(f.out, head.layer, head.index, d)]
 
-    def _shared(self, head: Component) -> list[tuple[str, int, range]]:
+    def _shared(self, head: Component) -> list[Part]:
         group = head.index // self.heads_per_group
         return [self._rows(r, head.layer, group, self.head_dim) for r in (self.family.key, self.family.value)]
 
-    def _head(self, head: Component) -> list[tuple[str, int, range]]:
+    def _head(self, head: Component) -> list[Part]:
         return self._own(head) + self._shared(head)
 
-    def _neuron(self, neuron: Component) -> list[tuple[str, int, range]]:
-        rows = [self._rows(r, neuron.layer, neuron.index, 1) for r in self.family.up]
-        return [*rows, self._columns(self.family.down, neuron.layer, neuron.index, 1)]
+    def _neuron(self, neuron: Component) -> list[Part]:
+        rows = [self._rows(r, neuron.layer, neuron.index, 1, neuron.expert) for r in self.family.up]
+        return [*rows, self._columns(self.family.down, neuron.layer, neuron.index, 1, neuron.expert)]
 
-    def _layer(self, layer: Component) -> list[tuple[str, int, range]]:
-        axis = self.rows_axis
-        return [(self.module(layer.layer, n), axis, range(shape[axis])) for n, shape in self.shapes.items()]
-
-    @staticmethod
-    def _merged(parts: Iterable[tuple[str, int, range]]) -> list[Slice]:
-        index: dict[tuple[str, int], set[int]] = {}
-        for module, axis, items in parts:
-            index.setdefault((module, axis), set()).update(items)
-        return [Slice(module, axis, tuple(sorted(items))) for (module, axis), items in sorted(index.items())]
+    def _layer(self, layer: Component) -> list[Part]:
+        parts: list[Part] = []
+        for name, shape in self.shapes.items():
+            axis = self.family.rows_axis(name)
+            experts = range(self.num_experts) if self.family.of_experts(name) else (None,)
+            parts += [(self.module(layer.layer, name), axis, range(shape[-2:][axis]), expert) for expert in experts]
+        return parts
 
 
 _SLICES = {"layer": Anatomy._layer, "head": Anatomy._head, "neuron": Anatomy._neuron}

@@ -48,6 +48,9 @@ class Family:
         final_norm: the norm before the unembedding, relative to the decoder.
         parallel: the setting that, if true, makes attention and MLP read the same residual stream.
         read_first: the setting that, if false, puts the norms behind the residual sums.
+        experts: in a mixture of experts the module that holds ``up`` and ``down`` as parameters with one matrix per
+            expert, ``[experts, rows, columns]``; their rows are then those of neuron ``n`` of one expert.
+        experts_transposed: the experts' matrices are stored ``[in, out]``.
     """
 
     model_types: tuple[str, ...]
@@ -65,6 +68,16 @@ class Family:
     final_norm: str = "norm"
     parallel: str = ""
     read_first: str = ""
+    experts: str = ""
+    experts_transposed: bool = False
+
+    def of_experts(self, name: str) -> bool:
+        """Whether a projection is a parameter with one matrix per expert."""
+        return bool(self.experts) and name.startswith(f"{self.experts}.")
+
+    def rows_axis(self, name: str) -> int:
+        """Axis of a projection's stored matrix (of one expert's) along which its output rows lie."""
+        return int(self.experts_transposed if self.of_experts(name) else self.transposed)
 
     @property
     def projections(self) -> tuple[str, ...]:
@@ -85,6 +98,14 @@ _LLAMA = Family(
     norms=("input_layernorm", "post_attention_layernorm"),
 )
 _POST = ("post_attention_layernorm", "post_feedforward_layernorm")
+
+_MIXTRAL = replace(
+    _LLAMA,
+    model_types=("mixtral", "qwen3_moe"),
+    up=(Rows("mlp.experts.gate_up_proj"), Rows("mlp.experts.gate_up_proj", neurons=1)),
+    down="mlp.experts.down_proj",
+    experts="mlp.experts",
+)
 
 FAMILIES: tuple[Family, ...] = (
     _LLAMA,
@@ -141,6 +162,14 @@ FAMILIES: tuple[Family, ...] = (
         norms=("self_attn_layer_norm", "final_layer_norm"),
         final_norm="final_layer_norm",
         read_first="do_layer_norm_before",
+    ),
+    _MIXTRAL,
+    replace(_MIXTRAL, model_types=("olmoe",), joint_norm=True),
+    replace(
+        _MIXTRAL,
+        model_types=("gpt_oss",),
+        up=(Rows("mlp.experts.gate_up_proj", stride=2), Rows("mlp.experts.gate_up_proj", offset=1, stride=2)),
+        experts_transposed=True,
     ),
 )
 

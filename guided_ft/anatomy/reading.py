@@ -20,12 +20,15 @@ def read_model(model: nn.Module) -> dict[str, Any]:
     prefix = next((name for name, module in base.named_modules() if module is decoder), "")
     layers = getattr(decoder, family.layers)
     num_heads = config.num_attention_heads
+    for i, layer in enumerate(layers):
+        _check_experts(layer, i, config.model_type, family)
     shapes = {name: _stored_shape(layers[0], name, family) for name in family.projections}
     parameters = _parameters(layers[0])
     for i, layer in enumerate(layers):
         if _parameters(layer) != parameters or any(_stored_shape(layer, n, family) != s for n, s in shapes.items()):
             raise GuidedError(f"layer {i} differs from layer 0 in its parameters (layers must be alike)")
     inputs = 0 if family.transposed else 1
+    num_experts = shapes[family.down][0] if family.experts else 0
     head_dim = shapes[family.out][inputs] // num_heads
     # Counted, not read from the config, where families without groups may carry a stray setting.
     qkv_rows = sum(shapes[m][1 - inputs] for m in {r.module for r in (family.query, family.key, family.value)})
@@ -35,7 +38,8 @@ def read_model(model: nn.Module) -> dict[str, Any]:
         num_layers=len(layers),
         num_heads=num_heads,
         num_groups=(qkv_rows // head_dim - num_heads) // 2,
-        num_neurons=shapes[family.down][inputs],
+        num_neurons=shapes[family.down][-2:][1 - family.rows_axis(family.down)] * max(num_experts, 1),
+        num_experts=num_experts,
         head_dim=head_dim,
         num_parameters=sum(_parameters(base).values()),
         shapes=shapes,
@@ -48,7 +52,42 @@ def base_model(model: nn.Module) -> nn.Module:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def _stored_shape(layer: nn.Module, name: str, family: Family) -> tuple[int, int]:
+def stored_weight(model: nn.Module, name: str) -> nn.Parameter:
+    """Return the weight of a projection by its name in a model or a layer, without the adapters around it.
+
+    A projection is a module, or in a mixture of experts a parameter ``[experts, rows, columns]`` of one.
+    """
+    parent, _, last = name.rpartition(".")
+    module: Any = bare(model.get_submodule(parent))
+    found = getattr(module, last)
+    return getattr(bare(found), "weight", found)
+
+
+def bare(module: Any) -> Any:
+    """Return the module inside adapters, or the module itself."""
+    while hasattr(module, "base_layer"):
+        module = module.base_layer
+    return module
+
+
+def _check_experts(layer: nn.Module, number: int, model_type: str, family: Family) -> None:
+    """Refuse by name what a row with experts cannot describe, such as a dense layer between sparse ones."""
+    names = [name for name in family.projections if family.of_experts(name)]
+    try:
+        weights = {name: stored_weight(layer, name) for name in names}
+    except AttributeError:
+        raise GuidedError(
+            f"{model_type}: layer {number} has no {names[0]} (layers with and without experts cannot be mixed, see "
+            "mlp_only_layers and decoder_sparse_step in the model's config; nor can packed experts be read)"
+        ) from None
+    for name, weight in weights.items():
+        if getattr(weight, "ndim", 0) != 3 or not getattr(weight, "is_floating_point", bool)():
+            raise GuidedError(f"{model_type}: {name} is quantized or packed (load the model unquantized)")
+
+
+def _stored_shape(layer: nn.Module, name: str, family: Family) -> tuple[int, ...]:
+    if family.of_experts(name):
+        return tuple(int(n) for n in stored_weight(layer, name).shape)
     module: Any = layer.get_submodule(name)
     if hasattr(module, "in_features"):
         # Not weight.shape: quantized weights are stored packed.

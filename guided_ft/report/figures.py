@@ -177,7 +177,7 @@ def histogram(scores: ScoreMap, selection: Selection) -> Figure | None:
     picked = np.zeros(values.shape, bool)
     for c in selection.components:
         if c.kind == "neuron":
-            picked[c.layer, c.index] = True
+            picked[c.layer, selection.anatomy.position(c)] = True
     notes = [f"{int(picked.sum()):,} of {values.size:,} neurons chosen."]
     logarithmic = bool(values.min() >= 0 and values.max() > 0)
     drawn = values > values.max() * 10.0 ** (-2 * DECADES) if logarithmic else np.ones(values.shape, bool)

@@ -112,7 +112,7 @@ def effects(
 def _groups(components: Iterable[Component], copies: int) -> list[list[Component]]:
     """Components of one kind and layer that run side by side; a layer runs alone."""
     found = []
-    ordered = sorted(set(components), key=lambda c: (c.kind, c.layer, c.index))
+    ordered = sorted(set(components), key=lambda c: (c.kind, c.layer, c.expert or 0, c.index))
     for (kind, _), members in itertools.groupby(ordered, lambda c: (c.kind, c.layer)):
         whole, size = list(members), 1 if kind == "layer" else max(1, copies)
         found += [whole[i : i + size] for i in range(0, len(whole), size)]
@@ -129,7 +129,8 @@ def _replaced(suffix: Suffix, group: list[Component], values: Values) -> torch.T
 
     def edit(a: torch.Tensor, part: Part) -> None:
         for copy, c in enumerate(group):
-            columns = slice(c.index * width, (c.index + 1) * width)
+            first = anatomy.position(c) * width
+            columns = slice(first, first + width)
             a[:, copy, ..., columns] = 0 if value is None else part.of(value[..., columns]).to(a)
 
     return suffix.edited(layer, len(group), {(kind, layer): edit})

@@ -10,7 +10,7 @@ import torch
 from ..anatomy import Anatomy
 from .passes import FORWARD
 from .recorder import Recorder
-from .scene import Scene, float_weight
+from .scene import Scene, out_columns, refuse_experts
 
 
 class Activation(Recorder):
@@ -60,8 +60,7 @@ class Activation(Recorder):
             return a.norm(dim=-1)
         if (kind, layer) not in self._metrics:
             name = self.anatomy.out_module(layer) if kind == "head" else self.anatomy.down_module(layer)
-            weight = float_weight(scene.base, name, "activation")
-            columns = (weight if self.anatomy.rows_axis == 0 else weight.T).unflatten(1, (a.shape[-2], a.shape[-1]))
+            columns = out_columns(scene, name, "activation").unflatten(1, (a.shape[-2], a.shape[-1]))
             # ||W a||^2 = a' (W' W) a: the width of a head instead of that of the model.
             self._metrics[kind, layer] = torch.einsum("ohd,ohe->hde", columns, columns)
         return torch.einsum("...hd,hde,...he->...h", a, self._metrics[kind, layer], a).clamp(min=0).sqrt()
@@ -108,6 +107,7 @@ class Frequency(Recorder):
 def at_firing(scene: Scene, seen: Callable[[int, torch.Tensor], None]) -> None:
     """Call ``seen(layer, fires)``, ``[rows, tokens, neurons]``: whether what goes into the activation is positive."""
     first = scene.anatomy.family.up[0]
+    refuse_experts(scene.anatomy, scene.anatomy.module(0, first.module))
     rows = torch.as_tensor(scene.anatomy.neuron_rows(first))
 
     def watch(layer: int) -> None:

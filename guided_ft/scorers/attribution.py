@@ -56,9 +56,10 @@ class Attribution(Recorder):
     def watch(self, scene: Scene, step: int) -> None:
         if self.program[step] == (FORWARD, 0):
             scene.at_components(self.kinds, lambda kind, layer, a: self.add_tokens((kind, layer), a, scene.mask))
+        elif self.replace == "zero":
+            scene.at_products(self.kinds, lambda kind, layer, p: self._note(scene, kind, layer, -p.sum(1)))
         else:
-            if self.replace == "corrupted":
-                scene.at_components(self.kinds, lambda kind, layer, a: self._keep(scene, kind, layer, a))
+            scene.at_components(self.kinds, lambda kind, layer, a: self._keep(scene, kind, layer, a))
             scene.at_gradients(self.kinds, lambda kind, layer, a, g: self._effect(scene, kind, layer, a, g))
 
     def _keep(self, scene: Scene, kind: str, layer: int, a: torch.Tensor) -> None:
@@ -67,10 +68,14 @@ class Attribution(Recorder):
 
     def _effect(self, scene: Scene, kind: str, layer: int, a: torch.Tensor, g: torch.Tensor) -> None:
         if self.replace == "corrupted":
-            a = a - self._other.pop((kind, layer))
-        effect = -(a.float() * g.float()).sum(1)
-        if self.replace == "mean":
-            effect += self.token_mean((kind, layer)).to(g.device).float() * g.float().sum(1)
+            effect = ((self._other.pop((kind, layer)) - a).float() * g.float()).sum(1)
+        else:
+            mean = self.token_mean((kind, layer)).to(g.device).float()
+            effect = mean * g.float().sum(1) - (a.float() * g.float()).sum(1)
+        self._note(scene, kind, layer, effect)
+
+    def _note(self, scene: Scene, kind: str, layer: int, effect: torch.Tensor) -> None:
+        """``effect [rows, components * width]``."""
         effect = scene.per_example(scene.split(effect, kind).sum(-1))
         self.add((kind, layer), self._size(effect).sum(0))
 

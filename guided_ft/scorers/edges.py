@@ -15,7 +15,7 @@ from .circuit import Edges
 from .passes import BACKWARD, PAIRS, Pass, Path
 from .record import record
 from .recorder import Recorder
-from .scene import Scene, float_weight
+from .scene import Scene, float_weight, refuse_experts
 from .unembed import check_reading, frozen_norm, pull_back
 
 
@@ -48,7 +48,8 @@ class EdgePatching(Recorder):
         keep: how many edges, or which share of them (below 1).
 
     Cost: one backward pass per step, one or two forward passes, and for each a product of everything written with
-    everything read. Data: labelled examples; pairs for ``corrupted``. Layers, heads. Adapters must be merged.
+    everything read. Data: labelled examples; pairs for ``corrupted``. Layers, heads. Adapters must be merged; models
+    with experts are refused.
     """
 
     found: Edges
@@ -74,6 +75,7 @@ class EdgePatching(Recorder):
     # -- watching ---------------------------------------------------------------------------------------------------
     def watch(self, scene: Scene, step: int) -> None:
         check_reading(scene)
+        refuse_experts(self.anatomy, self.anatomy.down_module(0))
         config: Any = scene.base.config.get_text_config()
         self._parallel = bool(self.anatomy.family.parallel and getattr(config, self.anatomy.family.parallel))
         for layer in range(self.anatomy.num_layers):

@@ -13,14 +13,23 @@ Sums = tuple[torch.Tensor, torch.Tensor]
 
 
 def sums(matrix: torch.Tensor, rows_axis: int) -> Sums:
-    """Sums over the output rows ``[out]`` and over the input columns ``[in]`` of a matrix shaped like a weight."""
+    """Sums over the output rows ``[out]`` and over the input columns ``[in]`` of a matrix shaped like a weight.
+
+    Experts come first where the weight has them: ``[experts, out]`` and ``[experts, in]``.
+    """
     matrix = matrix.detach().float()
-    return matrix.sum(1 - rows_axis).double(), matrix.sum(rows_axis).double()
+    inputs, outputs = (-2, -1) if rows_axis else (-1, -2)
+    return matrix.sum(inputs).double(), matrix.sum(outputs).double()
 
 
 def squares(matrix: torch.Tensor, rows_axis: int) -> Sums:
     """``sums`` of the squares of a stored weight."""
     return sums(matrix.detach().float().pow(2), rows_axis)
+
+
+def owns_columns(anatomy: Anatomy, name: str) -> bool:
+    """Whether components own columns of a projection (out and down), named relative to the layer, or rows."""
+    return name in (anatomy.family.out, anatomy.family.down)
 
 
 def fold(anatomy: Anatomy, of: Callable[[str], Sums], kinds: tuple[str, ...]) -> dict[str, np.ndarray]:
@@ -30,7 +39,8 @@ def fold(anatomy: Anatomy, of: Callable[[str], Sums], kinds: tuple[str, ...]) ->
     up rows and its down-column; a layer all projections.
 
     Args:
-        of: from the full name of a projection to its ``sums``.
+        of: from the full name of a projection to its ``sums``; only those of the columns are read where
+            ``owns_columns``, only those of the rows elsewhere.
     """
     family = anatomy.family
     layers, heads, neurons = [], [], []
@@ -43,9 +53,9 @@ def fold(anatomy: Anatomy, of: Callable[[str], Sums], kinds: tuple[str, ...]) ->
         for part in (family.key, family.value):
             group = rows[part.module][anatomy.head_rows(part)].sum(1)
             head = head + np.repeat(group / anatomy.heads_per_group, anatomy.heads_per_group)
-        neuron = columns[family.down] + sum(rows[r.module][anatomy.neuron_rows(r)] for r in family.up)
-        layers.append(sum(r.sum() for r in rows.values()))
+        neuron = columns[family.down] + sum(rows[r.module][..., anatomy.neuron_rows(r)] for r in family.up)
+        layers.append(sum((columns if owns_columns(anatomy, n) else rows)[n].sum() for n in anatomy.shapes))
         heads.append(head)
-        neurons.append(neuron)
+        neurons.append(neuron.ravel())
     arrays = {"layer": np.array(layers), "head": np.stack(heads), "neuron": np.stack(neurons)}
     return {kind: arrays[kind] for kind in kinds}

@@ -30,7 +30,7 @@ class Gradient(Recorder):
 
     def watch(self, scene: Scene, step: int) -> None:
         def seen(name: str, grad: torch.Tensor) -> None:
-            rows, columns = squares(grad / scene.examples, self.anatomy.rows_axis)
+            rows, columns = squares(grad / scene.examples, self.anatomy.rows_axis_of(name))
             self.add((name, "rows"), rows)
             self.add((name, "columns"), columns)
 

@@ -10,7 +10,7 @@ import torch
 from ..anatomy import Anatomy
 from .passes import FORWARD
 from .recorder import Recorder
-from .scene import Scene
+from .scene import Scene, out_columns
 from .unembed import Answers, Unembedding, frozen_norm, pull_back
 
 
@@ -162,6 +162,8 @@ class DirectLogit(Recorder):
         if norm:
             module = scene.base.get_submodule(self.anatomy.module(layer, norm))
             up = frozen_norm(module, self._normed[kind, layer], up)
+        if self.anatomy.family.of_experts(self.anatomy.relative(name)):
+            return up @ out_columns(scene, name, "direct_logit")
         out = scene.base.get_submodule(name)
         dtype = next(scene.base.parameters()).dtype
         return pull_back(out.forward, a.to(dtype), up.to(dtype)).float()

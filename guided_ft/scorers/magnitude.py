@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from ..anatomy import KINDS, Anatomy, base_model
+from ..anatomy import KINDS, Anatomy, base_model, stored_weight
 from ..scoremap import ScoreMap
 from .fold import fold, squares
-from .scene import weight_of
 
 
 def magnitude(
@@ -23,5 +22,5 @@ def magnitude(
 ) -> ScoreMap:
     """Score components by the Euclidean norm of the weights they own: ``sqrt(sum(w^2))``. No pass, no data."""
     base = base_model(model)
-    folded = fold(anatomy, lambda name: squares(weight_of(base, name), anatomy.rows_axis), kinds)
+    folded = fold(anatomy, lambda name: squares(stored_weight(base, name), anatomy.rows_axis_of(name)), kinds)
     return ScoreMap.of_arrays(anatomy, {kind: np.sqrt(array) for kind, array in folded.items()}, {"passes": 0})

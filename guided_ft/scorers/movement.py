@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..anatomy import KINDS, Anatomy, base_model
+from ..anatomy import KINDS, Anatomy, base_model, stored_weight
 from ..errors import GuidedError, pick
 from ..progress import track
 from ..scoremap import ScoreMap
 from ..task import Task
 from .fold import fold, squares
-from .scene import checked, float_weight, weight_of
+from .scene import checked, float_weight
 from .tap import Tap
 
 OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter], float], torch.optim.Optimizer]] = {
@@ -60,7 +60,7 @@ def movement(
     make = pick(OPTIMIZERS, optimizer, "optimizer")
     base, device = base_model(model), next(model.parameters()).device
     names = [anatomy.module(layer, name) for layer in range(anatomy.num_layers) for name in anatomy.shapes]
-    weights = {name: checked(weight_of(base, name), name, "movement") for name in names}
+    weights = {name: checked(stored_weight(base, name), name, "movement") for name in names}
     kept: dict[str, torch.Tensor] = {}
     with Tap(model):
         try:
@@ -73,14 +73,14 @@ def movement(
                 stepper.zero_grad()
                 task.loss(task.quantity(model, batch)).mean().backward()
                 stepper.step()
-            axis = anatomy.rows_axis
-            moved = fold(anatomy, lambda n: squares(weights[n].detach().float() - kept[n].float(), axis), kinds)
+            axis = anatomy.rows_axis_of
+            moved = fold(anatomy, lambda n: squares(weights[n].detach().float() - kept[n].float(), axis(n)), kinds)
         finally:
             with torch.no_grad():
                 for name, before in kept.items():
                     weights[name].copy_(before)
     if relative:
-        size = fold(anatomy, lambda n: squares(float_weight(base, n, "movement"), axis), kinds)
+        size = fold(anatomy, lambda n: squares(float_weight(base, n, "movement"), axis(n)), kinds)
         moved = {kind: array / np.maximum(size[kind], np.finfo(float).tiny) for kind, array in moved.items()}
     return ScoreMap.of_arrays(anatomy, {kind: np.sqrt(array) for kind, array in moved.items()}, {"passes": steps})
 

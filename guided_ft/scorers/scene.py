@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..anatomy import Anatomy
+from ..anatomy import Anatomy, stored_weight
 from ..batching import model_inputs
 from ..errors import GuidedError
 from ..formats import IGNORE
@@ -16,6 +16,7 @@ from ..task import Task
 from .tap import Tap
 
 Seen = Callable[[str, int, torch.Tensor], None]
+Activation = Callable[[], torch.Tensor]
 SeenGradient = Callable[[str, int, torch.Tensor, torch.Tensor], None]
 
 
@@ -110,15 +111,42 @@ class Scene:
         A head's activation is its part of the out-projection's input (`z`), a neuron's its part of the
         down-projection's (`post`); a layer's is what it adds to the residual stream.
         """
-        self._at(kinds, lambda kind, layer, a, source: seen(kind, layer, a))
+        self._at(kinds, lambda kind, layer, a, source: seen(kind, layer, a()))
 
     def at_gradients(self, kinds: tuple[str, ...], seen: SeenGradient) -> None:
         """Call ``seen(kind, layer, a, g)`` with the activations and the gradients of the loss, when these are known."""
 
-        def ready(kind: str, layer: int, a: torch.Tensor, source: torch.Tensor) -> None:
-            self.tap.at_gradient(source, lambda g: seen(kind, layer, a, self.tokens(g)))
+        def ready(kind: str, layer: int, a: Activation, source: torch.Tensor) -> None:
+            self.tap.at_gradient(source, lambda g: seen(kind, layer, a(), self.tokens(g)))
 
         self._at(kinds, ready)
+
+    def at_products(self, kinds: tuple[str, ...], seen: Seen) -> None:
+        """Call ``seen(kind, layer, p)`` with activation times gradient, ``[rows, tokens, components * width]``.
+
+        Of gated neurons, up times its gradient is taken, which is the same number: autograd keeps the former anyway,
+        while the product of gate and up would be kept for this alone.
+        """
+        gated = "neuron" in kinds and len(self.anatomy.family.up) > 1 and not self.anatomy.num_experts
+        plain = tuple(kind for kind in kinds if kind != "neuron" or not gated)
+        self.at_gradients(plain, lambda kind, layer, a, g: seen(kind, layer, a.float() * g.float()))
+        if not gated:
+            return
+        up = self.anatomy.family.up[-1]
+        rows = self.anatomy.neuron_rows(up)
+        part = slice(int(rows[0]), int(rows[-1]) + 1)
+
+        def watch(layer: int) -> None:
+            def hook(x: torch.Tensor, y: torch.Tensor) -> None:
+                value = y.detach()
+                self.tap.at_gradient(
+                    y, lambda g: seen("neuron", layer, (value[..., part].float() * g[..., part].float()))
+                )
+
+            self.tap.at_module(self.anatomy.module(layer, up.module), hook)
+
+        for layer in range(self.anatomy.num_layers):
+            watch(layer)
 
     def at_layers(self, seen: Callable[[int, torch.Tensor, torch.Tensor], None]) -> None:
         """Call ``seen(layer, hidden_in, hidden_out)``, each ``[rows, tokens, width]``."""
@@ -152,12 +180,13 @@ class Scene:
             self.tap.at_module(name, hook)
 
         for name in self.projections():
+            refuse_experts(self.anatomy, name)
             watch(name)
 
     def at_weights(self, method: str, seen: Callable[[str, torch.Tensor], None]) -> None:
         """Call ``seen(name, gradient)`` with the gradient of each projection's weight, summed over the batch."""
         for name in self.projections():
-            weight = checked(weight_of(self.base, name), name, method)
+            weight = checked(stored_weight(self.base, name), name, method)
             self.tap.at_weight_gradient(weight, lambda g, name=name: seen(name, g))  # type: ignore[misc]
 
     def projections(self) -> list[str]:
@@ -165,15 +194,21 @@ class Scene:
         a = self.anatomy
         return [a.module(layer, name) for layer in range(a.num_layers) for name in a.shapes]
 
-    def _at(self, kinds: tuple[str, ...], seen: Callable[[str, int, torch.Tensor, torch.Tensor], None]) -> None:
+    def _at(self, kinds: tuple[str, ...], seen: Callable[[str, int, Activation, torch.Tensor], None]) -> None:
         a = self.anatomy
 
         def watch_input(name: str, kind: str, layer: int) -> None:
-            self.tap.at_input(name, lambda x: seen(kind, layer, self.tokens(x.detach()), x))
+            def hook(x: torch.Tensor) -> None:
+                value = self.tokens(x.detach())
+                seen(kind, layer, lambda: value, x)
+
+            self.tap.at_input(name, hook)
 
         def watch_layer(layer: int) -> None:
             def hook(before: torch.Tensor, after: torch.Tensor) -> None:
-                seen("layer", layer, (after - before).detach(), after)
+                # The two are kept by the norms that read them; their difference would be one tensor more.
+                first, last = before.detach(), after.detach()
+                seen("layer", layer, lambda: last - first, after)
 
             self.tap.at_layer(a.layer_module(layer), hook)
 
@@ -186,10 +221,10 @@ class Scene:
                 watch_layer(layer)
 
 
-def weight_of(base: nn.Module, name: str) -> nn.Parameter:
-    """The weight of a projection, below any adapter."""
-    module: Any = base.get_submodule(name)
-    return module.get_base_layer().weight if hasattr(module, "get_base_layer") else module.weight
+def refuse_experts(anatomy: Anatomy, name: str) -> None:
+    """Raise GuidedError for a projection of experts, to which no module's input and output belong."""
+    if anatomy.family.of_experts(anatomy.relative(name)):
+        raise GuidedError(f"{name}: experts share no input, so this method cannot score their weights (try 'gradient')")
 
 
 def checked(weight: nn.Parameter, name: str, method: str) -> nn.Parameter:
@@ -199,6 +234,13 @@ def checked(weight: nn.Parameter, name: str, method: str) -> nn.Parameter:
     return weight
 
 
+def out_columns(scene: Scene, name: str, method: str) -> torch.Tensor:
+    """The columns of an out- or down-projection ``[width, inputs]``, those of experts one expert after the other."""
+    weight = float_weight(scene.base, name, method)
+    weight = weight.mT if scene.anatomy.rows_axis_of(name) else weight
+    return weight if weight.ndim == 2 else weight.transpose(0, 1).flatten(1)
+
+
 def float_weight(base: nn.Module, name: str, method: str) -> torch.Tensor:
     """The weight of a projection as float32. Raises GuidedError for a quantized one."""
-    return checked(weight_of(base, name), name, method).detach().float()
+    return checked(stored_weight(base, name), name, method).detach().float()

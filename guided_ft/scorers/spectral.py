@@ -98,7 +98,7 @@ def low_rank(
     def of(name: str) -> Sums:
         next(bar)
         u, s, v = torch.linalg.svd(float_weight(base, name, "low_rank"), full_matrices=False)
-        return sums((u[:, :rank] * s[:rank] @ v[:rank]).abs(), anatomy.rows_axis)
+        return sums((u[..., :rank] * s[..., None, :rank] @ v[..., :rank, :]).abs(), anatomy.rows_axis_of(name))
 
     return ScoreMap.of_arrays(anatomy, fold(anatomy, of, kinds), {"passes": 0})
 
@@ -117,7 +117,7 @@ def _spectra(
     for layer in track(range(anatomy.num_layers), anatomy.num_layers, method, progress):
         if "layer" in kinds:
             names = [anatomy.module(layer, name) for name in anatomy.shapes]
-            values = [of(torch.linalg.svdvals(float_weight(base, name, method))) for name in names]
+            values = [of(torch.linalg.svdvals(float_weight(base, name, method))).mean() for name in names]
             layers.append(float(torch.stack(values).mean()))
         if "head" in kinds:
             weight = float_weight(base, anatomy.out_module(layer), method)

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ..anatomy import base_model
+from .experts import find_experts, pass_through
 
 TensorHook = Callable[[torch.Tensor], "torch.Tensor | None"]
 
@@ -69,7 +70,14 @@ class Tap:
             self.base.set_attn_implementation("eager")
 
     def at_input(self, name: str, hook: TensorHook) -> Any:
-        """Call ``hook(activation)`` on what enters a module; what it returns, if anything, replaces it."""
+        """Call ``hook(activation)`` on what enters a module; what it returns, if anything, replaces it.
+
+        The down projection of experts is a parameter, not a module: there the activations are those of all neurons of
+        all experts, ``[tokens, num_neurons]``, weighted by the router and 0 where a token is not sent.
+        """
+        experts = find_experts(self.base, name)
+        if experts is not None:
+            return self._keep(experts.register_forward_hook(lambda m, args, out: pass_through(m, args, out, hook)))
 
         def pre(module: nn.Module, args: tuple) -> tuple | None:
             changed = hook(args[0])

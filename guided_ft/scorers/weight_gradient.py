@@ -47,11 +47,13 @@ class GradientNorm(MeanGradient):
         self.relative = relative
 
     def result(self, scene: Scene) -> dict[str, np.ndarray]:
-        axis = self.anatomy.rows_axis
-        found = fold(self.anatomy, lambda name: squares(self.gradient(scene, name), axis), self.kinds)
+        axis = self.anatomy.rows_axis_of
+        found = fold(self.anatomy, lambda name: squares(self.gradient(scene, name), axis(name)), self.kinds)
         if self.relative:
             size = fold(
-                self.anatomy, lambda name: squares(float_weight(scene.base, name, "gradient_norm"), axis), self.kinds
+                self.anatomy,
+                lambda name: squares(float_weight(scene.base, name, "gradient_norm"), axis(name)),
+                self.kinds,
             )
             found = {kind: array / np.maximum(size[kind], np.finfo(float).tiny) for kind, array in found.items()}
         return {kind: np.sqrt(array) for kind, array in found.items()}
@@ -77,6 +79,6 @@ class Snip(MeanGradient):
         def of(name: str) -> Sums:
             weight = float_weight(scene.base, name, "snip")
             product = weight * self.gradient(scene, name).to(weight.device)
-            return sums(product if self.whole else product.abs(), self.anatomy.rows_axis)
+            return sums(product if self.whole else product.abs(), self.anatomy.rows_axis_of(name))
 
         return {kind: np.abs(array) for kind, array in fold(self.anatomy, of, self.kinds).items()}

@@ -5,6 +5,7 @@ Importing this package registers it with PEFT, so that ``AutoPeftModelForCausalL
 """
 
 from .config import SliceConfig as SliceConfig
+from .experts import SliceExperts as SliceExperts
 from .layer import SliceLayer as SliceLayer
 from .model import SliceModel as SliceModel
 from .register import register

@@ -6,6 +6,7 @@ import operator
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from peft.config import PeftConfig
 from peft.utils import PeftType
@@ -55,13 +56,18 @@ class SliceConfig(PeftConfig):
         SliceConfig(slices={"model.layers.3.mlp.up_proj": {"axis": 0, "index": "17,204"}})
         SliceConfig(target_modules=["up_proj"], fraction=0.05, seed=0)
 
+    In a mixture of experts the neurons of a layer's experts are named by the module that holds them all::
+
+        SliceConfig(slices={"model.layers.3.mlp.experts": {"neurons": {"0": "17,204", "5": "0-7"}}})
+
     With ``rank`` each slice is a LoRA of that rank restricted to the chosen rows or columns.
     """
 
     slices: dict[str, dict] | None = field(
         default=None,
         metadata={
-            "help": "Full module name -> {'axis': axis of the stored weight, 'index': ranges such as '0-63,128'}."
+            "help": "Full module name -> {'axis': axis of the stored weight, 'index': ranges such as '0-63,128'}; of "
+            "experts -> {'neurons': {expert: ranges}}."
         },
     )
     target_modules: list[str] | str | None = field(
@@ -104,23 +110,41 @@ class SliceConfig(PeftConfig):
             self.slices = {name: self._checked(name, spec) for name, spec in self.slices.items()}
             if not self.slices:
                 raise GuidedError("slices: empty, so nothing would be trained (select at least one component)")
+            if self.rank is not None and any("neurons" in spec for spec in self.slices.values()):
+                raise GuidedError("rank: expert neurons are trained in full only (leave rank out, or choose heads)")
             self.target_modules = sorted(self.slices)
         elif not 0 < self.fraction <= 1:
             raise GuidedError(f"fraction: {self.fraction} is not in (0, 1]")
 
     @staticmethod
     def _checked(name: str, spec: dict) -> dict:
+        if isinstance(spec, dict) and set(spec) == {"neurons"}:
+            return {"neurons": _checked_neurons(name, spec["neurons"])}
         unreadable = GuidedError(f"slices.{name}: expected {{'axis': 0 or 1, 'index': ranges}}, got {spec!r}")
         if not isinstance(spec, dict) or set(spec) != {"axis", "index"} or spec["axis"] not in (0, 1):
             raise unreadable
-        try:
-            index = (
-                unpack_index(spec["index"])
-                if isinstance(spec["index"], str)
-                else list(map(operator.index, spec["index"]))
-            )
-        except TypeError:
-            raise unreadable from None
-        if not index or min(index) < 0:
-            raise GuidedError(f"slices.{name}: the index is empty or negative")
-        return {"axis": int(spec["axis"]), "index": pack_index(index)}
+        return {"axis": int(spec["axis"]), "index": _checked_index(name, spec["index"], unreadable)}
+
+
+def _checked_index(name: str, given: Any, unreadable: GuidedError) -> str:
+    try:
+        index = unpack_index(given) if isinstance(given, str) else list(map(operator.index, given))
+    except TypeError:
+        raise unreadable from None
+    if not index or min(index) < 0:
+        raise GuidedError(f"slices.{name}: the index is empty or negative")
+    return pack_index(index)
+
+
+def _checked_neurons(name: str, given: Any) -> dict[str, str]:
+    unreadable = GuidedError(f"slices.{name}: expected {{'neurons': {{expert: ranges}}}}, got {given!r}")
+    if not isinstance(given, dict) or not given:
+        raise unreadable
+    neurons: dict[int, str] = {}
+    for expert, index in given.items():
+        # JSON turns numbers that are keys into text.
+        match = re.fullmatch(r"\d{1,6}", str(expert))
+        if match is None or int(expert) in neurons:
+            raise unreadable
+        neurons[int(expert)] = _checked_index(name, index, unreadable)
+    return {str(expert): neurons[expert] for expert in sorted(neurons)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import warnings
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from ..errors import GuidedError
+from .config import pack_index
 from .delta import ColumnDelta as ColumnDelta
 from .delta import Delta as Delta
 from .delta import RowDelta as RowDelta
@@ -26,12 +28,23 @@ def linear_features(module: nn.Module) -> tuple[int, int] | None:
     return None
 
 
+def broken(adapter_name: str) -> ValueError:
+    """What a safe merge raises, in PEFT's words."""
+    return ValueError(f"NaNs detected in the merged weights. The adapter {adapter_name} seems to be broken")
+
+
+def base_of(module: nn.Module) -> nn.Module:
+    """Return the module inside adapters, or the module itself."""
+    return module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
+
+
 def check_slice(module: nn.Module, axis: int, index: list[int]) -> tuple[int, int]:
     """Return ``linear_features`` of a module that has such rows or columns; raise GuidedError for another one."""
-    features = linear_features(module)
+    base = base_of(module)
+    features = linear_features(base)
     if features is None:
-        raise GuidedError(f"slice: cannot train rows of a {type(module).__name__} (only of linear layers)")
-    base = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
+        experts = "; experts take {'neurons': {expert: index}}" if hasattr(base, "num_experts") else ""
+        raise GuidedError(f"slice: cannot train rows of a {type(base).__name__} (only of linear layers{experts})")
     rows_axis = 1 if isinstance(base, Conv1D) else 0
     limit = features[1] if axis == rows_axis else features[0]
     if index[-1] >= limit:
@@ -48,15 +61,31 @@ class SliceLayer(nn.Module, BaseTunerLayer):
 
     def __init__(self, base_layer: nn.Module, adapter_name: str, **kwargs: Any) -> None:
         super().__init__()
-        self.in_features, self.out_features = check_slice(base_layer, kwargs["axis"], kwargs["index"])
+        options = ("rank", "init_weights", "inference_mode")
+        self.in_features, self.out_features = self.check(
+            base_layer, **{key: value for key, value in kwargs.items() if key not in options}
+        )
         self.base_layer = base_layer
         self.transposed = isinstance(base_layer, Conv1D)
         self.slice_delta = nn.ModuleDict({})
         self.merged_adapters: list[str] = []
-        self._overwritten: list[torch.Tensor] = []
+        self._overwritten: list[Any] = []
         self._disable_adapters = False
         self._active_adapter = adapter_name
         self.update_layer(adapter_name, **kwargs)
+
+    check = staticmethod(check_slice)
+    """Return the layer's features if it can train what ``update_layer`` is told to, or raise GuidedError."""
+
+    @staticmethod
+    def draw(module: nn.Module, fraction: float, generator: random.Random) -> dict[str, Any]:
+        """Draw a share of a module's output rows: arguments of ``update_layer``."""
+        base = base_of(module)
+        features = linear_features(base)
+        if features is None:
+            raise GuidedError(f"cannot draw rows of a {type(base).__name__} (only of linear layers)")
+        rows = generator.sample(range(features[1]), max(1, round(fraction * features[1])))
+        return {"axis": int(isinstance(base, Conv1D)), "index": sorted(rows)}
 
     def update_layer(
         self,
@@ -71,7 +100,7 @@ class SliceLayer(nn.Module, BaseTunerLayer):
         """Add an adapter that trains ``index`` along ``axis`` of the stored weight, at this rank or in full."""
         check_slice(self, axis, index)
         by_row = axis == (1 if self.transposed else 0)
-        weight = self.get_base_layer().weight
+        weight = self.stored_weight
         dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
         shape = (len(index), self.in_features) if by_row else (self.out_features, len(index))
         delta = (RowDelta if by_row else ColumnDelta)(index, shape, dtype, weight.device, rank)
@@ -80,12 +109,31 @@ class SliceLayer(nn.Module, BaseTunerLayer):
         self.slice_delta[adapter_name] = delta
         self.set_adapter(self.active_adapters, inference_mode=inference_mode)
 
+    @property
+    def stored_weight(self) -> torch.Tensor:
+        """The base weight, which has the device and the dtype of the layer."""
+        return self.get_base_layer().weight  # type: ignore[return-value]
+
+    def spec(self, adapter_name: str) -> dict[str, Any]:
+        """What an adapter trains here, in the form of ``SliceConfig.slices``."""
+        return {
+            "axis": self._stored_axis(adapter_name),
+            "index": pack_index(self.slice_delta[adapter_name].index.tolist()),
+        }
+
+    def fits(self, adapter_name: str, index: torch.Tensor) -> bool:
+        """Whether an adapter of this layer can have such an index."""
+        limit = self.out_features if isinstance(self.slice_delta[adapter_name], RowDelta) else self.in_features
+        if index.dtype != torch.int64 or index.unique().numel() != index.numel():
+            return False
+        return int(index.min()) >= 0 and int(index.max()) < limit
+
     def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
         # PEFT would also cast to the base's dtype, but the deltas stay float32.
         if adapter_name not in self.slice_delta:
             return
         if all(p.device.type != "meta" for p in self.slice_delta[adapter_name].parameters()):
-            self.slice_delta[adapter_name].to(device or self.get_base_layer().weight.device)
+            self.slice_delta[adapter_name].to(device or self.stored_weight.device)
 
     def forward(
         self, x: torch.Tensor, *args: Any, adapter_names: list[str] | None = None, **kwargs: Any
@@ -115,18 +163,27 @@ class SliceLayer(nn.Module, BaseTunerLayer):
         for name in check_adapters_to_merge(self, adapter_names):
             if name not in self.slice_delta:
                 continue
-            weight = self.get_base_layer().weight
-            if not weight.dtype.is_floating_point or weight.shape.numel() != self.in_features * self.out_features:
-                raise GuidedError("merge: the base weights are quantized (load the base unquantized to merge)")
-            axis, index = self._stored_axis(name), self.slice_delta[name].index
-            before = weight.data.index_select(axis, index)
-            change = self.get_delta_weight(name).index_select(axis, index)
-            after = (before.to(change.dtype) + change).to(weight.dtype)
-            if safe_merge and not torch.isfinite(after).all():
-                raise ValueError(f"NaNs detected in the merged weights. The adapter {name} seems to be broken")
-            weight.data.index_copy_(axis, index, after)
-            self._overwritten.append(before)
+            self._overwritten.append(self._write(name, safe_merge))
             self.merged_adapters.append(name)
+
+    def _write(self, adapter_name: str, safe_merge: bool) -> Any:
+        """Add an adapter's change to the base weight; return what was there."""
+        weight = self.get_base_layer().weight
+        if not weight.dtype.is_floating_point or weight.shape.numel() != self.in_features * self.out_features:
+            raise GuidedError("merge: the base weights are quantized (load the base unquantized to merge)")
+        axis, index = self._stored_axis(adapter_name), self.slice_delta[adapter_name].index
+        before = weight.data.index_select(axis, index)
+        change = self.get_delta_weight(adapter_name).index_select(axis, index)
+        after = (before.to(change.dtype) + change).to(weight.dtype)
+        if safe_merge and not torch.isfinite(after).all():
+            raise broken(adapter_name)
+        weight.data.index_copy_(axis, index, after)
+        return before
+
+    def _put_back(self, adapter_name: str, before: Any) -> None:
+        """Undo ``_write``."""
+        axis, index = self._stored_axis(adapter_name), self.slice_delta[adapter_name].index
+        self.get_base_layer().weight.data.index_copy_(axis, index, before)
 
     def unmerge(self) -> None:
         """Put back exactly the values that ``merge`` overwrote."""
@@ -137,10 +194,7 @@ class SliceLayer(nn.Module, BaseTunerLayer):
     def unmerge_to(self, count: int) -> None:
         """Undo the latest merges until ``count`` are left."""
         while len(self.merged_adapters) > count:
-            name = self.merged_adapters.pop()
-            self.get_base_layer().weight.data.index_copy_(
-                self._stored_axis(name), self.slice_delta[name].index, self._overwritten.pop()
-            )
+            self._put_back(self.merged_adapters.pop(), self._overwritten.pop())
 
     def _stored_axis(self, adapter_name: str) -> int:
         by_row = isinstance(self.slice_delta[adapter_name], RowDelta)

@@ -14,8 +14,9 @@ from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from torch import nn
 
 from ..errors import GuidedError
-from .config import SliceConfig, pack_index, unpack_index
-from .layer import Delta, RowDelta, SliceLayer, check_slice, linear_features
+from .config import SliceConfig, unpack_index
+from .experts import SliceExperts
+from .layer import SliceLayer, base_of, linear_features
 from .mixed import copies_in, mixed_batch
 
 
@@ -47,8 +48,9 @@ class SliceModel(BaseTuner):
         modules = dict(model.named_modules())
         _require(slices, modules)
         for name, spec in slices.items():
+            cls, where = _layer_and_place(spec)
             try:
-                check_slice(modules[name], spec["axis"], unpack_index(spec["index"]))
+                cls.check(modules[name], **where)
             except GuidedError as error:
                 raise GuidedError(f"{name}: {error}") from None
 
@@ -63,30 +65,29 @@ class SliceModel(BaseTuner):
         **kwargs: Any,
     ) -> None:
         if peft_config.slices is not None:
-            spec = peft_config.slices[current_key]
-            where = {"axis": spec["axis"], "index": unpack_index(spec["index"])}
+            cls, where = _layer_and_place(peft_config.slices[current_key])
         else:
-            where = self._random_rows(peft_config, target, current_key)
+            cls, where = self._random_draw(peft_config, target, current_key)
         where |= {"rank": peft_config.rank}
         where |= {"init_weights": peft_config.init_weights, "inference_mode": peft_config.inference_mode}
         if isinstance(target, SliceLayer):
             target.update_layer(adapter_name, **where)
             return
-        layer = SliceLayer(target, adapter_name, **where)
+        layer = cls(target, adapter_name, **where)
         if adapter_name not in self.active_adapters:
             layer.requires_grad_(False)
         self._replace_module(parent, target_name, layer, target)
 
     @staticmethod
-    def _random_rows(peft_config: SliceConfig, target: nn.Module, key: str) -> dict[str, Any]:
-        base = target.get_base_layer() if isinstance(target, SliceLayer) else target
-        features = linear_features(base)
-        if features is None:
-            raise GuidedError(f"{key}: cannot draw rows of a {type(base).__name__} (only of linear layers)")
-        count = max(1, round(peft_config.fraction * features[1]))
-        rows = random.Random(f"{peft_config.seed}:{key}").sample(range(features[1]), count)
-        layer_is_transposed = type(base).__name__ == "Conv1D"
-        return {"axis": int(layer_is_transposed), "index": sorted(rows)}
+    def _random_draw(config: SliceConfig, target: nn.Module, key: str) -> tuple[type[SliceLayer], dict[str, Any]]:
+        base = base_of(target)
+        cls = SliceExperts if linear_features(base) is None and hasattr(base, "num_experts") else SliceLayer
+        try:
+            where = cls.draw(target, config.fraction, random.Random(f"{config.seed}:{key}"))
+            cls.check(target, **where)
+        except GuidedError as error:
+            raise GuidedError(f"{key}: {error}") from None
+        return cls, where
 
     @staticmethod
     def _make_explicit(model: nn.Module, config: SliceConfig, adapter_name: str) -> None:
@@ -97,13 +98,7 @@ class SliceModel(BaseTuner):
         }
         if config.slices is None:
             # The draw becomes explicit, so that a saved control says exactly what it trained.
-            config.slices = {
-                name: {
-                    "axis": layer._stored_axis(adapter_name),
-                    "index": pack_index(layer.slice_delta[adapter_name].index.tolist()),
-                }
-                for name, layer in layers.items()
-            }
+            config.slices = {name: layer.spec(adapter_name) for name, layer in layers.items()}
         _require(config.slices, layers)
 
     @classmethod
@@ -116,7 +111,6 @@ class SliceModel(BaseTuner):
                 continue
             delta = layer.slice_delta[adapter_name]
             for kind, expected in delta.state_dict().items():
-                valid = _valid_index if kind == "index" else _valid_weight
                 key = f"{name}.slice_delta.{kind}"
                 found = state_dict.get(key)
                 if found is None or found.shape != expected.shape:
@@ -124,7 +118,7 @@ class SliceModel(BaseTuner):
                     raise GuidedError(
                         f"adapter file: {key} {has}, not {tuple(expected.shape)} (is its config its own?)"
                     )
-                if not valid(found, layer, delta):
+                if not (layer.fits(adapter_name, found) if kind == "index" else bool(torch.isfinite(found).all())):
                     raise GuidedError(f"adapter file: {key} holds impossible values (the file is damaged)")
         return super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
 
@@ -137,6 +131,13 @@ class SliceModel(BaseTuner):
         kind = self.get_model_config(self.model).get("model_type")
         with mixed_batch(self.model, set(self.peft_config), adapter_names, kind, copies_in(kwargs)):
             yield
+
+    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
+        if isinstance(child, SliceExperts):
+            # The experts themselves go back; PEFT would look for their `weight`.
+            setattr(parent, child_name, new_module)
+        else:
+            super()._replace_module(parent, child_name, new_module, child)
 
     def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
         if safe_merge:
@@ -166,15 +167,11 @@ class SliceModel(BaseTuner):
                         layer.unmerge_to(count)
 
 
-def _valid_weight(found: torch.Tensor, layer: SliceLayer, delta: Delta) -> bool:
-    return bool(torch.isfinite(found).all())
-
-
-def _valid_index(found: torch.Tensor, layer: SliceLayer, delta: Delta) -> bool:
-    limit = layer.out_features if isinstance(delta, RowDelta) else layer.in_features
-    if found.dtype != torch.int64 or found.unique().numel() != found.numel():
-        return False
-    return int(found.min()) >= 0 and int(found.max()) < limit
+def _layer_and_place(spec: dict[str, Any]) -> tuple[type[SliceLayer], dict[str, Any]]:
+    """The layer that trains what one entry of ``slices`` says, and the arguments that tell it."""
+    if "neurons" in spec:
+        return SliceExperts, {"neurons": {int(e): unpack_index(index) for e, index in spec["neurons"].items()}}
+    return SliceLayer, {"axis": spec["axis"], "index": unpack_index(spec["index"])}
 
 
 def _require(slices: dict[str, Any], modules: dict[str, Any]) -> None:
