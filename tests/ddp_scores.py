@@ -24,11 +24,13 @@ def main(out: str) -> None:
     found = {}
     # Five batches of four sizes: the processes' shares differ; of the second set one process gets nothing at all.
     task, against = scoring.sums(9, batch_size=2), scoring.sums(2, batch_size=2, first=12)
-    wanted = scoring.all_methods(against, skip=("ablation", "gates"))
+    wanted = scoring.all_methods(against, skip=("gates",))
     wanted["mean"] = {"method": "attribution", "replace": "mean"}
     for family in ("llama", "gpt2"):
         for name, scores in localize(families.make(family), task, methods=wanted, retain=None).items():
             found |= {f"{family} {name} {kind}": scores.of(kind) for kind in scores.kinds}
+    exact = localize(families.make("opt"), task, "ablation", None, kinds=("layer", "head"), replace="mean")
+    found |= {f"exact {kind}": exact.of(kind) for kind in exact.kinds}
     patched = localize(families.make("llama"), scoring.pairs(5, 2), "attribution", None, replace="corrupted")
     found["pairs"] = patched.neuron
     two_sided = localize(families.make("llama"), task, "attribution", "self", seed=3)

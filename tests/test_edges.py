@@ -211,6 +211,17 @@ def test_the_circuit_is_what_leads_from_the_embeddings_to_the_logits():
     assert e.circuit(2).sum() == 0
 
 
+def test_a_group_feeds_its_own_heads_only():
+    """Four heads in two groups: what reaches the second group's values reaches heads 2 and 3, not 0 and 1."""
+    anatomy = Anatomy.of(make("llama"))
+    exists = Edges.possible(anatomy, False)
+    e = Edges(anatomy, np.zeros(exists.shape), exists)
+    sources, targets = e.sources, e.targets
+    for source, target in (("embed", "L0.G1.v"), *((f"L0.H{h}", "logits") for h in range(4))):
+        e.scores[sources.index(source), targets.index(target)] = 2.0
+    assert e.nodes(5)["head"].tolist() == [[0, 0, 2, 2], [0, 0, 0, 0]]
+
+
 def test_edges_go_forward_only():
     e = hand_made()
     sources, targets = e.sources, e.targets

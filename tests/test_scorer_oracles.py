@@ -244,7 +244,7 @@ def test_coherence_of_one_example_is_one_and_of_opposites_is_zero():
 def test_ghost_norms_on_both_ways(tokens):
     x, g = torch.randn(4, tokens, 20), torch.randn(4, tokens, 30)
     made = torch.einsum("bto,bti->boi", g.double(), x.double()).square()
-    rows, columns = ghost_squares(x, g)
+    rows, columns = ghost_squares(x, g), ghost_squares(g, x)
     np.testing.assert_allclose(rows, made.sum((0, 2)), rtol=1e-4)
     np.testing.assert_allclose(columns, made.sum((0, 1)), rtol=1e-4)
 

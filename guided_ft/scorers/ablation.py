@@ -104,7 +104,8 @@ def effects(
                     halves[side, [place[c] for c in group]] += effect[:, half == side].sum(1)
             passes += 1 + len(groups)
     if split:
-        ranks.reduce({"halves": halves})
+        ranks.reduce(sums := {"halves": halves})
+        halves = sums["halves"].cpu()
     return halves.numpy(), passes
 
 

@@ -191,7 +191,8 @@ def _metric(
                     loss = task.loss(after.flatten(), suffix.clean.repeat(chunk.size)).view_as(after)
                     sums[chunk] -= loss.double().sum(1).cpu()
     if split:
-        ranks.reduce({"sums": sums})
+        ranks.reduce(reduced := {"sums": sums})
+        sums = reduced["sums"].cpu()
     return (sums / len(task))[place.ravel()].tolist()
 
 

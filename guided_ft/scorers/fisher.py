@@ -10,7 +10,7 @@ import torch
 from ..anatomy import Anatomy
 from ..task import Task
 from .contrast import single
-from .fold import Sums, fold, squares, sums
+from .fold import Sums, fold, owns_columns, squares, sums
 from .passes import BACKWARD, WEIGHTS, Pass
 from .recorder import Recorder
 from .scene import Scene
@@ -126,34 +126,31 @@ def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return np.where(some, np.minimum(part / np.where(some, whole, 1), 1), 0)
 
 
-def ghost_squares(x: torch.Tensor, g: torch.Tensor) -> Sums:
-    """Squares of the gradients ``g.T @ x`` of single examples, summed over examples, by rows and by columns.
+def ghost_squares(x: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
+    """Squares of the gradients ``g.T @ x`` of single examples, summed over examples and over each row: ``[out]``.
 
     Args:
-        x, g: inputs and gradients of the outputs, ``[examples, tokens, in]`` and ``[examples, tokens, out]``.
+        x, g: inputs and gradients of the outputs, ``[examples, tokens, in]`` and ``[examples, tokens, out]``;
+            exchanged, the sums are those of the columns.
     """
     tokens, width_in, width_out = x.shape[1], x.shape[2], g.shape[2]
     if tokens * (width_in + width_out) < width_in * width_out:
-        rows = ((x @ x.mT) @ g * g).sum((0, 1))
-        columns = ((g @ g.mT) @ x * x).sum((0, 1))
-        return rows, columns
+        return ((x @ x.mT) @ g * g).sum((0, 1))
     # Many tokens: making the gradient, one example at a time, is cheaper than the products of all pairs of tokens.
-    made = [(one.T @ other).square() for one, other in zip(g, x, strict=True)]
-    return sum(m.sum(1) for m in made), sum(m.sum(0) for m in made)  # type: ignore[return-value]
+    return torch.stack([(one.T @ other).square().sum(1) for one, other in zip(g, x, strict=True)]).sum(0)
 
 
 def watch_ghosts(recorder: Recorder, scene: Scene) -> None:
-    """Note the ``ghost_squares`` of every projection."""
+    """Note the ``ghost_squares`` of every projection, of those sides only that components own."""
 
     def seen(name: str, x: torch.Tensor, g: torch.Tensor) -> None:
-        rows, columns = ghost_squares(scene.joined(x.float()), scene.joined(g.float()))
-        recorder.add(("rows", name), rows)
-        recorder.add(("columns", name), columns)
+        x, g = scene.joined(x.float()), scene.joined(g.float())
+        columns = owns_columns(recorder.anatomy, recorder.anatomy.relative(name))
+        recorder.add(("ghost", name), ghost_squares(g, x) if columns else ghost_squares(x, g))
 
     scene.at_projection_gradients(seen)
 
 
 def ghosts(recorder: Recorder, step: int, examples: int) -> Callable[[str], Sums]:
     """Mean over examples of what ``watch_ghosts`` noted, by name of a projection."""
-    noted = recorder.steps[step]
-    return lambda name: (noted["rows", name] / examples, noted["columns", name] / examples)
+    return lambda name: (recorder.steps[step]["ghost", name] / examples,) * 2

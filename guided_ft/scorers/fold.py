@@ -27,6 +27,11 @@ def squares(matrix: torch.Tensor, rows_axis: int) -> Sums:
     return sums(matrix.detach().float().pow(2), rows_axis)
 
 
+def owns_columns(anatomy: Anatomy, name: str) -> bool:
+    """Whether components own columns of a projection (out and down), named relative to the layer, or rows."""
+    return name in (anatomy.family.out, anatomy.family.down)
+
+
 def fold(anatomy: Anatomy, of: Callable[[str], Sums], kinds: tuple[str, ...]) -> dict[str, np.ndarray]:
     """Add up a quantity of single weights over the weights that each component owns; arrays by kind.
 
@@ -34,7 +39,8 @@ def fold(anatomy: Anatomy, of: Callable[[str], Sums], kinds: tuple[str, ...]) ->
     up rows and its down-column; a layer all projections.
 
     Args:
-        of: from the full name of a projection to its ``sums``.
+        of: from the full name of a projection to its ``sums``; only those of the columns are read where
+            ``owns_columns``, only those of the rows elsewhere.
     """
     family = anatomy.family
     layers, heads, neurons = [], [], []
@@ -48,7 +54,7 @@ def fold(anatomy: Anatomy, of: Callable[[str], Sums], kinds: tuple[str, ...]) ->
             group = rows[part.module][anatomy.head_rows(part)].sum(1)
             head = head + np.repeat(group / anatomy.heads_per_group, anatomy.heads_per_group)
         neuron = columns[family.down] + sum(rows[r.module][..., anatomy.neuron_rows(r)] for r in family.up)
-        layers.append(sum(r.sum() for r in rows.values()))
+        layers.append(sum((columns if owns_columns(anatomy, n) else rows)[n].sum() for n in anatomy.shapes))
         heads.append(head)
         neurons.append(neuron.ravel())
     arrays = {"layer": np.array(layers), "head": np.stack(heads), "neuron": np.stack(neurons)}
