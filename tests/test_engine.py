@@ -10,7 +10,7 @@ import tiny
 import torch
 from datasets import Dataset
 from families import NAMES, make
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from guided_ft import Anatomy, Component, GuidedCallback, Plan, Selection
@@ -191,7 +191,7 @@ def settings(folder: Path, **options) -> dict:
     return common | options
 
 
-def trl_run(kind: str, folder: Path, callback: GuidedCallback, resume: bool = False, model=None, **options):
+def trl_run(kind: str, folder: Path, callback: GuidedCallback, resume: bool = False, model=None, more=(), **options):
     trainer_class, config = {"sft": (SFTTrainer, SFTConfig), "dpo": (DPOTrainer, DPOConfig)}[kind]
     rows = {"sft": tiny.sums, "dpo": tiny.pairs}[kind](16)
     model = model or model_of("llama")
@@ -200,7 +200,7 @@ def trl_run(kind: str, folder: Path, callback: GuidedCallback, resume: bool = Fa
         args=config(**{"gradient_checkpointing": False, **settings(folder, **options)}, bf16=False, max_length=32),
         train_dataset=Dataset.from_list(rows),
         processing_class=tiny.tokenizer(),
-        callbacks=[callback],
+        callbacks=[callback, *more],
     )
     trainer.train(resume_from_checkpoint=resume)
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry], trainer
@@ -256,6 +256,22 @@ def test_a_resumed_run_finds_what_the_first_one_stored(tmp_path):
         "misses": 0,
         "difference": 0,
     }
+
+
+class Stop(TrainerCallback):
+    """Ends a run as a crash would."""
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == 9:
+            raise KeyboardInterrupt
+
+
+def test_a_run_that_dies_leaves_what_it_stored_until_its_last_save(tmp_path):
+    callback = GuidedCallback(plan_of(model_of("llama")), prefix_cache="1MB")
+    with pytest.raises(KeyboardInterrupt):
+        trl_run("sft", tmp_path, callback, more=[Stop()], save_strategy="steps", save_steps=8)
+    (index,) = (tmp_path / "guided" / "prefix").rglob("index.csv")
+    assert len(index.read_text().splitlines()) > 16
 
 
 def test_dpo_over_one_epoch_shares_states_between_policy_and_reference(tmp_path):

@@ -72,6 +72,15 @@ def test_it_goes_on_in_a_new_process(tmp_path):
     assert torch.equal(file["hidden"][:2], states(2, 4))
 
 
+def test_a_ring_that_is_not_full_goes_on_behind_its_newest_entry(tmp_path):
+    for value, name in enumerate("abc"):
+        store = PrefixStore(tmp_path, WIDTH, torch.float32, 100 * TOKEN)
+        store.put(name, states(2, value))
+        store.close()
+    again = PrefixStore(tmp_path, WIDTH, torch.float32, 100 * TOKEN)
+    assert all(torch.equal(again.get(name), states(2, value)) for value, name in enumerate("abc"))
+
+
 def test_what_was_overwritten_after_the_index_was_written_is_not_believed(tmp_path):
     store = PrefixStore(tmp_path, WIDTH, torch.float32, 4 * TOKEN)
     store.put("a", states(2, 1))

@@ -18,6 +18,7 @@ from guided_ft.training import probe_logits
 KEYS = {
     "kind", "version", "name", "command", "model", "task", "method", "retain", "mode", "trainer", "budget", "trainable",
     "total", "selected", "before", "after", "retention", "loss", "frozen", "reload", "control", "checks", "seconds",
+    "prefix",
     "peak_bytes", "versions", "machine", "seed", "samples",
 }  # fmt: skip
 
