@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted.
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -82,6 +83,40 @@ def check(recipe: RecipeName, overrides: Overrides = None) -> None:
     r = Recipe.load(recipe, overrides or [])
     what = f"{r.train.trainer} {r.train.mode} of {r.model}, budget {r.select.budget}, {r.train.steps} steps"
     typer.echo(f"ok: {r.name}: {what} -> {r.output_dir}")
+
+
+@app.command(
+    epilog=_examples(
+        "estimate quickstart",
+        "estimate smollm2-135m-instruct --budget 2% --batch 8 --length 128",
+        "estimate path/to/config.json --dtype nf4 --gradient-checkpointing --json",
+    )
+)
+def estimate(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Hub id, folder or config.json; or a recipe.")],
+    budget: Annotated[str | None, typer.Option(help="Share or number of parameters to train (default: 2%).")] = None,
+    dtype: Annotated[str | None, typer.Option(help="Of the base: float32, bfloat16, nf4 or int8.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Examples per forward pass (default: 8).")] = None,
+    length: Annotated[int | None, typer.Option(min=1, help="Tokens per example (default: 128).")] = None,
+    labelled: Annotated[float, typer.Option(help="Share of the tokens that have a label.")] = 1.0,
+    rank: Annotated[int, typer.Option(min=1, help="Rank of the LoRA that is compared with.")] = 8,
+    gradient_checkpointing: Annotated[bool, typer.Option("--gradient-checkpointing", help="Recompute.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what training would need: memory, file size and cost, from the configuration alone."""
+    from .estimate import estimate as work_out
+
+    found = work_out(
+        model,
+        budget,
+        dtype=dtype,
+        rows=batch,
+        length=length,
+        labelled=labelled,
+        rank=rank,
+        checkpointing=gradient_checkpointing,
+    )
+    typer.echo(json.dumps(found.to_dict(), indent=2) if as_json else str(found))
 
 
 # -- finished runs ----------------------------------------------------------------------------------------------------

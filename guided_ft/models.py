@@ -45,6 +45,14 @@ def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> Any:
     return tokenizer
 
 
+def load_config(name: str) -> Any:
+    """Load a model's configuration: from a folder, a ``config.json``, or an id of the Hub; no weights are needed."""
+    from transformers import AutoConfig
+
+    # Whatever goes wrong, the file is all that it can be due to.
+    return _load(AutoConfig.from_pretrained, name, (Exception,), trust_remote_code=False)
+
+
 def load_model(name: str, *, dtype: str = "float32", trust_remote_code: bool = False) -> Any:
     """Load a causal LM in eval mode, on the GPU if there is one."""
     import torch
@@ -59,7 +67,10 @@ def load_model(name: str, *, dtype: str = "float32", trust_remote_code: bool = F
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
 
-def _load(loader: Any, name: str, **options: Any) -> Any:
+_UNREADABLE: tuple[type[Exception], ...] = (OSError, ValueError, KeyError)
+
+
+def _load(loader: Any, name: str, unreadable: tuple[type[Exception], ...] = _UNREADABLE, **options: Any) -> Any:
     from transformers.utils import logging
 
     try:
@@ -69,7 +80,7 @@ def _load(loader: Any, name: str, **options: Any) -> Any:
         return loader(place, **options)
     except GuidedError:
         raise
-    except (OSError, ValueError, KeyError) as error:
+    except unreadable as error:
         reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
         raise GuidedError(f"model: {name!r} cannot be loaded ({reason})") from None
 

@@ -56,6 +56,25 @@ def report(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def estimates(monkeypatch: pytest.MonkeyPatch) -> list[tuple[tuple, dict[str, Any]]]:
+    """Stands in for guided_ft.estimate; what it was asked."""
+    asked: list[tuple[tuple, dict[str, Any]]] = []
+
+    class Table(str):
+        def to_dict(self) -> dict[str, Any]:
+            return {"table": str(self)}
+
+    def estimate(*target: Any, **options: Any) -> Table:
+        asked.append((target, options))
+        return Table("the table")
+
+    fake = types.ModuleType("guided_ft.estimate")
+    fake.estimate = estimate  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "guided_ft.estimate", fake)
+    return asked
+
+
+@pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty current folder with one finished run."""
     monkeypatch.chdir(tmp_path)
@@ -139,6 +158,16 @@ def test_report_and_show(capsys, report, here: Path) -> None:
     assert call(capsys, "show", "runs/quickstart") == (0, "the story of quickstart\n", "")
 
 
+def test_estimate_hands_over_what_was_asked(capsys, estimates) -> None:
+    assert call(capsys, "estimate", "some/model") == (0, "the table\n", "")
+    options = "--budget 1% --dtype nf4 --batch 4 --length 64 --labelled 0.3 --rank 2 --gradient-checkpointing --json"
+    code, out, err = call(capsys, "estimate", "some/model", *options.split())
+    assert (code, json.loads(out), err) == (0, {"table": "the table"}, "")
+    defaults = {"dtype": None, "rows": None, "length": None, "labelled": 1.0, "rank": 8, "checkpointing": False}
+    given = {"dtype": "nf4", "rows": 4, "length": 64, "labelled": 0.3, "rank": 2, "checkpointing": True}
+    assert estimates == [(("some/model", None), defaults), (("some/model", "1%"), given)]
+
+
 @pytest.mark.parametrize("command", ["report", "show"])
 def test_a_folder_without_a_run(capsys, report, here: Path, command: str) -> None:
     said = "runs: no run.json in it (give the folder of a finished run)\n"
@@ -163,11 +192,13 @@ COMMANDS = list(commands(typer.main.get_command(app)))
 
 def test_all_commands_are_there() -> None:
     names = {" ".join(path) for path in COMMANDS}
-    assert names == {"", *STAGES, "check", "report", "show", "recipes", "recipes copy"}
+    assert names == {"", *STAGES, "check", "estimate", "report", "show", "recipes", "recipes copy"}
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
-def test_every_help_ends_with_examples_that_run(capsys, pipeline, report, here: Path, path: tuple[str, ...]) -> None:
+def test_every_help_ends_with_examples_that_run(
+    capsys, pipeline, report, estimates, here: Path, path: tuple[str, ...]
+) -> None:
     code, out, err = call(capsys, *path, "--help")
     assert (code, err) == (0, "")
     examples = out.split("Examples:\n")[1].splitlines()

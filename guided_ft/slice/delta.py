@@ -44,7 +44,7 @@ class Delta(nn.Module, ABC):
         if self.low_rank:
             # As in LoRA: one factor is zero, and the other is not, so that gradients flow.
             nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))
-        self._find_span()
+        self.span = span_of(index)
 
     def randomize(self) -> None:
         """Move away from zero, for tests."""
@@ -64,15 +64,9 @@ class Delta(nn.Module, ABC):
         x = x.to(self.dtype)
         return F.linear(F.linear(x, self.A), self.B) if self.low_rank else F.linear(x, self.weight)
 
-    def _find_span(self) -> None:
-        # Heads are contiguous: a view is cheaper than a gather. Known on the host, so that no forward waits for it.
-        index = self.index.tolist()
-        first, count = index[0], len(index)
-        self.span = (first, count) if index == list(range(first, first + count)) else None
-
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
-        self._find_span()
+        self.span = span_of(self.index.tolist())
 
     def take(self, tensor: torch.Tensor) -> torch.Tensor:
         """Select the chosen entries of the last dimension: ``[..., n] -> [..., k]``."""
@@ -85,6 +79,15 @@ class Delta(nn.Module, ABC):
     @abstractmethod
     def factors(self, out_features: int, in_features: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return ``B [out, r]`` and ``A [r, in]`` with ``B @ A`` exactly the change, r at most k, out and in."""
+
+
+def span_of(index: list[int]) -> tuple[int, int] | None:
+    """First index and number of indices, if they are contiguous, as heads are: a view is cheaper than a gather.
+
+    Known on the host, so that no forward waits for it, and a model on the meta device can have adapters.
+    """
+    first, count = index[0], len(index)
+    return (first, count) if index == list(range(first, first + count)) else None
 
 
 def one_hot(index: torch.Tensor, size: int, like: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,356 @@
+"""``guided-ft estimate``: what it says of a model that it never makes is what training that model takes."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import families
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from guided_ft.anatomy import Anatomy
+from guided_ft.arms import arms, spread, topmost
+from guided_ft.cli import main
+from guided_ft.errors import GuidedError
+from guided_ft.estimate import estimate, readable
+from guided_ft.flops import Batch
+from guided_ft.footprint import STORAGES, footprint, on_meta, saved_bytes
+from guided_ft.models import EMBEDDED, cache_folder
+
+KEYS = ("full", "lora", "lora_same", "slice", "slice_top", "freeze")
+BUDGET = 9_000
+BATCH = Batch(2, 12)
+SMOLLM2 = "smollm2-135m-instruct"
+
+
+def config_of(name: str, layers: int = 4) -> AutoConfig:
+    return families.make(name, layers=layers).config
+
+
+def real(name: str, layers: int = 4) -> torch.nn.Module:
+    """The family's model with the attention that training uses, nothing of it trained."""
+    model = AutoModelForCausalLM.from_config(config_of(name, layers), attn_implementation=None)
+    return model.requires_grad_(False).train()
+
+
+def estimated(name: str, key: str, dtype: str = "float32"):
+    config = config_of(name)
+    config._attn_implementation = None
+    with on_meta(config, STORAGES[dtype].dtype) as model:
+        anatomy = Anatomy.of(model)
+        model = next(arm for arm in arms(anatomy, BUDGET, rank=2) if arm.key == key).attach(model)
+        return footprint(model, anatomy, BATCH, STORAGES[dtype], False)
+
+
+def attached(name: str, key: str) -> torch.nn.Module:
+    model = real(name)
+    return next(arm for arm in arms(Anatomy.of(model), BUDGET, rank=2) if arm.key == key).attach(model)
+
+
+def padded() -> dict[str, torch.Tensor]:
+    ids = families.tokens(BATCH.rows, BATCH.length)
+    mask = torch.ones_like(ids)
+    mask[0, :3] = 0
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+# -- exact against a real model ------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("key", KEYS)
+def test_gradients_and_optimizer_are_what_torch_holds(family, key):
+    model = attached(family, key)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained)
+    model(**padded(), labels=padded()["input_ids"]).loss.backward()
+    optimizer.step()
+    found = estimated(family, key)
+    assert found.trained == sum(p.numel() for p in trained)
+    assert found.weights == sum(p.nbytes for p in model.parameters())
+    assert found.gradients == sum(p.grad.nbytes for p in trained)
+    state = optimizer.state_dict()["state"].values()
+    assert found.optimizer == sum(tensor.nbytes for entry in state for tensor in entry.values())
+    assert found.trained <= BUDGET or key in ("full", "lora")
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_activations_are_what_autograd_saves_of_a_padded_batch(family, key):
+    model = attached(family, key)
+    saved: dict[int, torch.UntypedStorage] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        held = model.get_decoder()(**padded(), use_cache=False)
+    for tensor in (*model.parameters(), *model.buffers()):
+        saved.pop(tensor.untyped_storage().data_ptr(), None)
+    del held
+    logits = BATCH.tokens * families.VOCAB * 12
+    expected = sum(storage.nbytes() for storage in saved.values())
+    found = estimated(family, key).activations - logits
+    assert found == expected
+
+
+@pytest.mark.parametrize("key", ["lora", "lora_same", "slice", "slice_top"])
+def test_the_file_of_an_adapter_is_as_large_as_said(family, key, tmp_path):
+    model = attached(family, key)
+    model.save_pretrained(tmp_path)
+    assert estimated(family, key).file == (tmp_path / "adapter_model.safetensors").stat().st_size
+
+
+@pytest.mark.parametrize("dtype", STORAGES)
+def test_adapters_are_float32_whatever_the_base(dtype):
+    found = estimated("llama", "slice", dtype)
+    assert found.gradients == 4 * found.trained
+    base = found.weights - found.gradients
+    projections = 4 * sum(a * b for a, b in Anatomy.of(families.make("llama")).shapes.values())
+    rows = 4 * sum(a for a, _ in Anatomy.of(families.make("llama")).shapes.values())
+    others = Anatomy.of(families.make("llama", layers=4)).num_parameters - projections
+    per_weight = {"float32": 4, "bfloat16": 2, "nf4": 0.5625, "int8": 1}[dtype]
+    scales = 4 * rows if dtype == "int8" else 0
+    assert base == per_weight * projections + scales + others * (4 if dtype == "float32" else 2)
+
+
+def test_the_weights_of_quantized_models_are_as_large_as_said():
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+    linear = torch.nn.Linear(64, 96, bias=False)
+    for dtype, module in (
+        ("nf4", bitsandbytes.nn.LinearNF4(64, 96, bias=False, compress_statistics=False)),
+        ("int8", bitsandbytes.nn.Linear8bitLt(64, 96, bias=False, has_fp16_weights=False)),
+    ):
+        module.load_state_dict(linear.state_dict())
+        weight = module.to("cpu").weight
+        storage = STORAGES[dtype]
+        scales = weight.quant_state.absmax if dtype == "nf4" else weight.SCB
+        assert weight.nbytes + scales.nbytes == 64 * 96 * storage.bytes_per_weight + 96 * storage.bytes_per_row
+
+
+# -- how the parts depend on each other ----------------------------------------------------------------------------------
+def test_checkpointing_keeps_the_inputs_of_the_trained_layers_and_one_layer():
+    rows = {}
+    for checkpointing in (False, True):
+        config = config_of("llama", layers=6)
+        with on_meta(config, torch.float32) as model:
+            anatomy = Anatomy.of(model)
+            model = next(a for a in arms(anatomy, 9000) if a.key == "slice_top").attach(model)
+            rows[checkpointing] = footprint(model, anatomy, BATCH, STORAGES["float32"], checkpointing).activations
+    logits = BATCH.tokens * families.VOCAB * 12
+    inputs = 2 * BATCH.tokens * families.HIDDEN * 4
+    assert rows[True] - logits == (rows[False] - logits) // 2 + inputs
+
+
+def test_nothing_below_the_lowest_trained_layer_is_kept():
+    config = config_of("llama", layers=6)
+    with on_meta(config, torch.float32) as model:
+        anatomy = Anatomy.of(model)
+    kept = []
+    for layer in range(6):
+        with on_meta(config, torch.float32) as model:
+            from guided_ft.plan import Plan
+
+            kept.append(saved_bytes(Plan(spread(anatomy, 3000, [layer])).attach(model), BATCH))
+    # The top layer alone needs nothing of the attention either, the others all they have.
+    steps = [a - b for a, b in itertools.pairwise(kept[:-1])]
+    assert min(steps) > 0
+    assert max(steps) == min(steps)
+
+
+def test_memory_grows_with_the_batch_and_the_labels(tmp_path):
+    config_of("llama").save_pretrained(tmp_path)
+    small, large, sparse = (
+        estimate(str(tmp_path), BUDGET, **options).rows[3].memory
+        for options in ({"rows": 4}, {"rows": 8}, {"rows": 8, "labelled": 0.25})
+    )
+    assert 1.95 < large.activations / small.activations <= 2.001
+    assert large.activations - sparse.activations == 6 * 128 * families.VOCAB * 12
+    assert (small.gradients, small.optimizer, small.file) == (large.gradients, large.optimizer, large.file)
+
+
+# -- the choices that are compared ---------------------------------------------------------------------------------------
+@pytest.mark.parametrize("budget", [96, 97, 500, 3000, 9000, 10**6])
+@pytest.mark.parametrize("layers", [range(4), range(2, 4)])
+def test_neurons_are_spread_evenly_and_within_the_budget(budget, layers):
+    anatomy = Anatomy.of(families.make("llama", layers=4))
+    chosen = spread(anatomy, budget, layers)
+    assert chosen.num_parameters <= budget
+    assert chosen.num_parameters > budget - 96 or len(chosen) == len(layers) * anatomy.num_neurons
+    counts = [n for i, n in enumerate(chosen.per_layer("neuron")) if i in layers]
+    assert max(counts) - min(counts) <= 1
+    assert sum(counts) == len(chosen) == len(set(chosen.components))
+    for layer in layers:
+        index = [c.index for c in chosen if c.layer == layer]
+        gaps = {b - a for a, b in itertools.pairwise(index)}
+        assert not gaps or max(gaps) - min(gaps) <= 1
+
+
+def test_freezing_takes_whole_units_from_the_top():
+    anatomy = Anatomy.of(families.make("llama", layers=4))
+    mlp, attention = 3 * 32 * 48, 2 * 32 * 32 + 2 * 16 * 32
+    chosen = topmost(anatomy, 2 * mlp + attention)
+    assert chosen.counts() == {"layer": 0, "head": 4, "neuron": 96}
+    assert chosen.per_layer("neuron") == [0, 0, 48, 48]
+    assert chosen.per_layer("head") == [0, 0, 0, 4]
+    assert topmost(anatomy, mlp - 1).counts() == {"layer": 0, "head": 4, "neuron": 0}
+
+
+def test_a_budget_that_buys_nothing_is_a_note_in_its_row(tmp_path):
+    config_of("llama").save_pretrained(tmp_path)
+    rows = {row.key: row for row in estimate(str(tmp_path), 100).rows}
+    assert rows["slice"].memory.trained == 96
+    assert rows["freeze"].memory is None
+    assert rows["freeze"].note == "a budget of 100 parameters buys no whole attention or MLP (from 3,072)"
+    rows = {row.key: row for row in estimate(str(tmp_path), 95).rows}
+    assert rows["slice"].note == "a budget of 95 parameters buys no neuron (one takes 96)"
+
+
+# -- everything, for every family and any size ---------------------------------------------------------------------------
+def test_every_family_is_estimated_from_its_configuration(family, tmp_path):
+    config_of(family).save_pretrained(tmp_path)
+    found = estimate(str(tmp_path / "config.json"), "20%", rows=2, length=12, rank=2)
+    assert found.parameters == Anatomy.of(families.make(family, layers=4)).num_parameters
+    assert [row.key for row in found.rows] == list(KEYS)
+    steps = {row.key: row.step for row in found.rows}
+    peaks = {row.key: row.memory.peak for row in found.rows}
+    assert steps["full"] == 1
+    assert steps["slice_top"] < steps["slice"] < 1
+    assert peaks["slice_top"] < peaks["slice"] < peaks["full"]
+    assert [row.key for row in found.rows if row.cached_step] == ["slice_top", "freeze"]
+    assert all(row.cached_step < row.step for row in found.rows if row.cached_step)
+    data = found.to_dict()
+    assert json.loads(json.dumps(data)) == json.loads(json.dumps(data, allow_nan=False))
+    lines = str(found).splitlines()
+    assert [line.split("  ")[0] for line in lines[3:9]] == [row.name for row in found.rows]
+
+
+@pytest.mark.slow
+def test_seventy_billion_parameters_take_a_minute_and_no_memory(tmp_path):
+    sizes = {"hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80, "vocab_size": 128256}
+    sizes |= {"num_attention_heads": 64, "num_key_value_heads": 8}
+    AutoConfig.for_model("llama", **sizes).save_pretrained(tmp_path)
+    code = (
+        "import resource, sys; from guided_ft.estimate import estimate;"
+        "e = estimate(sys.argv[1], '1%', dtype='nf4', rows=1, length=4096, checkpointing=True); import json;"
+        "print(json.dumps(e.to_dict() | {'rss': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))"
+    )
+    began = time.process_time()
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert time.process_time() - began < 120
+    assert found["rss"] < 2e9
+    assert found["parameters"] == 70_553_706_496
+    rows = {row["key"]: row for row in found["rows"]}
+    assert rows["full"]["memory"] is None
+    assert rows["full"]["note"] == "nf4 weights cannot be trained themselves"
+    memory = rows["slice_top"]["memory"]
+    assert 0.0099 < memory["trained"] / found["parameters"] <= 0.01
+    # 68.5 billion weights in projections at 4.5 bits, the rest in bfloat16.
+    assert memory["weights"] - 4 * memory["trained"] == pytest.approx(68.45e9 * 4.5 / 8 + 2.1e9 * 2, rel=1e-3)
+    assert found["cache_bytes"] == 1000 * 4096 * 8192 * 2
+
+
+def test_a_recipe_gives_the_defaults(tmp_path):
+    config_of("llama").save_pretrained(tmp_path)
+    recipe = tmp_path / "my.yaml"
+    recipe.write_text(
+        f"model: {tmp_path}\ndtype: bfloat16\ndata: {{name: chain_sum}}\nselect: {{budget: 5%}}\n"
+        "train: {batch_size: 3, max_length: 17, gradient_checkpointing: true}\n"
+    )
+    found = estimate(str(recipe))
+    assert (found.dtype, found.batch, found.checkpointing) == ("bfloat16", Batch(3, 17), True)
+    assert found.budget == int(0.05 * found.parameters)
+    changed = estimate(str(recipe), "1%", dtype="float32", rows=2, length=5)
+    assert (changed.dtype, changed.batch, changed.budget) == ("float32", Batch(2, 5), int(0.01 * found.parameters))
+
+
+# -- mistakes ------------------------------------------------------------------------------------------------------------
+def refusal(capsys, *arguments: str) -> str:
+    with pytest.raises(SystemExit) as left:
+        main(["estimate", *arguments])
+    out, err = capsys.readouterr()
+    assert (left.value.code, out, err.count("\n")) == (2, "", 1), err
+    return err.rstrip("\n")
+
+
+def test_mistakes_are_one_line_and_exit_code_2(capsys, tmp_path):
+    config_of("llama").save_pretrained(tmp_path)
+    folder = str(tmp_path)
+    lots = "budget: cannot read 'lots' (write '2%', 0.02 or a number of parameters)"
+    assert refusal(capsys, folder, "--budget", "lots") == lots
+    assert refusal(capsys, folder, "--budget", "200%").startswith("budget: '200%' is not above 0 and at most the whole")
+    assert refusal(capsys, folder, "--budget", "99999999").startswith("budget: '99999999' is not above 0 and at most")
+    assert refusal(capsys, folder, "--dtype", "nf5") == "dtype: unknown value 'nf5' (did you mean 'nf4'?)"
+    assert refusal(capsys, folder, "--labelled", "0") == (
+        "labelled: 0.0 is not a share above 0 and at most 1 (write 0.3)"
+    )
+    assert refusal(capsys, folder, "--batch", "0").startswith("guided-ft estimate: Invalid value for '--batch': ")
+    assert refusal(capsys, "no/such/model").startswith("model: 'no/such/model' cannot be loaded (")
+    assert refusal(capsys, "no.yaml") == "no.yaml: cannot be read: No such file or directory (check the path)"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "cannot be loaded"),
+        ("{}", "cannot be loaded"),
+        ('{"model_type": "nonsense"}', "cannot be loaded"),
+        ('{"model_type": "bert"}', "architecture 'bert' is unknown"),
+        ('{"model_type": "t5"}', "makes no causal LM"),
+        ('{"model_type": "llama", "hidden_size": -8}', "cannot be loaded"),
+        ('{"model_type": "llama", "num_attention_heads": 0}', "cannot be loaded"),
+        ('{"model_type": "llama", "intermediate_size": -8}', "makes no causal LM"),
+    ],
+)
+def test_a_configuration_that_is_none_is_one_line_and_exit_code_2(capsys, tmp_path, text, said):
+    (tmp_path / "config.json").write_text(text)
+    assert said in refusal(capsys, str(tmp_path / "config.json"))
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1 kB"),
+        (99400, "99.4 kB"),
+        (538060032, "538 MB"),
+        (999600000, "1 GB"),
+        (2313000000, "2.31 GB"),
+        (5 * 10**15, "5000 TB"),
+    ],
+)
+def test_sizes_are_readable(size, text):
+    assert readable(size) == text
+
+
+def test_an_empty_choice_is_refused():
+    with pytest.raises(GuidedError, match="buys no neuron"):
+        spread(Anatomy.of(families.make("llama")), 95, range(2))
+
+
+# -- against the memory of a real process --------------------------------------------------------------------------------
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="reads Linux's memory figures")
+@pytest.mark.parametrize("key", ["full", "lora", "slice", "slice_top"])
+def test_the_real_model_takes_as_much_memory_as_said(key):
+    if not (cache_folder() / SMOLLM2).is_dir() and __import__("importlib").util.find_spec(EMBEDDED[SMOLLM2][0]) is None:
+        pytest.skip("the model is not installed")
+    budget = 2_421_270
+    row = next(row for row in estimate(SMOLLM2, budget, rows=8, length=32).rows if row.key == key)
+    script = Path(__file__).with_name("memory_run.py")
+    done = subprocess.run(
+        [sys.executable, str(script), SMOLLM2, key, "8", "32", str(budget)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "PYTHONPATH": str(script.parent.parent)},
+    )
+    found = json.loads(re.findall(r"^{.*}$", done.stdout, re.M)[-1])
+    assert row.memory.peak == pytest.approx(found["peak"] - found["base"], rel=0.15)
