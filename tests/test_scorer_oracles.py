@@ -101,6 +101,14 @@ def test_activation_norms(family):
     close(written.layer, scores.layer)
 
 
+def test_what_experts_write_is_what_their_neurons_say_times_their_columns():
+    model, task = make("mixtral"), sums(5, batch_size=3)
+    said, written = (localize(model, task, "activation", None, written=w).neuron for w in (False, True))
+    for i in range(2):
+        down = model.get_submodule(f"model.layers.{i}.mlp.experts").down_proj.detach()  # [experts, width, neurons]
+        close(written[i], said[i] * down.norm(dim=1).flatten().numpy())
+
+
 @pytest.mark.parametrize(("family", "gate"), [("llama", "mlp.gate_proj"), ("opt", "fc1"), ("phi3", "mlp.gate_up_proj")])
 def test_frequency_counts_the_gate(family, gate):
     model, task = make(family), sums(5, batch_size=3)
@@ -466,7 +474,7 @@ def test_direct_logits_add_up(family):
     assert scores.layer.sum() == pytest.approx(np.mean(total), abs=2e-3)
 
 
-@pytest.mark.parametrize("family", ["llama", *POST_NORMED])
+@pytest.mark.parametrize("family", ["llama", *POST_NORMED, "mixtral", "olmoe"])
 def test_heads_and_neurons_add_up_to_layers(family):
     """These families have no biases, so that nothing else is written."""
     model = make(family)
@@ -507,7 +515,7 @@ def test_direct_logit_against_the_wrong_answer():
         gain = norm(last) / last
         logits = text["logits"][at]
         rest = (gain * first) @ (head.weight[right] - head.weight[wrong])
-        expected.append(float(logits[right] - logits[wrong] - rest))
+        expected.append(float((logits[right] - logits[wrong] - rest).detach()))
     scores = localize(model, task, "direct_logit", None, signed=True)
     assert scores.layer.sum() == pytest.approx(np.mean(expected), rel=1e-3)
 

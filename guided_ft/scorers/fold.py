@@ -39,8 +39,8 @@ def fold(anatomy: Anatomy, of: Callable[[str], Sums], kinds: tuple[str, ...]) ->
     up rows and its down-column; a layer all projections.
 
     Args:
-        of: from the full name of a projection to its ``sums``; only those of the columns are read where
-            ``owns_columns``, only those of the rows elsewhere.
+        of: from the full name of a projection to its ``sums``. Only those of the columns are told apart where
+            ``owns_columns``, only those of the rows elsewhere; of the others the total is all that is read.
     """
     family = anatomy.family
     layers, heads, neurons = [], [], []
@@ -54,7 +54,7 @@ def fold(anatomy: Anatomy, of: Callable[[str], Sums], kinds: tuple[str, ...]) ->
             group = rows[part.module][anatomy.head_rows(part)].sum(1)
             head = head + np.repeat(group / anatomy.heads_per_group, anatomy.heads_per_group)
         neuron = columns[family.down] + sum(rows[r.module][..., anatomy.neuron_rows(r)] for r in family.up)
-        layers.append(sum((columns if owns_columns(anatomy, n) else rows)[n].sum() for n in anatomy.shapes))
+        layers.append(sum(r.sum() for r in rows.values()))
         heads.append(head)
         neurons.append(neuron.ravel())
     arrays = {"layer": np.array(layers), "head": np.stack(heads), "neuron": np.stack(neurons)}
