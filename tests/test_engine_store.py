@@ -34,6 +34,12 @@ def test_bf16_states_keep_their_bits(tmp_path):
     assert torch.equal(store.get("a"), values)
 
 
+def test_states_are_never_rounded(tmp_path):
+    store = PrefixStore(tmp_path, WIDTH, torch.bfloat16, 1 << 16)
+    store.put("a", torch.randn(6, WIDTH))
+    assert store.get("a") is None
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=60))
 def test_never_over_the_limit_and_oldest_out(sizes):

@@ -79,9 +79,9 @@ class PrefixStore:
         return states
 
     def put(self, key: str, states: torch.Tensor) -> None:
-        """Keep ``states [tokens, width]``; longer ones than the whole ring are not kept."""
+        """Keep ``states [tokens, width]``; not those longer than the whole ring, or of a dtype that would round them."""
         tokens = len(states)
-        if key in self._entries or tokens > self.max_tokens:
+        if key in self._entries or tokens > self.max_tokens or states.dtype != self.dtype:
             return
         self._make_room(tokens)
         if self._head + tokens > len(self._ring):
