@@ -79,7 +79,7 @@ class PrefixStore:
         return states
 
     def put(self, key: str, states: torch.Tensor) -> None:
-        """Keep ``states [tokens, width]``; not those longer than the whole ring, or of a dtype that would round them."""
+        """Keep ``states [tokens, width]``; not those longer than the ring, or of a dtype that would round them."""
         tokens = len(states)
         if key in self._entries or tokens > self.max_tokens or states.dtype != self.dtype:
             return
