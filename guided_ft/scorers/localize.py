@@ -12,6 +12,7 @@ from ..anatomy import Anatomy
 from ..errors import GuidedError, pick
 from ..metrics import metric_name
 from ..scoremap import ScoreMap
+from ..slice.packing import forbid_packing
 from ..task import Task
 from . import ranks
 from .record import record
@@ -108,6 +109,7 @@ def localize(
             "signed: a ratio needs scores that are not negative (use retain=None or combine='difference')"
         )
     began = time.perf_counter()
+    forbid_packing(model)
     anatomy = Anatomy.of(model)
     task.check(model)
     kept = retain

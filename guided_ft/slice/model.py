@@ -18,6 +18,7 @@ from .config import SliceConfig, unpack_index
 from .experts import SliceExperts
 from .layer import SliceLayer, base_of, linear_features
 from .mixed import copies_in, mixed_batch
+from .packing import forbid_packing
 
 
 class SliceModel(BaseTuner):
@@ -44,6 +45,7 @@ class SliceModel(BaseTuner):
 
     def _prepare_model(self, peft_config: SliceConfig, model: nn.Module) -> None:
         # All that can be refused is refused before the first layer is replaced, so that the model stays usable.
+        forbid_packing(model)
         slices = peft_config.slices or {}
         modules = dict(model.named_modules())
         _require(slices, modules)
