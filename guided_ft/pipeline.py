@@ -154,7 +154,8 @@ def _keys(recipe: Recipe) -> dict[str, str]:
     named = (recipe.data.path, recipe.data.test_path, recipe.localize.retain, recipe.evaluate.retention)
     files = [p for p in (*named, *stages.against_files(recipe.localize.options)) if p]
     contents = [digest(Path(p).read_bytes()) for p in files if Path(p).is_file()]
-    base = [identity(recipe.model), r["dtype"], r["data"], r["seed"], r["train"]["max_length"], contents, versions()]
+    weights = [identity(recipe.model), r["dtype"], r["quantization"]]
+    base = [weights, r["data"], r["seed"], r["train"]["max_length"], contents, versions()]
     keys = {"before": digest(base, r["evaluate"], r["train"]["beta"])}
     kinds = r["select"]["kinds"] if r["localize"]["method"] == "ablation" else None
     keys["localize"] = digest(base, r["localize"], kinds, r["train"]["beta"])

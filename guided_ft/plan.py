@@ -162,8 +162,10 @@ def _freeze(plan: Plan, model: nn.Module) -> nn.Module:
     missing = sorted(wanted - set(found))
     if missing:
         raise GuidedError(f"freeze: this model has no parameter {missing[0]!r} ({len(missing)} missing in all)")
+    from .slice.storage import is_quantized
+
     for name, parameter in found.items():
-        if not parameter.is_floating_point():
+        if is_quantized(parameter):
             raise GuidedError(f"freeze: {name} is quantized and cannot be trained (use mode='slice' or 'lora')")
     for parameter in model.parameters():
         parameter.requires_grad_(False)
