@@ -76,7 +76,7 @@ def load_model(
         trust_remote_code=trust_remote_code,
         **options,
     )
-    quantizer = getattr(model, "hf_quantizer", None)
+    quantizer: Any = getattr(model, "hf_quantizer", None)
     if options and quantizer.pre_quantized:
         raise GuidedError(f"quantization: {name!r} is saved quantized (write none: it loads as it was saved)")
     forbid_packing(model)

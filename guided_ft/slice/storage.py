@@ -27,6 +27,10 @@ class Storage(ABC):
     def dtype(self, layer: Any) -> torch.dtype:
         """What numbers are rounded to before they are kept."""
 
+    def scales(self, layer: Any) -> dict[str, torch.Tensor]:
+        """What is needed to read the weight beside the parameter; neither parameters nor buffers."""
+        return {}
+
     @abstractmethod
     def write(self, layer: Any, axis: int, index: torch.Tensor, part: torch.Tensor) -> Any:
         """Overwrite rows or columns; returns what ``restore`` needs to put back exactly what was there."""
@@ -102,6 +106,9 @@ class FourBit(Quantized):
     def dtype(self, layer: Any) -> torch.dtype:
         return layer.weight.quant_state.dtype
 
+    def scales(self, layer: Any) -> dict[str, torch.Tensor]:
+        return layer.weight.quant_state.as_dict(packed=True)
+
     def _requantized(self, old: Any, full: torch.Tensor) -> nn.Parameter:
         from bitsandbytes.nn import Params4bit
 
@@ -129,12 +136,14 @@ class EightBit(Quantized):
     def _dequantized(self, layer: Any) -> torch.Tensor:
         from bitsandbytes.functional import int8_vectorwise_dequant
 
-        scales = layer.weight.SCB if layer.state.SCB is None else layer.state.SCB
-        return int8_vectorwise_dequant(layer.weight.data, scales)
+        return int8_vectorwise_dequant(layer.weight.data, self.scales(layer)["SCB"])
 
     def dtype(self, layer: Any) -> torch.dtype:
         # bitsandbytes quantizes from it, whatever the model's.
         return torch.float16
+
+    def scales(self, layer: Any) -> dict[str, torch.Tensor]:
+        return {"SCB": layer.weight.SCB if layer.state.SCB is None else layer.state.SCB}
 
     def _requantized(self, old: Any, full: torch.Tensor) -> nn.Parameter:
         from bitsandbytes.nn import Int8Params
@@ -173,13 +182,18 @@ def is_transposed(layer: nn.Module) -> bool:
     return isinstance(layer, Conv1D) or getattr(layer, "source_cls", None) is Conv1D
 
 
+def quantized_layers(model: nn.Module) -> dict[str, Any]:
+    """Layers by name whose own weight is quantized; not the adapters around them, which show it as theirs."""
+    owned = {name: module._parameters.get("weight") for name, module in model.named_modules()}
+    return {name: model.get_submodule(name) for name, w in owned.items() if w is not None and is_quantized(w)}
+
+
 def dequantize(model: Any) -> None:
     """Replace quantized linear layers by plain ones, of the kind that they were, in the model's dtype."""
-    for name, layer in list(model.named_modules()):
-        if isinstance(getattr(layer, "weight", None), nn.Parameter) and is_quantized(layer.weight):  # type: ignore[arg-type]
-            weight = storage_of(layer).read(layer).to(model.dtype).contiguous()
-            with torch.device("meta"):
-                rows, columns = layer.out_features, layer.in_features
-                plain: Any = Conv1D(rows, columns) if is_transposed(layer) else nn.Linear(columns, rows)
-            plain.weight, plain.bias = nn.Parameter(weight, requires_grad=False), layer.bias
-            model.set_submodule(name, plain)
+    for name, layer in quantized_layers(model).items():
+        weight = storage_of(layer).read(layer).to(model.dtype).contiguous()
+        with torch.device("meta"):
+            rows, columns = layer.out_features, layer.in_features
+            plain: Any = Conv1D(rows, columns) if is_transposed(layer) else nn.Linear(columns, rows)
+        plain.weight, plain.bias = nn.Parameter(weight, requires_grad=False), layer.bias
+        model.set_submodule(name, plain)
