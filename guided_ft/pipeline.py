@@ -106,8 +106,9 @@ def run(
     """
     if until is not None:
         pick({stage.name: 0 for stage in STAGES}, until, "until")
-    # It misses a kernel that nothing here needs.
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    # It misses a kernel that nothing here needs, and says at every pass over an int8 base what it always does.
+    for name in ("bitsandbytes.backends.cpu.ops", "bitsandbytes.autograd._functions"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     with warnings.catch_warnings():
         # Settings that the libraries pass to each other under their old names; no user can mend them.
         warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers|trl|peft")
