@@ -76,12 +76,10 @@ def load_model(
         trust_remote_code=trust_remote_code,
         **options,
     )
-    quantizer: Any = getattr(model, "hf_quantizer", None)
-    if options and quantizer.pre_quantized:
+    if options and model.hf_quantizer.pre_quantized:
         raise GuidedError(f"quantization: {name!r} is saved quantized (write none: it loads as it was saved)")
     forbid_packing(model)
-    # A quantized model lies where it was loaded to: it refuses to be moved.
-    return (model if quantizer is not None else model.to(device)).eval()
+    return model.to(device).eval()
 
 
 QUANTIZATIONS: dict[str, dict[str, Any]] = {

@@ -147,12 +147,13 @@ def trainable_names(model: nn.Module) -> frozenset[str]:
 
 
 def full_precision(model: nn.Module) -> None:
-    """Give slices back their float32: TRL casts adapters of quantized models to bfloat16, which rounds small updates
-    away."""
+    """Give adapters back their float32: TRL casts those of quantized models to bfloat16, which rounds small updates
+    away, and what was saved is float32 when it is loaded again."""
     import torch
 
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad and ".slice_delta." in name and parameter.dtype in (torch.bfloat16, torch.float16):
+        adapter = ".slice_delta." in name or ".lora_" in name
+        if parameter.requires_grad and adapter and parameter.dtype in (torch.bfloat16, torch.float16):
             parameter.data = parameter.data.float()
 
 

@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 import torch
 from slicing import attach
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from guided_ft import Anatomy, Plan, ScoreMap, Selection, select
 from guided_ft.certify import Certificate, fingerprint
+from guided_ft.errors import GuidedError
 from guided_ft.scorers.magnitude import magnitude
+from guided_ft.scorers.scene import checked
 from guided_ft.slice.storage import dequantize, quantized_layers
 
 pytest.importorskip("bitsandbytes")
@@ -77,6 +80,23 @@ def test_dequantized_it_computes_the_same(name, kind, tmp_path):
     assert [type(module) for module in model.modules()] == kinds
     assert not quantized_layers(model)
     assert (logits(model) - expected).abs().max() <= 1e-4
+
+
+def test_codes_that_are_stored_as_floating_point_are_no_numbers(tmp_path):
+    """As QLoRA with FSDP has them: bfloat16 is then the dtype of the box, not of what is inside."""
+    make("llama").save_pretrained(tmp_path)
+    config = BitsAndBytesConfig(**KINDS["nf4"], bnb_4bit_quant_storage=torch.bfloat16)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=config, device_map="cpu")
+    assert model.model.layers[0].mlp.up_proj.weight.dtype == torch.bfloat16
+    anatomy = Anatomy.of(model)
+    assert anatomy.to_dict() == Anatomy.of(make("llama")).to_dict()
+    found, expected = magnitude(model, anatomy), magnitude(load("llama", "nf4", tmp_path), anatomy)
+    assert np.array_equal(found.neuron, expected.neuron)
+    plan = Plan(Selection.parse("L1", anatomy), "freeze")
+    with pytest.raises(GuidedError, match=r"^freeze: .* is quantized and cannot be trained"):
+        plan.attach(model)
+    with pytest.raises(GuidedError, match=r"is quantized \(use method='attribution'"):
+        checked(model.model.layers[0].mlp.up_proj.weight, "up_proj", "wanda")
 
 
 @quantizations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from guided_ft.errors import GuidedError
 from guided_ft.export import merged
 from guided_ft.models import load_model
 from guided_ft.plan import trainable_names
+from guided_ft.training import _resumable
 
 pytest.importorskip("bitsandbytes")
 
@@ -102,6 +104,22 @@ def test_a_recipe_trains_on_a_quantized_base(kind, base, tmp_path, capsys, caplo
     assert "unchanged" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("mode", "trainer"), [("slice", "dpo"), ("lora", "sft"), ("lora", "dpo")])
+def test_other_modes_and_trainers_train_on_it_too(mode, trainer, base, tmp_path):
+    rows = tmp_path / "pairs.jsonl"
+    rows.write_text("".join(json.dumps(row) + "\n" for row in (tiny.pairs(24) if trainer == "dpo" else tiny.sums(24))))
+    settings = {"mode": mode, "trainer": trainer, "steps": 4, "batch_size": 4, "save_steps": 2, "learning_rate": 1e-2}
+    data = {"source": "file", "path": str(rows), "train": 16, "test": 4}
+    path = write(tmp_path, base, quantization="nf4", data=data, train=settings)
+    assert call("run", str(path)) == 0
+    run = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert all(check["ok"] for check in run["checks"])
+    assert run["loss"][-1][1] != run["loss"][0][1]
+    if trainer == "dpo":
+        assert run["loss"][0][1] == pytest.approx(math.log(2), abs=1e-3)
+
+
 @quantizations
 def test_a_wrong_quantization_is_one_line(kind, base, tmp_path, capsys, monkeypatch):
     wrong = str(write(tmp_path, base, quantization="4bit"))
@@ -114,6 +132,18 @@ def test_a_wrong_quantization_is_one_line(kind, base, tmp_path, capsys, monkeypa
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     missing = f"quantization: {kind} needs bitsandbytes (run: pip install 'guided-ft[quantized]')"
     assert refusal(capsys, "localize", right) == missing
+
+
+def test_a_checkpoint_on_another_base_is_not_resumed_from(base, tmp_path):
+    recipes = [Recipe.load(str(write(tmp_path, base, quantization=kind))) for kind in ("nf4", "int8")]
+    plan = Plan(Selection.parse("L1.N3", Anatomy.of(make("llama"))))
+    folder = tmp_path / "train"
+    _resumable(recipes[0], plan, folder)
+    (folder / "mark").touch()
+    _resumable(recipes[0], plan, folder)
+    assert (folder / "mark").exists()
+    _resumable(recipes[1], plan, folder)
+    assert not (folder / "mark").exists()
 
 
 # -- loading -------------------------------------------------------------------------------------------------------------
@@ -194,6 +224,15 @@ def test_a_two_sided_map_after_a_pass_in_eval_mode(kind, retain, base):
         return torch.tensor(found.neuron)
 
     assert torch.equal(scores(True), scores(False))
+
+
+@pytest.mark.parametrize("retain", ["self", None])
+def test_localizing_keeps_weights_from_being_packed(packs, retain, tmp_path):
+    model = load("llama", "nf4", tmp_path)
+    assert willing(model) == {True}
+    found = localize(model, rows(), "attribution", retain=retain)
+    assert (found.neuron > 0).any(axis=1).all()
+    assert willing(model) == {False}
 
 
 def arguments(folder: Path) -> TrainingArguments:
