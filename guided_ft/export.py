@@ -79,7 +79,8 @@ def merged(model: nn.Module, folder: str | os.PathLike[str]) -> Path:
     its codes: the checkpoint computes what was trained, and is as large as an unquantized one.
 
     Raises:
-        GuidedError: if the model has no adapter, one is merged into a quantized base, or the folder is in use.
+        GuidedError: if the model has no adapter, one is merged into a quantized base, the base is quantized by something
+            else than bitsandbytes, or the folder is in use.
         ValueError: if an adapter holds NaN or infinity; the model is then unchanged.
     """
     target = Path(folder)
@@ -103,8 +104,10 @@ def _on_plain_base(model: PeftModel) -> PeftModel:
     from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 
     from .slice.layer import broken
-    from .slice.storage import dequantize
+    from .slice.storage import dequantize, quantized_layers
 
+    if not quantized_layers(model):
+        raise GuidedError("export: the base is quantized in an unknown way (known: nf4, fp4, int8 of bitsandbytes)")
     if any(getattr(module, "merged", False) for module in model.modules()):
         raise GuidedError("export: an adapter is merged into quantized weights (call unmerge_adapter() first)")
     active = list(model.active_adapters)

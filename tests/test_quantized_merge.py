@@ -187,6 +187,16 @@ def test_the_merged_export_of_a_quantized_base_is_a_plain_checkpoint(name, kind,
     assert (logits(again) - expected).abs().max() <= NEAR
 
 
+def test_an_export_knows_what_it_cannot_read(tmp_path):
+    peft_model = attach(make("llama"), CHOICE, changed=True)
+    peft_model.get_base_model().is_quantized = True
+    said = "export: the base is quantized in an unknown way (known: nf4, fp4, int8 of bitsandbytes)"
+    with pytest.raises(GuidedError, match=f"^{re.escape(said)}$"):
+        merged(peft_model, tmp_path / "merged")
+    assert slice_layers(peft_model)
+    assert not (tmp_path / "merged").exists()
+
+
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
 @pytest.mark.parametrize("kind", ["nf4", "int8"])
 def test_a_lora_leaves_a_quantized_base_too(name, kind, tmp_path):
