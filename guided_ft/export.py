@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import tempfile
 from pathlib import Path
@@ -79,8 +78,8 @@ def merged(model: nn.Module, folder: str | os.PathLike[str]) -> Path:
     its codes: the checkpoint computes what was trained, and is as large as an unquantized one.
 
     Raises:
-        GuidedError: if the model has no adapter, one is merged into a quantized base, the base is quantized by something
-            else than bitsandbytes, or the folder is in use.
+        GuidedError: if the model has no adapter, one is merged into a quantized base, the base is quantized by
+            something else than bitsandbytes, or the folder is in use.
         ValueError: if an adapter holds NaN or infinity; the model is then unchanged.
     """
     target = Path(folder)
@@ -117,7 +116,7 @@ def _on_plain_base(model: PeftModel) -> PeftModel:
     for name in active:
         if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors[name].values()):
             raise broken(name)
-    configs = {name: copy.deepcopy(model.peft_config[name]) for name in active}
+    configs = {name: model.peft_config[name] for name in active}
     base = model.unload()
     dequantize(base)
     forget_quantization(base)

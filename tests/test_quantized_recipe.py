@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
-import tomllib
+import re
 from pathlib import Path
 
 import pytest
@@ -133,8 +133,8 @@ def test_a_wrong_quantization_is_one_line(kind, base, tmp_path, capsys, monkeypa
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     missing = f"quantization: {kind} needs bitsandbytes (run: pip install 'guided-ft[quantized]')"
     assert refusal(capsys, "localize", right) == missing
-    project = tomllib.loads(Path(__file__).parent.with_name("pyproject.toml").read_text())["project"]
-    assert [need.split(">")[0] for need in project["optional-dependencies"]["quantized"]] == ["bitsandbytes"]
+    project = Path(__file__).parent.with_name("pyproject.toml").read_text()
+    assert re.search(r'^quantized = \["bitsandbytes>=[\d.]+"\]$', project, re.M), "the extra that the line names"
 
 
 def test_a_checkpoint_on_another_base_is_not_resumed_from(base, tmp_path):
