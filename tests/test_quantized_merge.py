@@ -230,6 +230,41 @@ def test_all_active_adapters_leave_and_no_other(kind, tmp_path):
     assert (logits(again) - every[2]).abs().max() <= NEAR
 
 
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+def test_modules_that_are_trained_whole_leave_too(kind, tmp_path):
+    model = load("llama", kind, tmp_path)
+    slices = slices_of(model, CHOICE)
+    config = SliceConfig(slices=slices, modules_to_save=["lm_head"], init_weights=False)
+    peft_model = get_peft_model(model, config).train()
+    before = logits(peft_model)
+    head = next(p for n, p in peft_model.named_parameters() if "lm_head" in n and p.requires_grad)
+    head.data += 0.1 * torch.randn_like(head)
+    expected = logits(peft_model)
+    assert (expected - before).abs().max() > VISIBLE
+    merged(peft_model, tmp_path / "merged")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    assert (logits(again) - expected).abs().max() <= NEAR
+
+
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+def test_a_bfloat16_base_leaves_in_bfloat16(kind, tmp_path):
+    model = load("llama", kind, tmp_path, torch.bfloat16)
+    exact = attach(plain_twin("llama", model), CHOICE, changed=True).train()
+    peft_model = attach(model, CHOICE, changed=True).train()
+    deltas = {n: p for n, p in exact.named_parameters() if p.requires_grad}
+    for name, parameter in peft_model.named_parameters():
+        if parameter.requires_grad:
+            parameter.data *= 5
+            deltas[name].data.copy_(parameter.data)
+    wanted = logits(exact)
+    error = (logits(peft_model) - wanted).abs().max()
+    merged(peft_model, tmp_path / "merged")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").train()
+    assert {p.dtype for p in again.parameters()} == {torch.bfloat16}
+    # Its weights are rounded once more, to the dtype that everything else is rounded to.
+    assert (logits(again) - wanted).abs().max() <= 2 * error
+
+
 @quantizations
 def test_a_broken_adapter_is_not_written_and_the_model_stays(kind, tmp_path):
     peft_model = changed("llama", kind, tmp_path)
