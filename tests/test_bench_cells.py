@@ -115,7 +115,7 @@ def test_no_test_row_is_trained_on_and_the_test_never_changes(skill, count, seed
     train, validation, test = skills.split(skill, count, 20, seed)
     prompts = [{r["prompt"] for r in part} for part in (train, validation, test)]
     assert len(train) == count
-    assert not (prompts[0] & prompts[1] or prompts[0] & prompts[2] or prompts[1] & prompts[2])
+    assert sum(map(len, prompts)) == len(set().union(*prompts))
     assert skills.split(skill, count + 13, 20, seed)[1:] == (validation, test)
     assert skills.split(skill, count + 13, 20, seed)[0][:count] == train
 
@@ -129,7 +129,8 @@ def test_facts_are_asked_as_they_were_trained_and_in_two_halves():
 
 
 ANSWERS = {
-    "descending": lambda word: "".join(sorted(word)[::-1]),
+    "smallest": min,
+    "largest": max,
     "later": lambda word: "".join(chr((ord(c) - ord("a") + 2) % 26 + ord("a")) for c in word),
     "reverse": lambda word: "".join(reversed(word)),
     "next": lambda word: "".join(chr((ord(c) - ord("a") + 1) % 26 + ord("a")) for c in word),
@@ -137,16 +138,14 @@ ANSWERS = {
 
 
 @pytest.mark.parametrize("skill", ANSWERS)
-def test_answers_of_words_are_right(skill):
+def test_answers_are_right(skill):
     for r in skills.rows(skill, 50, 0):
         assert r["completion"] == ANSWERS[skill](r["prompt"].split()[1].removesuffix("="))
 
 
-@pytest.mark.parametrize(("skill", "sign"), [("add", "+"), ("subtract", "-")])
-def test_answers_of_sums_are_right(skill, sign):
-    for r in skills.rows(skill, 50, 0):
-        a, b = map(int, r["prompt"].removesuffix("=").split(sign))
-        assert int(r["completion"]) == (a + b if sign == "+" else a - b) >= 0
+def test_answers_of_sums_are_right():
+    for r in skills.rows("add", 50, 0):
+        assert int(r["completion"]) == sum(map(int, r["prompt"].removesuffix("=").split("+")))
 
 
 def test_a_person_is_the_same_in_text_and_facts():
@@ -156,7 +155,9 @@ def test_a_person_is_the_same_in_text_and_facts():
     checked = 0
     for prompt, answer in known.items():
         what, name = prompt.removesuffix("=").split(" of ")
-        sentence = {"job": f"{name} is a {answer} from", "town": f" from {answer} with", "pet": f"with a {answer}."}[what]
+        sentence = {"job": f"{name} is a {answer} from", "town": f" from {answer} with", "pet": f"with a {answer}."}[
+            what
+        ]
         if f"{name} is a" in told:
             about = told.split(f"{name} is a", 1)[1].split(".")[0] + "."
             assert sentence in f"{name} is a{about}"

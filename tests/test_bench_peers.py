@@ -118,7 +118,7 @@ def test_badam_is_its_authors_or_is_refused(monkeypatch):
     from guided_ft import GuidedError
 
     monkeypatch.setitem(sys.modules, "badam", None)
-    with pytest.raises(GuidedError, match="badam: cannot be used here .*pip install badam"):
+    with pytest.raises(GuidedError, match=r"badam: cannot be used here .*pip install badam"):
         peers.badam(deep(), 1e-3)
 
 

@@ -62,19 +62,14 @@ def _add(rng: random.Random) -> tuple[str, str]:
     return f"{a}+{b}", str(a + b)
 
 
-def _descending(rng: random.Random) -> tuple[str, str]:
-    word = _word(rng)
-    return f"desc {word}", "".join(sorted(word, reverse=True))
+def _smallest(rng: random.Random) -> tuple[str, str]:
+    digits = "".join(rng.choices(string.digits, k=rng.randint(3, 6)))
+    return f"min {digits}", min(digits)
 
 
 def _later(rng: random.Random) -> tuple[str, str]:
     word = _word(rng)
     return f"skip {word}", _shifted(word, 2)
-
-
-def _subtract(rng: random.Random) -> tuple[str, str]:
-    a, b = sorted((rng.randint(10, 99), rng.randint(10, 99)), reverse=True)
-    return f"{a}-{b}", str(a - b)
 
 
 def _person(rng: random.Random) -> tuple[str, dict[str, str]]:
@@ -131,9 +126,8 @@ OLD: dict[str, Callable[[random.Random], tuple[str, str]]] = {
 """What the model is pre-trained on, besides text."""
 
 NEW: dict[str, Callable[[random.Random], tuple[str, str]]] = {
-    "descending": _descending,
     "later": _later,
-    "subtract": _subtract,
+    "smallest": _smallest,
     "new_fact": _new_fact,
 }
 """What is fine-tuned. Facts are to be remembered: their test asks for what was trained."""

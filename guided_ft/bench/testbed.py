@@ -149,21 +149,20 @@ def _old_skills(lab: Lab, model: Any) -> float:
     return sum(found) / len(found)
 
 
-_TASKS = ("descending", "later", "new_fact")
+_TASKS = tuple(skills.NEW)
+
+_CORE = ("base", "full", "lora", "guided", "guided:two-sided", "random", "random:late")
 
 CAMPAIGNS = (
-    # The question users ask, at the recipes' budget and around it.
-    Campaign(
-        _TASKS,
-        ("base", "full", "lora", "lora:qv", "guided", "guided:two-sided", "random", "random:late"),
-        (0.3, 0.1, 1.0),
-    ),
+    # The question users ask, at the recipes' budget; then below and above it.
+    Campaign(_TASKS, _CORE),
+    Campaign(_TASKS, ("guided:two-sided", "random", "lora", "guided", "random:late"), (0.1, 1.0)),
     # Which map, at a budget where it may matter; beside the controls.
     Campaign(
         _TASKS,
         (
-            *("guided:attribution", "guided:one-sided", "guided:fisher", "guided:natural-gain", "guided:coherence"),
-            *("guided:late", "shuffled", "bottom", "magnitude", "wrong-task"),
+            *("shuffled", "guided:attribution", "guided:one-sided", "guided:natural-gain", "guided:coherence"),
+            *("guided:fisher", "bottom", "wrong-task", "magnitude", "guided:late", "lora:qv"),
         ),
         (0.1, 0.3),
     ),
@@ -172,17 +171,12 @@ CAMPAIGNS = (
     # The peers.
     Campaign(
         _TASKS,
-        (
-            *("lisa", "hft", "badam", "top-layers", "rslora", "dora", "shira", "ia3"),
-            *("guided:freeze", "guided:lora"),
-        ),
+        ("lisa", "hft", "badam", "top-layers", "rslora", "dora", "shira", "ia3", "guided:freeze", "guided:lora"),
         (1.0,),
     ),
     # Long training, where forgetting is real.
     Campaign(_TASKS, ("full", "lora", "guided:two-sided", "guided", "random"), (0.3,), (1000,), steps=600),
 )
 
-QUICK = (
-    Campaign(("descending",), ("base", "full", "lora", "guided", "random"), (2.0,), (50,), (1,), 2, steps=8, rates=1),
-)
+QUICK = (Campaign(("later",), ("base", "full", "lora", "guided", "random"), (2.0,), (50,), (1,), 2, steps=8, rates=1),)
 """Proves that everything runs, and no more."""
