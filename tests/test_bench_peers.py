@@ -123,7 +123,6 @@ def test_badam_is_its_authors_or_is_refused(monkeypatch):
 
 
 def test_badam_trains_one_layer_at_a_time(tmp_path, monkeypatch):
-    pytest.importorskip("badam")
     monkeypatch.chdir(tmp_path)
     model = deep()
     _, moved = train(model, optimizer=peers.badam(model, 1e-2))

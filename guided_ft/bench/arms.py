@@ -61,6 +61,7 @@ class Setup:
 
 
 Prepare = Callable[[Trial], Setup]
+Rates = dict[str, tuple[float, ...]]
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class Arm:
     """
 
     prepare: Prepare
-    rates: dict[str, tuple[float, ...]]
+    rates: Rates
     help: str
     budgeted: bool = True
     drawn: bool = False
@@ -154,10 +155,10 @@ def _with_callback(make: Callable[[Any, int], Any]) -> Prepare:
     return prepare
 
 
-_WHOLE = {"testbed": (1e-4, 3e-4, 1e-3, 3e-3), "smollm2": (1e-5, 3e-5, 1e-4, 3e-4)}
-_PARTS = {"testbed": (1e-3, 3e-3, 1e-2, 3e-2), "smollm2": (1e-3, 3e-3, 1e-2, 3e-2)}
-_LORA = {"testbed": (1e-3, 3e-3, 1e-2, 3e-2), "smollm2": (3e-4, 1e-3, 3e-3, 1e-2)}
-_VECTOR = {"testbed": (3e-3, 1e-2, 3e-2, 1e-1), "smollm2": (3e-3, 1e-2, 3e-2, 1e-1)}
+_WHOLE: Rates = {"testbed": (1e-4, 3e-4, 1e-3, 3e-3), "smollm2": (1e-5, 3e-5, 1e-4, 3e-4)}
+_PARTS: Rates = {"testbed": (1e-3, 3e-3, 1e-2, 3e-2), "smollm2": (1e-3, 3e-3, 1e-2, 3e-2)}
+_LORA: Rates = {"testbed": (1e-3, 3e-3, 1e-2, 3e-2), "smollm2": (3e-4, 1e-3, 3e-3, 1e-2)}
+_VECTOR: Rates = {"testbed": (3e-3, 1e-2, 3e-2, 1e-1), "smollm2": (3e-3, 1e-2, 3e-2, 1e-1)}
 
 ARMS: dict[str, Arm] = {
     # whole models

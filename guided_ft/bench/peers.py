@@ -103,7 +103,8 @@ class Lisa(_Rotating):
 
     def chosen(self, model: Any) -> set[str]:
         names = [name for name, _ in model.named_parameters()]
-        drawn = self.rng.sample(sorted({self._layer(n) for n in names} - {None}), self.at_once)
+        layers = {layer for name in names if (layer := self._layer(name)) is not None}
+        drawn = self.rng.sample(sorted(layers), self.at_once)
         return {n for n in names if self._layer(n) in (None, *drawn)}
 
     def _layer(self, name: str) -> int | None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import multiprocessing
+import os
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -133,6 +135,7 @@ def _pool(processes: int, threads: int | None, what: tuple[Any, ...]) -> Process
 
 
 def _start(threads: int | None, what: tuple[Any, ...]) -> None:
+    threading.Thread(target=_follow_parent, daemon=True).start()
     import torch
 
     if threads:
@@ -144,6 +147,14 @@ def _start(threads: int | None, what: tuple[Any, ...]) -> None:
 
     with contextlib.redirect_stdout(sys.stderr):
         _LAB[:] = [Lab(load_suite(*what))]
+
+
+def _follow_parent() -> None:
+    """End with the parent: a pool's workers outlive one that is killed, and would wait for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _work(cell: Cell) -> tuple[dict[str, Any] | None, str]:

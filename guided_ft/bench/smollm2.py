@@ -53,11 +53,10 @@ def _possible(campaign: Campaign, problems: dict[str, Problem]) -> Campaign:
 def _sums(count: int, seed: int, preference: bool = False) -> tuple[list[Row], list[Row], list[Row]]:
     from ..recipe import Data
 
-    options = {"min_terms": 2, "max_terms": 2, "min_digits": 2, "max_digits": 2}
     data = Data(
         source="reasoning_gym",
         name="chain_sum",
-        options=options,
+        options={"min_terms": 2, "max_terms": 2, "min_digits": 2, "max_digits": 2},
         contains=" + ",
         preference=preference,
         train=count,

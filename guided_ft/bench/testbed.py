@@ -102,7 +102,8 @@ def _pretrain(size: str, tokenizer: Any) -> Any:
         return min((step + 1) / 100, 0.5 * (1 + math.cos(math.pi * step / steps)))
 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
-    lines, held = _lines(), []
+    lines = _lines()
+    held: list[int] = []
     for _ in track(range(steps), steps, "pre-training the testbed's model"):
         while len(held) < ROWS * LENGTH:
             held += tokenizer(next(lines))["input_ids"]
