@@ -1,6 +1,6 @@
 """``guided-ft localize`` with every scorer, on a real model: which of them run, and for how long.
 
-    python benchmarks/bench_cli.py --out benchmarks/results/cli.jsonl            # resumable; about 10 minutes on one core
+    python benchmarks/bench_cli.py --out benchmarks/results/cli.jsonl            # resumable; about 10 minutes
     python benchmarks/bench_cli.py --out benchmarks/results/cli.jsonl --table
 
 Each scorer is named on the command line of the quickstart, with 8 examples, and once more in the ways that need other

@@ -11,7 +11,7 @@ ratios, since neighbours on a shared machine come and go. Memory: each method in
 memory above that of the plain pass, relative to it.
 
 Agreement: rank correlation (Spearman), Pearson correlation and the share of the top 20 (of layers: 10) in common with
-the exact effects of zero ablation, over all heads, all layers and 300 neurons drawn at random, on three tasks. The
+the exact effects of zero ablation, over all heads, all layers and 150 neurons drawn at random, on three tasks. The
 ceiling is what a perfect method could reach with so few examples (from the agreement of exact scores on two halves).
 
 Each figure is one row of the file; what is there is not measured again.
@@ -66,12 +66,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
 TOGETHER = ("attribution", "fisher", "activation", "wanda", "block_influence", "direct_logit")
 """Methods whose shared cost is measured too."""
 
-SLOW = 8
+SLOW = 4
 """What costs more plain passes than this is measured once, on the first shape only, but for what is exact."""
 
 EXACT = ("ablation of all heads", "attribution, verify=60")
 
-NEURONS = 300
+NEURONS = 150
 """So many of all neurons, drawn at random, are ablated exactly."""
 
 REPLACED = {"head": ("zero", "corrupted"), "layer": ("zero", "corrupted"), "neuron": ("zero",)}
@@ -468,7 +468,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--model", default="smollm2-135m-instruct")
-    parser.add_argument("--examples", type=int, default=16)
+    parser.add_argument("--examples", type=int, default=12)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--relations", help="a file of evandez/relations for the first task")
     parser.add_argument("--only", choices=["cost", "memory", "agreement"])
