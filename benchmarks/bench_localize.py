@@ -1,7 +1,7 @@
 """Cost and agreement of every scorer, beside captum.
 
     python benchmarks/bench_localize.py --out benchmarks/results/localize.jsonl                    # resumable
-    python benchmarks/bench_localize.py --out benchmarks/results/localize.jsonl --only agreement   # or cost, memory
+    python benchmarks/bench_localize.py --out benchmarks/results/localize.jsonl --only agreement  # cost, memory, verify
     python benchmarks/bench_localize.py --out benchmarks/results/localize.jsonl --relations capital_city.json
     python benchmarks/bench_localize.py --out benchmarks/results/localize.jsonl --table            # only the tables
 
@@ -13,6 +13,10 @@ memory above that of the plain pass, relative to it.
 Agreement: rank correlation (Spearman), Pearson correlation and the share of the top 20 (of layers: 10) in common with
 the exact effects of zero ablation, over all heads, all layers and 150 neurons drawn at random, on three tasks. The
 ceiling is what a perfect method could reach with so few examples (from the agreement of exact scores on two halves).
+Beside it, the rank correlation with activation patching from the corrupted prompts.
+
+Verification: CPU seconds of attribution with ``verify=60`` (60 heads and a sample of 15 more) relative to the full
+exact sweep of all heads, one after the other, on each of the three tasks.
 
 Each figure is one row of the file; what is there is not measured again.
 """
@@ -420,9 +424,30 @@ def _overlap(a: np.ndarray, b: np.ndarray) -> float:
     return len(best[0] & best[1]) / k
 
 
+# -- verification -----------------------------------------------------------------------------------------------------
+def verification(model: Any, tokenizer: Any, rows: Rows, examples: int, relations: str | None) -> None:
+    """What ``verify=60`` costs of a full sweep, and what it tells."""
+    for name, make in TASKS.items():
+        if rows.has(kind="verify", task=name):
+            continue
+        task = pairs_of(answered(make(tokenizer, relations), tokenizer)[:examples], 8, name)
+        found: list[ScoreMap] = []
+        once = seconds_of(lambda task=task: plain(model, task))  # type: ignore[misc]
+        some = seconds_of(
+            lambda task=task, found=found: found.append(  # type: ignore[misc]
+                localize(model, task, "attribution", None, ("head",), verify=60)
+            )
+        )
+        full = seconds_of(lambda task=task: localize(model, task, "ablation", None, ("head",)))  # type: ignore[misc]
+        told = found[0].meta["verified"]["head"]
+        chosen = {key: told[key] for key in ("spearman", "pearson", "spearman_sample", "recall", "misses")}
+        costs = {"share": some / full, "sweep": full / once, "cpu_seconds": some, "ablated": len(told["components"])}
+        rows.add(kind="verify", task=name, examples=len(task), **costs, **chosen)
+
+
 # -- tables -----------------------------------------------------------------------------------------------------------
 def table(rows: Rows) -> str:
-    return "\n".join([*_cost_table(rows), "", *_agreement_table(rows)])
+    return "\n".join([*_cost_table(rows), "", *_verify_table(rows), *_agreement_table(rows)])
 
 
 def _cost_table(rows: Rows) -> Iterable[str]:
@@ -436,28 +461,51 @@ def _cost_table(rows: Rows) -> Iterable[str]:
         yield f"| {label} | {' | '.join(cells)} | {_cell(share, '{:.2f}')} |"
 
 
+def _verify_table(rows: Rows) -> Iterable[str]:
+    yield "| `verify=60` of 270 heads | ablated | CPU time of the full sweep | full sweep in passes | recall | misses |"
+    yield "| --- |" + " ---: |" * 5
+    for r in (r for r in rows.rows if r["kind"] == "verify"):
+        counts = f"{r['ablated']} | {r['share']:.2f} | {r['sweep']:.1f} | {r['recall']:.2f} | {len(r['misses'])}"
+        yield f"| {r['task']} | {counts} |"
+
+
 def _agreement_table(rows: Rows) -> Iterable[str]:
-    exact = {(r["task"], r["component"]): r for r in rows.rows if r["kind"] == "exact"}
+    exact = {(r["task"], r["component"], r["replace"]): r for r in rows.rows if r["kind"] == "exact"}
     found = [r for r in rows.rows if r["kind"] == "agreement"]
-    for kind in ("head", "layer", "neuron"):
+    for kind, replaced in REPLACED.items():
+        patched = "corrupted" in replaced
         yield ""
-        yield f"{kind}s: Spearman / Pearson / share of the top in common with the exact effects"
+        yield f"{kind}s: Spearman / Pearson / share of the top in common with the exact effects of zero ablation"
         yield ""
-        yield "| method | " + " | ".join(TASKS) + " |"
-        yield "| --- |" + " ---: |" * len(TASKS)
-        ceilings = [exact.get((task, kind)) for task in TASKS]
-        yield "| ceiling | " + " | ".join(_cell(c and c["ceiling"], "{:.2f}") for c in ceilings) + " |"
-        halves = (c and f"{c['split_half']:.2f} / {c['pearson']:.2f} / {c['overlap']:.2f}" for c in ceilings)
-        yield "| exact, half against half | " + " | ".join(h or "" for h in halves) + " |"
-        by_method: dict[str, dict[str, Any]] = {}
-        for row in found:
-            if row["component"] == kind:
-                by_method.setdefault(row["method"], {})[row["task"]] = row
-        means = {m: np.mean([r["spearman"] for r in by.values()]) for m, by in by_method.items()}
-        for label in sorted(means, key=lambda m: -means[m]):
-            cells = (by_method[label].get(task) for task in TASKS)
-            told = (r and f"{r['spearman']:.2f} / {r['pearson']:.2f} / {r['overlap']:.2f}" for r in cells)
-            yield f"| {label} | " + " | ".join(t or "" for t in told) + " |"
+        yield "| method | " + " | ".join(TASKS) + " | Spearman, mean |" + " with patching, mean |" * patched
+        yield "| --- |" + " ---: |" * (len(TASKS) + 1 + patched)
+        truths = {replace: [exact.get((task, kind, replace)) for task in TASKS] for replace in replaced}
+        ceilings = {k: [t and t["ceiling"] for t in rows_of] for k, rows_of in truths.items()}
+        means = " | ".join(_mean(ceilings[replace]) for replace in replaced)
+        yield "| ceiling | " + " | ".join(_cell(c, "{:.2f}") for c in ceilings["zero"]) + f" | {means} |"
+        means = " | ".join(_mean([t and t["split_half"] for t in truths[replace]]) for replace in replaced)
+        yield (
+            "| exact, half against half | "
+            + " | ".join(_three(t, "split_half") for t in truths["zero"])
+            + f" | {means} |"
+        )
+        cells = {(r["method"], r["replace"], r["task"]): r for r in found if r["component"] == kind}
+
+        def spearmans(label: str, replace: str, cells: Any = cells) -> list[float]:
+            return [cells[label, replace, task]["spearman"] for task in TASKS if (label, replace, task) in cells]
+
+        labels = dict.fromkeys(label for label, _, _ in cells)
+        for label in sorted(labels, key=lambda m: -float(np.mean(spearmans(m, "zero") or [9.0]))):
+            told = " | ".join(_three(cells.get((label, "zero", task)), "spearman") for task in TASKS)
+            yield f"| {label} | {told} | " + " | ".join(_mean(spearmans(label, k)) for k in replaced) + " |"
+
+
+def _three(row: dict[str, Any] | None, first: str) -> str:
+    return f"{row[first]:.2f} / {row['pearson']:.2f} / {row['overlap']:.2f}" if row else ""
+
+
+def _mean(values: list[Any]) -> str:
+    return f"{np.mean(values):.2f}" if values and None not in values else ""
 
 
 def _cell(value: Any, form: str) -> str:
@@ -471,7 +519,7 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=12)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--relations", help="a file of evandez/relations for the first task")
-    parser.add_argument("--only", choices=["cost", "memory", "agreement"])
+    parser.add_argument("--only", choices=["cost", "memory", "agreement", "verify"])
     parser.add_argument("--methods", nargs="*", default=[], help="measure only these")
     parser.add_argument("--table", action="store_true")
     chosen = parser.parse_args()
@@ -484,6 +532,8 @@ def main() -> None:
             memory(model, rows, only)
         if chosen.only in (None, "agreement"):
             agreement(model, load_tokenizer(chosen.model), rows, chosen.examples, chosen.relations, only)
+        if chosen.only in (None, "verify"):
+            verification(model, load_tokenizer(chosen.model), rows, chosen.examples, chosen.relations)
         if chosen.only in (None, "cost"):
             cost(model, rows, chosen.repeats, only)
     print(table(rows))
