@@ -462,9 +462,12 @@ def _cost_table(rows: Rows) -> Iterable[str]:
 
 
 def _verify_table(rows: Rows) -> Iterable[str]:
+    found = [r for r in rows.rows if r["kind"] == "verify"]
+    if not found:
+        return
     yield "| `verify=60` of 270 heads | ablated | CPU time of the full sweep | full sweep in passes | recall | misses |"
     yield "| --- |" + " ---: |" * 5
-    for r in (r for r in rows.rows if r["kind"] == "verify"):
+    for r in found:
         counts = f"{r['ablated']} | {r['share']:.2f} | {r['sweep']:.1f} | {r['recall']:.2f} | {len(r['misses'])}"
         yield f"| {r['task']} | {counts} |"
 
