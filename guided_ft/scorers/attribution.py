@@ -52,27 +52,38 @@ class Attribution(Recorder):
         self.replace = replace
         self._size = (lambda e: e) if signed else torch.square if squared else torch.abs
         self._other: dict[tuple[str, int], torch.Tensor] = {}
+        self._parts: dict[tuple[str, int], torch.Tensor] = {}
 
     def watch(self, scene: Scene, step: int) -> None:
         if self.program[step] == (FORWARD, 0):
             scene.at_components(self.kinds, lambda kind, layer, a: self.add_tokens((kind, layer), a, scene.mask))
         elif self.replace == "zero":
             scene.at_products(self.kinds, lambda kind, layer, p: self._note(scene, kind, layer, -p.sum(1)))
+        elif self.replace == "mean":
+            scene.at_products(self.kinds, lambda kind, layer, p: self._part(scene, kind, layer, -p.sum(1)))
+            scene.at_gradients_alone(self.kinds, lambda kind, layer, g: self._toward_mean(scene, kind, layer, g))
         else:
             scene.at_components(self.kinds, lambda kind, layer, a: self._keep(scene, kind, layer, a))
-            scene.at_gradients(self.kinds, lambda kind, layer, a, g: self._effect(scene, kind, layer, a, g))
+            scene.at_gradients(self.kinds, lambda kind, layer, a, g: self._toward_other(scene, kind, layer, a, g))
 
     def _keep(self, scene: Scene, kind: str, layer: int, a: torch.Tensor) -> None:
         if scene.phase == "corrupted":
             self._other[kind, layer] = a
 
-    def _effect(self, scene: Scene, kind: str, layer: int, a: torch.Tensor, g: torch.Tensor) -> None:
-        if self.replace == "corrupted":
-            effect = ((self._other.pop((kind, layer)) - a).float() * g.float()).sum(1)
+    def _toward_other(self, scene: Scene, kind: str, layer: int, a: torch.Tensor, g: torch.Tensor) -> None:
+        other = self._other.pop((kind, layer))
+        self._note(scene, kind, layer, ((other - a).float() * g.float()).sum(1))
+
+    def _toward_mean(self, scene: Scene, kind: str, layer: int, g: torch.Tensor) -> None:
+        mean = self.token_mean((kind, layer)).to(g.device).float()
+        self._part(scene, kind, layer, mean * g.float().sum(1))
+
+    def _part(self, scene: Scene, kind: str, layer: int, effect: torch.Tensor) -> None:
+        """One of the two parts of an effect; with the second one it is complete."""
+        if (kind, layer) in self._parts:
+            self._note(scene, kind, layer, self._parts.pop((kind, layer)) + effect)
         else:
-            mean = self.token_mean((kind, layer)).to(g.device).float()
-            effect = mean * g.float().sum(1) - (a.float() * g.float()).sum(1)
-        self._note(scene, kind, layer, effect)
+            self._parts[kind, layer] = effect
 
     def _note(self, scene: Scene, kind: str, layer: int, effect: torch.Tensor) -> None:
         """``effect [rows, components * width]``."""

@@ -167,7 +167,14 @@ class EdgePatching(Recorder):
                 self._note(first + a.num_heads, start, post[..., None, :], g)
 
     def _note(self, source: int, target: int, change: torch.Tensor, g: torch.Tensor) -> None:
-        self.add((source, target), torch.einsum("rtsw,rtvw->sv", change.float(), g) / self.num_steps)
+        if "edges" not in self._sums:
+            # One for all: thousands of small ones, made between large intermediates, would leave holes in memory that
+            # are too small to be used again.
+            size = Edges.num_sources(self.anatomy), Edges.num_targets(self.anatomy)
+            self._sums["edges"] = torch.zeros(size, dtype=torch.double, device=g.device)
+        block = torch.einsum("rtsw,rtvw->sv", change.float(), g) / self.num_steps
+        sources, targets = slice(source, source + len(block)), slice(target, target + block.shape[1])
+        self._sums["edges"][sources, targets] += block.to(self._sums["edges"])
 
     def _of_heads(self, scene: Scene, layer: int) -> torch.Tensor:
         """Change of what each head writes ``[rows, tokens, heads, width]``."""
@@ -221,12 +228,8 @@ class EdgePatching(Recorder):
     # -- the answer -------------------------------------------------------------------------------------------------
     def _edges(self, examples: int) -> Edges:
         """All edges and their effects."""
-        a = self.anatomy
-        scores = np.zeros((Edges.num_sources(a), Edges.num_targets(a)))
-        for (source, target), block in self.steps[0].items():
-            part = block.cpu().numpy()
-            scores[source : source + part.shape[0], target : target + part.shape[1]] += part
-        return Edges(a, scores / examples, Edges.possible(a, self._parallel))
+        scores = self.steps[0]["edges"].cpu().numpy() / examples
+        return Edges(self.anatomy, scores, Edges.possible(self.anatomy, self._parallel))
 
     def result(self, scene: Scene) -> dict[str, np.ndarray]:
         self.found = self._edges(len(scene.task))

@@ -122,6 +122,14 @@ class Scene:
 
         self._at(kinds, ready)
 
+    def at_gradients_alone(self, kinds: tuple[str, ...], seen: Seen) -> None:
+        """Call ``seen(kind, layer, g)``, and keep no activation until then."""
+
+        def ready(kind: str, layer: int, a: Activation, source: torch.Tensor) -> None:
+            self.tap.at_gradient(source, lambda g: seen(kind, layer, self.tokens(g)))
+
+        self._at(kinds, ready)
+
     def at_products(self, kinds: tuple[str, ...], seen: Seen) -> None:
         """Call ``seen(kind, layer, p)`` with activation times gradient, ``[rows, tokens, components * width]``.
 
