@@ -116,10 +116,7 @@ def _chosen(rows: list[Row]) -> Runs:
     sweep = [row for row in rows if row["phase"] == "sweep"]
     main = [row for row in rows if row["phase"] == "main"]
     of_sweep = best_rate(sweep)
-    if any(row["lr"] == of_sweep for row in main):
-        rate = of_sweep
-    else:
-        rate = best_rate(main or sweep)
+    rate = of_sweep if any(row["lr"] == of_sweep for row in main) else best_rate(main or sweep)
     assert rate is not None
     kept = [row for row in main or sweep if row["lr"] == rate]
     return Runs(rate, "main" if main else "sweep", tuple(sorted(kept, key=lambda row: (row["seed"], row["draw"]))))

@@ -76,7 +76,8 @@ def interval(clusters: Clusters, level: float = 0.95, seed: int = 0) -> tuple[fl
 
     The percentile interval of n resampled values is too narrow for small n (it uses the variance over n, not n - 1,
     and the normal quantile for Student's t); as in Hesterberg (2015, arXiv 1411.5279) it is widened by
-    sqrt(n / (n - 1)) * t / z around the mean, here as a factor, because the quantiles of few seeds end at their extremes.
+    sqrt(n / (n - 1)) * t / z; here as a factor around the mean, because the quantiles of few seeds end at their
+    extremes.
     """
     means = _seed_means(clusters)
     n = len(means)
@@ -180,7 +181,7 @@ def effect_size(clusters: Clusters) -> float | None:
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """p values adjusted for a family of comparisons (Holm 1979, step down); a None stays None and counts for nothing."""
+    """p values adjusted for a family of comparisons (Holm 1979, step down); a None stays None and is not counted."""
     known = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
     adjusted: list[float | None] = [None] * len(p_values)
     highest = 0.0
