@@ -5,18 +5,20 @@ matplotlib is imported when a plot is drawn; the same rows give the same bytes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import io
+import re
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..artifact import replacing
+from ..artifact import write_text
 from ..errors import GuidedError
 from . import words
 from .compare import ALPHA, Comparison
-from .groups import Line, Runs, Value
+from .groups import Line, Runs, Value, at_budget
 from .labels import colour, label, marker, ordered
 from .statistics import Spread
 from .tables import field, relative
@@ -24,8 +26,16 @@ from .tables import field, relative
 NEAR_ZERO = 0.01
 """Forgetting is drawn on a log scale that is linear below this many nats, so that 0 and gains have a place."""
 
-_STYLE = {"font.size": 9, "axes.titlesize": 9, "axes.grid": True, "grid.alpha": 0.25, "axes.axisbelow": True}
+_STYLE: dict[str, Any] = {
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "axes.axisbelow": True,
+}
 _STYLE |= {"axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "guided_ft", "legend.frameon": False}
+# Text stays text: smaller than outlines, and searchable.
+_STYLE |= {"svg.fonttype": "none", "font.sans-serif": ["DejaVu Sans", "Verdana", "sans-serif"]}
 _STYLE |= {"xtick.labelsize": 8, "ytick.labelsize": 8, "legend.fontsize": 8}
 
 
@@ -37,37 +47,37 @@ def drawing(path: Path, width: float, height: float) -> Iterator[Any]:
         from matplotlib.figure import Figure
     except ImportError:
         raise GuidedError("the plots need matplotlib (pip install matplotlib)") from None
-    with matplotlib.rc_context({**matplotlib.rcParamsDefault, "backend": "svg", **_STYLE}):
+    style: Any = {**matplotlib.rcParamsDefault, "backend": "svg", **_STYLE}
+    with matplotlib.rc_context(style):
         figure = Figure(figsize=(width, height))
         yield figure
-        with replacing(path) as temporary:
-            figure.savefig(temporary, format="svg", metadata={"Date": None, "Creator": "guided_ft"})
+        strokes = io.StringIO()
+        figure.savefig(strokes, format="svg", metadata={"Date": None, "Creator": "guided_ft"})
+    # A hundredth of a point is finer than any screen, and half the file.
+    write_text(path, re.sub(r"(?<=[ \"(])-?\d+\.\d{3,}", lambda found: f"{float(found[0]):.2f}", strokes.getvalue()))
 
 
 # -- Pareto ---------------------------------------------------------------------------------------------------------
-def pareto(lines: dict[Line, Runs], path: Path, title: str) -> None:
-    """Score against forgetting, time and trained parameters: a point a line, bars of one standard deviation; the
-    budgets of one arm are joined."""
+def pareto(lines: dict[Line, Runs], budget: float | None, path: Path, title: str) -> None:
+    """Score against forgetting and time at one budget, and against trained parameters at every budget: a point a
+    line, bars of one standard deviation. The frozen base is left out: it would take most of the room."""
+    lines = {line: runs for line, runs in lines.items() if line.arm != "base"}
+    shown = at_budget(lines, budget)
     has_full = Line("full", None) in lines
     seconds = relative(lines, field("seconds")) if has_full else field("seconds")
-    panels: tuple[tuple[str, Value, str], ...] = (
-        ("forgetting: rise of the held-out loss (nats)", field("forgetting"), "symlog"),
-        ("time, localization included" + (" (full fine-tuning = 1)" if has_full else " (seconds)"), seconds, "log"),
-        ("trained parameters (%)", field("fraction"), "log"),
+    panels: tuple[tuple[str, Value, dict[Line, Runs], Callable[[Any, Sequence[float]], None]], ...] = (
+        ("forgetting: rise of the held-out loss (nats)", field("forgetting"), shown, _forgetting_axis),
+        ("time with localization, " + ("full fine-tuning = 1" if has_full else "seconds"), seconds, shown, _from_zero),
+        ("trained parameters (%), every budget", field("fraction"), lines, _log_axis),
     )
     arms = ordered(line.arm for line in lines)
-    rows = -(-len(arms) // 5)
-    with drawing(path, 11, 3.9 + 0.2 * rows) as figure:
+    with drawing(path, 11, 3.9 + _legend_height(arms, 5)) as figure:
         plots = figure.subplots(1, len(panels), sharey=True)
-        for plot, (name, value, scale) in zip(plots, panels, strict=True):
-            drawn = []
-            for arm in arms:
-                drawn += _arm(plot, lines, arm, value, log=scale == "log")
-            _scale(plot, scale, drawn)
+        for plot, (name, value, drawn, scale) in zip(plots, panels, strict=True):
+            scale(plot, [x for arm in arms for x in _arm(plot, drawn, arm, value, log=scale is _log_axis)])
             plot.set_xlabel(name)
         plots[0].set_ylabel("score on the new task (0-100)")
-        figure.suptitle(title, fontsize=10, x=0.01, ha="left")
-        _legend(figure, plots[0], arms, rows)
+        _frame(figure, title, arms, 5)
 
 
 def _arm(plot: Any, lines: dict[Line, Runs], arm: str, value: Value, log: bool) -> list[float]:
@@ -100,50 +110,53 @@ def _bars(points: Sequence[tuple[Spread, Spread]], axis: int) -> list[float]:
     return [pair[axis].deviation or 0 for pair in points]
 
 
-def _scale(plot: Any, scale: str, values: Sequence[float]) -> None:
-    if scale == "log" and values:
-        plot.set_xscale("log")
-        _log_ticks(plot, min(values), max(values))
-    elif scale == "symlog":
-        _forgetting_axis(plot, "x", values)
+def _from_zero(plot: Any, values: Sequence[float]) -> None:
+    if values and max(values) < 20 * min(values):
+        plot.set_xlim(left=0)
+    else:
+        _log_axis(plot, values)
 
 
-def _log_ticks(plot: Any, low: float, high: float) -> None:
+def _log_axis(plot: Any, values: Sequence[float]) -> None:
     """Plain numbers, at 1, 2, 5 if the axis is short."""
+    if not values:
+        return
+    low, high = min(values), max(values)
     steps = (1, 2, 5) if high / low < 30 else (1,)
     ticks = [s * 10.0**d for d in range(-6, 7) for s in steps if 0.7 * low <= s * 10.0**d <= 1.4 * high]
+    plot.set_xscale("log")
     if len(ticks) >= 2:
         plot.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         plot.minorticks_off()
 
 
-def _forgetting_axis(plot: Any, axis: str, values: Sequence[float]) -> None:
+def _forgetting_axis(plot: Any, values: Sequence[float], axis: str = "x") -> None:
     """Linear around 0, logarithmic beyond; linear as a whole if nothing lies beyond."""
-    if max(map(abs, values), default=0) <= 3 * NEAR_ZERO:
-        return
-    set_scale, set_ticks = getattr(plot, f"set_{axis}scale"), getattr(plot, f"set_{axis}ticks")
-    set_scale("symlog", linthresh=NEAR_ZERO, linscale=0.6)
-    places = [sign * NEAR_ZERO * 10**d for sign in (-1, 1) for d in range(5)]
-    low, high = min(0, *values), max(values)
-    ticks = [0.0, *(p for p in places if 2 * low <= p <= 2 * high)]
-    set_ticks(ticks, [f"{tick:g}" for tick in ticks])
-    getattr(plot, f"{axis}axis").set_minor_locator(_nothing())
-
-
-def _nothing() -> Any:
     from matplotlib.ticker import NullLocator
 
-    return NullLocator()
+    if max(map(abs, values), default=0) <= 3 * NEAR_ZERO:
+        return
+    getattr(plot, f"set_{axis}scale")("symlog", linthresh=NEAR_ZERO, linscale=0.6)
+    places = [sign * NEAR_ZERO * step * 10.0**d for sign in (-1, 1) for d in range(5) for step in (1, 3)]
+    ticks = [0.0, *(p for p in places if 1.5 * min(0, *values) <= p <= 1.5 * max(values))]
+    getattr(plot, f"set_{axis}ticks")(ticks, [f"{tick:g}" for tick in ticks])
+    getattr(plot, f"{axis}axis").set_minor_locator(NullLocator())
 
 
-def _legend(figure: Any, plot: Any, arms: Sequence[str], rows: int) -> None:
-    """One legend below all panels; it lists what was drawn."""
+def _legend_height(arms: Sequence[str], columns: int) -> float:
+    """Inches that the legend below a figure takes."""
+    return 0.18 * -(-len(arms) // columns) + 0.1
+
+
+def _frame(figure: Any, title: str, arms: Sequence[str], columns: int) -> None:
+    """The title above, and one legend of all arms below."""
     from matplotlib.lines import Line2D
 
     keys = [Line2D([], [], color=colour(arm), marker=marker(arm), markersize=5, linewidth=0.8) for arm in arms]
-    low = (0.2 * rows + 0.1) / figure.get_figheight()
-    figure.legend(keys, [label(arm) for arm in arms], loc="lower center", ncols=5, bbox_to_anchor=(0.5, 0))
-    figure.tight_layout(rect=(0, low, 1, 1))
+    names = [label(arm) for arm in arms]
+    figure.legend(keys, names, loc="lower center", ncols=columns, bbox_to_anchor=(0.5, 0), columnspacing=1.2)
+    figure.suptitle(title, fontsize=10, x=0.01, ha="left")
+    figure.tight_layout(rect=(0, _legend_height(arms, columns) / figure.get_figheight(), 1, 1))
 
 
 # -- along training -------------------------------------------------------------------------------------------------
@@ -152,8 +165,7 @@ def curves(lines: dict[Line, Runs], path: Path, title: str) -> None:
     paths = {line: _mean_curve(runs) for line, runs in lines.items()}
     paths = {line: found for line, found in paths.items() if len(found) > 1}
     arms = ordered(line.arm for line in paths)
-    rows = -(-len(arms) // 4)
-    with drawing(path, 7.5, 4.2 + 0.2 * rows) as figure:
+    with drawing(path, 8, 4.2 + _legend_height(arms, 4)) as figure:
         plot = figure.subplots()
         for line, found in paths.items():
             xs, ys = [score for score, _ in found], [forgetting for _, forgetting in found]
@@ -161,11 +173,10 @@ def curves(lines: dict[Line, Runs], path: Path, title: str) -> None:
             plot.plot(xs, ys, "-", linewidth=1.6 if line.arm == "guided" else 1, alpha=0.85, **style)
             plot.plot(xs[1:], ys[1:], ".", markersize=3, **style)
             plot.plot(xs[-1:], ys[-1:], marker=marker(line.arm), markersize=6, **style)
-        _forgetting_axis(plot, "y", [forgetting for found in paths.values() for _, forgetting in found])
+        _forgetting_axis(plot, [forgetting for found in paths.values() for _, forgetting in found], "y")
         plot.set_xlabel("score on held-out examples along training (0-100)")
         plot.set_ylabel("forgetting: rise of the held-out loss (nats)")
-        figure.suptitle(title, fontsize=10, x=0.01, ha="left")
-        _legend(figure, plot, arms, rows)
+        _frame(figure, title, arms, 4)
 
 
 def _mean_curve(runs: Runs) -> list[tuple[float, float]]:
@@ -191,7 +202,7 @@ def regimes(comparisons: Sequence[Comparison], path: Path, title: str) -> None:
 
     from ..report.scales import DIVERGING
 
-    colours = LinearSegmentedColormap.from_list("better", [tuple(stop) for stop in DIVERGING])
+    colours = LinearSegmentedColormap.from_list("better", [(float(str(place)), str(ink)) for place, ink in DIVERGING])
     arms = ordered(each.line.arm for each in comparisons)
     metrics = list({each.metric.name: each.metric for each in comparisons}.values())
     budgets = sorted({each.line.budget or 0.0 for each in comparisons})
@@ -224,10 +235,10 @@ def regimes(comparisons: Sequence[Comparison], path: Path, title: str) -> None:
         figure.text(
             0.01,
             0.01,
-            "Blue: better than the control; brown: worse. ● p < 0.05 after Holm's correction, ○ only before; grey: not run.",
+            "Blue: better than the control, brown: worse, grey: not run. ● p < 0.05 after Holm's correction, ○ before.",
             fontsize=8,
         )
-        figure.tight_layout(rect=(0, 0.22 / figure.get_figheight(), 1, 1))
+        figure.tight_layout(rect=(0, 0.22 / figure.get_figheight(), 1, 1 - 0.1 / figure.get_figheight()))
 
 
 def _cells(plot: Any, cells: dict[tuple[int, int], Comparison], most: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -9,6 +10,10 @@ from dataclasses import dataclass
 from .rates import best_rate
 from .rows import Row
 from .statistics import Spread, spread
+
+HEADLINE = 0.3
+"""Per cent of the parameters; of budgets with as many arms, the nearest is shown first (the default recipe stays below
+0.5)."""
 
 Value = Callable[[Row], "float | None"]
 
@@ -123,14 +128,15 @@ def _chosen(rows: list[Row]) -> Runs:
 
 
 def headline(groups: Groups, subject: tuple[str, str, str]) -> tuple[Setting, float | None]:
-    """The setting and the budget at which most arms of a subject were run; ties go to the larger.
+    """The setting and the budget at which most arms of a subject were run; ties go to the larger setting and to the
+    budget nearest ``HEADLINE``.
 
     Where to look is decided by what was run, never by what came out.
     """
     mine = {setting: lines for setting, lines in groups.items() if setting.subject == subject}
     setting = max(mine, key=lambda s: (len({line.arm for line in mine[s]}), _count(mine[s]), s.data_size, s.steps))
     arms = Counter(line.budget for line in mine[setting] if line.budget is not None)
-    return setting, max(arms, key=lambda budget: (arms[budget], budget), default=None)
+    return setting, max(arms, key=lambda budget: (arms[budget], -abs(math.log(budget / HEADLINE))), default=None)
 
 
 def _count(lines: dict[Line, Runs]) -> int:

@@ -39,8 +39,8 @@ _FAMILY = {"base": "#8a8f98", "full": "#111111", "lora": "#d95f02", "rslora": "#
 _FAMILY |= {"shira": "#7b3294", "ia3": "#c2a5cf", "lisa": "#c51b7d", "hft": "#de77ae", "badam": "#8e0152"}
 _FAMILY |= {"top-layers": "#5e3c99", "guided": "#1b6ca8", "random": "#7f7f7f", "bottom": "#a3abb5"}
 _FAMILY |= {"magnitude": "#a3abb5", "shuffled": "#a3abb5", "wrong-task": "#a3abb5"}
-_VARIANT = {"guided:one-sided": "#66c2a5", "guided:two-sided": "#1a9850", "guided:natural-gain": "#41b6c4"}
-_VARIANT |= {"guided:coherence": "#2c7fb8", "guided:late": "#80b1d3", "guided:freeze": "#5e4fa2"}
+_VARIANT = {"guided:one-sided": "#66c2a5", "guided:two-sided": "#1a9850", "guided:natural-gain": "#a6d854"}
+_VARIANT |= {"guided:coherence": "#00b5d8", "guided:late": "#80b1d3", "guided:freeze": "#5e4fa2"}
 _VARIANT |= {"guided:lora": "#8da0cb"}
 _MARKERS = "osD^v<>PXph*d"
 

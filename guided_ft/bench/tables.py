@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 from . import words
-from .curves import best_score, forgetting_at, seconds_to
-from .groups import Groups, Line, Runs, Setting, Value, sweeps
+from .curves import forgetting_at, seconds_to
+from .groups import Line, Runs, Setting, Value, sweeps
 from .labels import LABELS, label, ordered
 from .rates import sweep_of
 from .rows import Row
@@ -111,33 +111,11 @@ def cost(lines: dict[Line, Runs]) -> str:
             [
                 label(line.arm),
                 *cells,
-                words.brief(share and share.mean, " %"),
+                words.brief(share.mean if share else None, " %"),
                 words.size(adapter.mean) if adapter else words.DASH,
             ]
         )
     return words.table(["arm", *(name for name, _ in ratios), "trained", "adapter"], made)
-
-
-def everything(groups: Groups, subject: tuple[str, str, str]) -> str:
-    """Every setting, arm and budget of a subject."""
-    head = ("arm", "budget", "learning rate", "runs", "data", "steps", "score", "best on the way")
-    made = []
-    for setting, lines in groups.items():
-        if setting.subject != subject:
-            continue
-        for line in in_order(lines):
-            runs = lines[line]
-            name, *rest = _name(line, runs)
-            made.append(
-                [
-                    *(name, *rest, f"{setting.data_size:,}", f"{setting.steps:,}"),
-                    words.plus_minus(runs.spread(field("score")), 1),
-                    words.plus_minus(runs.spread(best_score), 1),
-                    words.plus_minus(runs.spread(field("forgetting")), 4, True),
-                    words.plus_minus(runs.spread(field("seconds")), 1),
-                ]
-            )
-    return words.table([*head, "forgetting (nats)", "seconds"], made)
 
 
 def _name(line: Line, runs: Runs) -> list[str]:
