@@ -21,6 +21,7 @@ from .scoremap import ScoreMap
 from .scorers.localize import localize
 from .scorers.tap import GradientWatch
 from .sizes import parse_size
+from .slice.packing import forbid_packing
 from .task import Task
 
 logger = logging.getLogger(__name__)
@@ -105,6 +106,7 @@ class GuidedCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
     ) -> None:
         """The only moment before the optimizer is made: find the plan, apply it, fingerprint the rest."""
+        forbid_packing(model)
         if self.plan is None:
             self.plan = self._make_plan(model, Path(args.output_dir), write=args.should_save)
         if not self.plan.is_attached(model):

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from .slice.storage import quantized_layers, storage_of
+
 
 def canonical(name: str) -> str:
     """The name that a base tensor has without adapters around it."""
@@ -16,13 +18,18 @@ def canonical(name: str) -> str:
 
 
 def base_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    """All parameters and buffers of the base model by canonical name; adapters' own are left out."""
+    """All parameters and buffers of the base model by canonical name; adapters' own are left out.
+
+    With them the scales of quantized weights: two models may have the same codes.
+    """
     adapters = tuple(
         f"{name}.{child}." if name else f"{child}."
         for name, module in model.named_modules()
         for child in (*getattr(module, "adapter_layer_names", ()), *getattr(module, "other_param_names", ()))
     )
     named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    for name, layer in quantized_layers(model).items():
+        named += [(f"{name}.weight.{key}", scales) for key, scales in storage_of(layer).scales(layer).items()]
     return {canonical(name): tensor for name, tensor in named if not name.startswith(adapters)}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from .arms import arms
@@ -134,11 +134,15 @@ def estimate(
     """
     if not 0 < labelled <= 1:
         raise GuidedError(f"labelled: {labelled} is not a share above 0 and at most 1 (write 0.3)")
+    others = None
     if target in shipped() or target.endswith((".yaml", ".yml")):
         recipe = Recipe.load(target)
         name, settings = recipe.model, recipe.train
         budget = recipe.select.budget if budget is None else budget
-        dtype, rows, length = dtype or recipe.dtype, rows or settings.batch_size, length or settings.max_length
+        if dtype is None and recipe.quantization != "none":
+            dtype, others = recipe.quantization, recipe.dtype
+        dtype = dtype or recipe.dtype
+        rows, length = rows or settings.batch_size, length or settings.max_length
         checkpointing = checkpointing or settings.gradient_checkpointing
     else:
         name, dtype = target, dtype or "float32"
@@ -149,6 +153,9 @@ def estimate(
     from .footprint import STORAGES
 
     storage = pick(STORAGES, dtype, "dtype")
+    if others is not None:
+        # A recipe says what everything else has beside quantized projections.
+        storage = replace(storage, dtype=STORAGES[others].dtype)
     with warnings.catch_warnings():
         # Settings that the libraries pass to each other under their old names; no user can mend them.
         warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers|peft")

@@ -11,6 +11,7 @@ from torch import nn
 
 from .artifact import replacing, write_json
 from .errors import GuidedError, pick
+from .models import forget_quantization
 from .modes import ADAPTER
 
 if TYPE_CHECKING:
@@ -73,22 +74,59 @@ def merged(model: nn.Module, folder: str | os.PathLike[str]) -> Path:
     """Write the model with its active adapters merged in: a plain checkpoint that needs neither PEFT nor guided_ft.
 
     The given PeftModel is taken apart by this (there is no second copy of the weights), so load it again to go on.
-    The tokenizer is not part of it.
+    The tokenizer is not part of it. A quantized base is dequantized first, so that nothing of the adapter is rounded to
+    its codes: the checkpoint computes what was trained, and is as large as an unquantized one.
 
     Raises:
-        GuidedError: if the model has no adapter, the base is quantized, or the folder is in use.
+        GuidedError: if the model has no adapter, one is merged into a quantized base, the base is quantized by
+            something else than bitsandbytes, or the folder is in use.
         ValueError: if an adapter holds NaN or infinity; the model is then unchanged.
     """
     target = Path(folder)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise GuidedError(f"{target}: already in use (name a new or empty folder)")
-    plain = _peft(model).merge_and_unload(safe_merge=True)
+    peft_model = _peft(model)
+    if getattr(peft_model.get_base_model(), "is_quantized", False):
+        peft_model = _on_plain_base(peft_model)
+    plain = peft_model.merge_and_unload(safe_merge=True)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as temporary:
         plain.save_pretrained(Path(temporary, "model"))
         # A folder that exists holds a whole model.
         os.replace(Path(temporary, "model"), target)
     return target
+
+
+def _on_plain_base(model: PeftModel) -> PeftModel:
+    """Move the active adapters, of any kind, from a quantized base to the same base in full precision."""
+    import torch
+    from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+
+    from .slice.layer import broken
+    from .slice.storage import dequantize, quantized_layers
+
+    if not quantized_layers(model):
+        raise GuidedError("export: the base is quantized in an unknown way (known: nf4, fp4, int8 of bitsandbytes)")
+    if any(getattr(module, "merged", False) for module in model.modules()):
+        raise GuidedError("export: an adapter is merged into quantized weights (call unmerge_adapter() first)")
+    active = list(model.active_adapters)
+    tensors = {
+        name: get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False) for name in active
+    }
+    for name in active:
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors[name].values()):
+            raise broken(name)
+    configs = {name: model.peft_config[name] for name in active}
+    base = model.unload()
+    dequantize(base)
+    forget_quantization(base)
+    moved = get_peft_model(base, configs[active[0]], adapter_name=active[0])
+    for name in active:
+        if name != active[0]:
+            moved.add_adapter(name, configs[name])
+        set_peft_model_state_dict(moved, tensors[name], adapter_name=name)
+    moved.base_model.set_adapter(active)
+    return moved
 
 
 def _peft(model: nn.Module) -> PeftModel:

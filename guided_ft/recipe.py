@@ -134,6 +134,9 @@ class Recipe(Section):
     description: FreeText = Field(default="", description="one line for people")
     model: Place = Field(default="smollm2-135m-instruct", description="hub id or folder of the model")
     dtype: Literal["float32", "bfloat16"] = Field(default="float32", description="of the base model's weights")
+    quantization: Literal["none", "nf4", "int8"] = Field(
+        default="none", description="of the base model's weights, by bitsandbytes"
+    )
     seed: Seed = Field(default=0, description="of everything that is drawn")
     output: Place | None = Field(default=None, description="run folder (default: runs/NAME)")
     control: Literal["random", "none"] = Field(
@@ -240,6 +243,8 @@ def _conflicts(data: Mapping[str, Any]) -> list[Problem]:
         found.append(("data.name", f"missing, source {source} needs one (write name: {example})"))
     if mode == "freeze" and value("train", "rank") is not None:
         found.append(("train.rank", "mode freeze has none (remove it, or write mode: slice or mode: lora)"))
+    if mode == "freeze" and data.get("quantization") in ("nf4", "int8"):
+        found.append(("quantization", "mode freeze trains the weights themselves (write none, or mode: slice)"))
     if value("train", "trainer") == "dpo" and source == "reasoning_gym" and value("data", "preference") is False:
         found.append(("data.preference", "trainer dpo needs pairs of answers (write preference: true)"))
     return found

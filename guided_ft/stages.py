@@ -50,7 +50,10 @@ class Run:
     def model(self) -> Any:
         """Load the base model afresh."""
         gc.collect()
-        return load_model(self.recipe.model, dtype=self.recipe.dtype, trust_remote_code=self.trust)
+        recipe = self.recipe
+        return load_model(
+            recipe.model, dtype=recipe.dtype, quantization=recipe.quantization, trust_remote_code=self.trust
+        )
 
     def task(self, rows: list[dict], batch_size: int, name: str = "") -> Task:
         from .task import Task

@@ -74,6 +74,7 @@ def _resumable(recipe: Recipe, plan: Plan, folder: Path) -> Path | None:
     """The checkpoint to go on from. What another plan or setting left behind is removed first."""
     request = {"plan": plan.hash, "train": recipe.train.model_dump(mode="json"), "seed": recipe.seed}
     request |= {"data": recipe.data.model_dump(mode="json"), "model": recipe.model, "dtype": recipe.dtype}
+    request |= {"quantization": recipe.quantization}
     record = folder / "request.json"
     if record.exists() and read_json(record, "request").get("request") == request:
         good = newest_complete(folder, plan.hash)

@@ -187,7 +187,8 @@ def test_neurons_are_spread_evenly_and_within_the_budget(budget, layers):
     assert sum(counts) == len(chosen) == len(set(chosen.components))
     for layer in layers:
         index = [c.index for c in chosen if c.layer == layer]
-        gaps = {b - a for a, b in itertools.pairwise(index)}
+        # From the last one on to the first, too: even gaps alone would let them bunch at one end.
+        gaps = {b - a for a, b in itertools.pairwise([*index, *(n + anatomy.num_neurons for n in index[:1])])}
         assert not gaps or max(gaps) - min(gaps) <= 1
 
 
@@ -266,6 +267,17 @@ def test_a_recipe_gives_the_defaults(tmp_path):
     found = estimate(str(recipe))
     assert (found.dtype, found.batch, found.checkpointing) == ("bfloat16", Batch(3, 17), True)
     assert found.budget == int(0.05 * found.parameters)
+    recipe.write_text(recipe.read_text() + "quantization: nf4\n")
+    quantized = estimate(str(recipe))
+    assert quantized.dtype == "nf4"
+    assert quantized.rows[-2].memory == estimate(str(recipe), dtype="nf4").rows[-2].memory
+    recipe.write_text(recipe.read_text().replace("bfloat16", "float32"))
+    wider = estimate(str(recipe)).rows[-2].memory
+    assert wider.activations > quantized.rows[-2].memory.activations
+    # What is not in projections takes two bytes more.
+    anatomy = Anatomy.of(families.make("llama", layers=4))
+    projections = 4 * sum(a * b for a, b in anatomy.shapes.values())
+    assert wider.weights - quantized.rows[-2].memory.weights == 2 * (anatomy.num_parameters - projections)
     changed = estimate(str(recipe), "1%", dtype="float32", rows=2, length=5)
     assert (changed.dtype, changed.batch, changed.budget) == ("float32", Batch(2, 5), int(0.01 * found.parameters))
 

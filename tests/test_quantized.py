@@ -10,7 +10,6 @@ import torch
 from datasets import Dataset
 from families import tokens
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM
 from trl import SFTConfig, SFTTrainer
 
 from guided_ft import Anatomy, Component, GuidedCallback, Plan, Selection, Task, localize
@@ -19,37 +18,14 @@ from guided_ft.slice.packing import forbid_packing
 
 pytest.importorskip("bitsandbytes")
 
-KINDS = {
-    "nf4": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": torch.float32},
-    "int8": {"load_in_8bit": True},
-}
-quantizations = pytest.mark.parametrize("kind", KINDS)
+from quantized import load as load_family
+from quantized import plain_twin
+
+quantizations = pytest.mark.parametrize("kind", ["nf4", "int8"])
 
 
-def make() -> LlamaForCausalLM:
-    """Wider than the other tiny models: a block of 4-bit weights is 64 long."""
-    config = LlamaConfig(
-        vocab_size=99,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        initializer_range=0.2,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
-    torch.manual_seed(0)
-    return LlamaForCausalLM(config).eval()
-
-
-def load(folder: Path, kind: str, dtype: torch.dtype = torch.float32):
-    path = folder / "base"
-    if not path.exists():
-        make().save_pretrained(path)
-    config = BitsAndBytesConfig(**KINDS[kind])
-    return AutoModelForCausalLM.from_pretrained(path, quantization_config=config, dtype=dtype, device_map="cpu")
+def load(folder: Path, kind: str):
+    return load_family("llama", kind, folder)
 
 
 def plan_of(model) -> Plan:
@@ -58,9 +34,17 @@ def plan_of(model) -> Plan:
     return Plan(Selection(anatomy, [*parts, *(Component("head", 1, h) for h in range(2))]))
 
 
-def train(model, folder: Path, steps: int = 4, resume: bool = False, **options):
-    plan = plan_of(model)
-    callback = GuidedCallback(plan)
+def train(
+    model,
+    folder: Path,
+    steps: int = 4,
+    resume: bool = False,
+    plan: Plan | None = None,
+    cache: str | None = None,
+    **options,
+):
+    plan = plan or plan_of(model)
+    callback = GuidedCallback(plan, prefix_cache=cache)
     args = SFTConfig(
         str(folder),
         max_steps=steps,
@@ -115,18 +99,8 @@ def test_it_trains_reloads_and_switches_off_exactly(kind, tmp_path):
 @quantizations
 def test_gradients_are_those_of_the_dequantized_weights(kind, tmp_path):
     """An offset on a plain copy with the dequantized weights must pull the same way."""
-    from bitsandbytes.functional import dequantize_4bit
-
     model = plan_of(load(tmp_path, kind)).attach(load(tmp_path, kind)).train()
-    plain = make()
-    for name, module in plain.named_modules():
-        if isinstance(module, torch.nn.Linear) and name != "lm_head":
-            base = model.base_model.model.get_submodule(name)
-            weight = (base.get_base_layer() if hasattr(base, "get_base_layer") else base).weight
-            if kind == "nf4":
-                module.weight.data = dequantize_4bit(weight.data, weight.quant_state).float()
-            else:
-                module.weight.data = weight.CB.float() * weight.SCB[:, None] / 127
+    plain = plain_twin("llama", load(tmp_path, kind))
     reference = plan_of(plain).attach(plain).train()
     losses = []
     for m in (model, reference):
@@ -164,15 +138,28 @@ def test_8_bit_adam_resumes_to_the_same_bits(kind, tmp_path):
 
 
 @quantizations
-def test_freezing_and_merging_are_refused_with_a_sentence(kind, tmp_path):
+def test_a_prefix_cache_changes_no_loss(kind, tmp_path):
+    losses, hits = [], []
+    for cache in (None, "1MB"):
+        plan = Plan(Selection.parse("L1.N1 L1.N5", Anatomy.of(load(tmp_path, kind))))
+        trainer, callback = train(load(tmp_path, kind), tmp_path / str(cache), steps=12, plan=plan, cache=cache)
+        losses.append([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
+        hits.append(callback.engine.summary().get("hits", 0))
+    assert len(losses[0]) == 12
+    assert losses[0] == losses[1]
+    assert hits[0] == 0 < hits[1]
+
+
+@quantizations
+def test_freezing_is_refused_with_a_sentence(kind, tmp_path):
     model = load(tmp_path, kind)
     plan = plan_of(model)
+    before = {n: p.requires_grad for n, p in model.named_parameters()}
     with pytest.raises(
         GuidedError, match=r"freeze: .* is quantized and cannot be trained \(use mode='slice' or 'lora'"
     ):
         Plan(plan.selection, mode="freeze").attach(model)
-    with pytest.raises(GuidedError, match=r"merge: the base weights are quantized \(load the base unquantized"):
-        plan.attach(model).merge_and_unload()
+    assert {n: p.requires_grad for n, p in model.named_parameters()} == before
 
 
 @quantizations

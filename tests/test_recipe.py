@@ -92,6 +92,7 @@ FROZEN = {
     "description": "",
     "model": "smollm2-135m-instruct",
     "dtype": "float32",
+    "quantization": "none",
     "seed": 0,
     "output": None,
     "control": "random",
@@ -318,7 +319,7 @@ MISTAKES = [
     (
         "<<: {seed: 1}",
         "recipe.yaml: '<<': unknown key (one of: control, data, description, dtype, evaluate, localize, "
-        "model, name, output, seed, select, train)",
+        "model, name, output, quantization, seed, select, train)",
     ),
     (
         "trust_remote_code: true",
@@ -484,6 +485,11 @@ MISTAKES = [
     ("data: {source: file}", "recipe.yaml: data.path: missing, source file needs one (write path: examples.jsonl)"),
     ("data: {source: hub}", "recipe.yaml: data.name: missing, source hub needs one (write name: owner/dataset)"),
     ("data: {}", "recipe.yaml: data.name: missing, source reasoning_gym needs one (write name: chain_sum)"),
+    (
+        "quantization: nf4\ntrain: {mode: freeze}",
+        "recipe.yaml: quantization: mode freeze trains the weights themselves (write none, or mode: slice)",
+    ),
+    ("quantization: int4", "recipe.yaml: quantization: unknown value 'int4' (did you mean 'int8'?)"),
     (
         "train: {rank: 4, mode: freeze}",
         "recipe.yaml: train.rank: mode freeze has none (remove it, or write mode: slice or mode: lora)",
@@ -711,7 +717,7 @@ def test_the_last_override_wins_and_touches_nothing_else() -> None:
         (
             "a\nb=1",
             "override: 'a\\nb': unknown key (one of: control, data, description, dtype, evaluate, localize, "
-            "model, name, output, seed, select, train)",
+            "model, name, output, quantization, seed, select, train)",
         ),
         ("a\nb=[", "override: 'a\\nb': a value is missing, or begins with a special character (put it in quotes)"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from ..errors import GuidedError
@@ -100,7 +101,13 @@ def _stored_shape(layer: nn.Module, name: str, family: Family) -> tuple[int, ...
 def _parameters(module: nn.Module) -> dict[str, int]:
     """Sizes of the parameters of a module, without those of adapters and under the names they had before them."""
     return {
-        name.replace(".base_layer.", "."): parameter.numel()
+        name.replace(".base_layer.", "."): _numel(parameter)
         for name, parameter in module.named_parameters()
         if ".slice_" not in name and ".lora_" not in name
     }
+
+
+def _numel(parameter: nn.Parameter) -> int:
+    """Number of weights, of which 4-bit storage packs several into one element."""
+    state = getattr(parameter, "quant_state", None)
+    return parameter.numel() if state is None else math.prod(state.shape)

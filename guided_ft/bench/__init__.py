@@ -1,1 +1,1 @@
-"""The benchmark: runs, their raw rows, and the statistics, tables and plots made from them."""
+"""The benchmark: ways of training beside each other, with controls, and the statistics, tables and plots of its rows."""

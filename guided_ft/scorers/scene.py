@@ -12,6 +12,7 @@ from ..anatomy import Anatomy, stored_weight
 from ..batching import model_inputs
 from ..errors import GuidedError
 from ..formats import IGNORE
+from ..slice.storage import is_quantized
 from ..task import Task
 from .tap import Tap
 
@@ -229,7 +230,7 @@ def refuse_experts(anatomy: Anatomy, name: str) -> None:
 
 def checked(weight: nn.Parameter, name: str, method: str) -> nn.Parameter:
     """Return a weight that can be read and trained. Raises GuidedError for a quantized one."""
-    if not weight.is_floating_point():
+    if is_quantized(weight):
         raise GuidedError(f"{method}: {name} is quantized (use method='attribution', or load the model unquantized)")
     return weight
 

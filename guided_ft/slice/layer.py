@@ -17,6 +17,7 @@ from .delta import ColumnDelta as ColumnDelta
 from .delta import Delta as Delta
 from .delta import RowDelta as RowDelta
 from .mixed import add_by_row
+from .storage import is_transposed, storage_of
 
 
 def linear_features(module: nn.Module) -> tuple[int, int] | None:
@@ -45,8 +46,7 @@ def check_slice(module: nn.Module, axis: int, index: list[int]) -> tuple[int, in
     if features is None:
         experts = "; experts take {'neurons': {expert: index}}" if hasattr(base, "num_experts") else ""
         raise GuidedError(f"slice: cannot train rows of a {type(base).__name__} (only of linear layers{experts})")
-    rows_axis = 1 if isinstance(base, Conv1D) else 0
-    limit = features[1] if axis == rows_axis else features[0]
+    limit = features[1] if axis == int(is_transposed(base)) else features[0]
     if index[-1] >= limit:
         raise GuidedError(f"slice: index {index[-1]} is outside axis {axis} (0 to {limit - 1})")
     return features
@@ -66,7 +66,7 @@ class SliceLayer(nn.Module, BaseTunerLayer):
             base_layer, **{key: value for key, value in kwargs.items() if key not in options}
         )
         self.base_layer = base_layer
-        self.transposed = isinstance(base_layer, Conv1D)
+        self.transposed = is_transposed(base_layer)
         self.slice_delta = nn.ModuleDict({})
         self.merged_adapters: list[str] = []
         self._overwritten: list[Any] = []
@@ -85,7 +85,7 @@ class SliceLayer(nn.Module, BaseTunerLayer):
         if features is None:
             raise GuidedError(f"cannot draw rows of a {type(base).__name__} (only of linear layers)")
         rows = generator.sample(range(features[1]), max(1, round(fraction * features[1])))
-        return {"axis": int(isinstance(base, Conv1D)), "index": sorted(rows)}
+        return {"axis": int(is_transposed(base)), "index": sorted(rows)}
 
     def update_layer(
         self,
@@ -168,22 +168,20 @@ class SliceLayer(nn.Module, BaseTunerLayer):
 
     def _write(self, adapter_name: str, safe_merge: bool) -> Any:
         """Add an adapter's change to the base weight; return what was there."""
-        weight = self.get_base_layer().weight
-        if not weight.dtype.is_floating_point or weight.shape.numel() != self.in_features * self.out_features:
-            raise GuidedError("merge: the base weights are quantized (load the base unquantized to merge)")
+        base = self.get_base_layer()
+        storage = storage_of(base)
         axis, index = self._stored_axis(adapter_name), self.slice_delta[adapter_name].index
-        before = weight.data.index_select(axis, index)
+        before = storage.read(base).index_select(axis, index)
         change = self.get_delta_weight(adapter_name).index_select(axis, index)
-        after = (before.to(change.dtype) + change).to(weight.dtype)
+        after = (before.to(change.dtype) + change).to(storage.dtype(base))
         if safe_merge and not torch.isfinite(after).all():
             raise broken(adapter_name)
-        weight.data.index_copy_(axis, index, after)
-        return before
+        return storage.write(base, axis, index, after)
 
-    def _put_back(self, adapter_name: str, before: Any) -> None:
+    def _put_back(self, adapter_name: str, kept: Any) -> None:
         """Undo ``_write``."""
-        axis, index = self._stored_axis(adapter_name), self.slice_delta[adapter_name].index
-        self.get_base_layer().weight.data.index_copy_(axis, index, before)
+        base = self.get_base_layer()
+        storage_of(base).restore(base, kept)
 
     def unmerge(self) -> None:
         """Put back exactly the values that ``merge`` overwrote."""

@@ -1,0 +1,125 @@
+"""``Cell``: one run of the benchmark, and the order in which they are due. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+SWEEP_SEED = 0
+"""The learning rate is chosen on this seed, and the results come from others."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What tells one run from another.
+
+    Args:
+        budget: percent of the model's parameters; None for arms that have none.
+        draw: which random choice, for arms that draw; else 0.
+        phase: ``sweep`` (of learning rates, on one seed) or ``main`` (the best rate, other seeds).
+    """
+
+    suite: str
+    model: str
+    task: str
+    arm: str
+    budget: float | None
+    lr: float
+    seed: int
+    draw: int
+    data_size: int
+    steps: int
+    phase: str
+
+    @classmethod
+    def of(cls, row: dict[str, Any]) -> Cell:
+        return cls(**{name: row[name] for name in cls.__dataclass_fields__})
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def __str__(self) -> str:
+        budget = "" if self.budget is None else f" {self.budget:g}%"
+        draw = f" draw {self.draw}" if self.draw else ""
+        return f"{self.task} x{self.data_size} {self.arm}{budget} lr {self.lr:g} seed {self.seed}{draw}"
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """A part of a suite's grid: every combination of these, first the sweep, then the best rate on other seeds.
+
+    Args:
+        budgets: percent of the model's parameters.
+        sizes: training examples.
+        draws: of the arms that draw at random.
+        rates: how many of an arm's learning rates to sweep; None: all.
+    """
+
+    tasks: tuple[str, ...]
+    arms: tuple[str, ...]
+    budgets: tuple[float, ...] = (0.3,)
+    sizes: tuple[int, ...] = (300,)
+    seeds: tuple[int, ...] = (1, 2, 3)
+    draws: int = 3
+    steps: int = 120
+    rates: int | None = None
+
+
+def due(
+    suite: str,
+    model: str,
+    campaigns: Iterable[Campaign],
+    arms: dict[str, Any],
+    rows: list[dict[str, Any]],
+    refused: Collection[Cell] = (),
+) -> Iterator[Cell]:
+    """Yield the runs that are neither among ``rows`` yet nor ``refused``, the most wanted first.
+
+    Rates are swept before anything is run at the best one; so what comes after a sweep is due when its last row is in.
+    """
+    done = {Cell.of(row): row for row in rows}
+    seen: set[Cell] = set()
+    for campaign in campaigns:
+        for group in _groups(campaign, arms):
+            for cell in _cells(suite, model, campaign, group, arms, done):
+                if not (cell in seen or cell in done or cell in refused):
+                    seen.add(cell)
+                    yield cell
+
+
+def _groups(campaign: Campaign, arms: dict[str, Any]) -> Iterator[tuple[str, int, str, float | None]]:
+    seen = set()
+    for budget in campaign.budgets:
+        for size in campaign.sizes:
+            for task in campaign.tasks:
+                for arm in campaign.arms:
+                    group = (task, size, arm, budget if arms[arm].budgeted else None)
+                    if group not in seen:
+                        seen.add(group)
+                        yield group
+
+
+def _cells(
+    suite: str,
+    model: str,
+    campaign: Campaign,
+    group: tuple[str, int, str, float | None],
+    arms: dict[str, Any],
+    done: dict[Cell, dict[str, Any]],
+) -> Iterator[Cell]:
+    task, size, arm, budget = group
+
+    def cell(rate: float, seed: int, draw: int, phase: str) -> Cell:
+        return Cell(suite, model, task, arm, budget, rate, seed, draw, size, campaign.steps, phase)
+
+    rates = arms[arm].rates[suite][: campaign.rates]
+    sweep = [cell(rate, SWEEP_SEED, 0, "sweep") for rate in rates]
+    missing = [c for c in sweep if c not in done]
+    yield from missing
+    if not missing:
+        # Ties go to the run that forgot less.
+        best = max(sweep, key=lambda c: (done[c]["validation"], -done[c]["forgetting"]))
+        for seed in campaign.seeds:
+            for draw in range(campaign.draws if arms[arm].drawn else 1):
+                yield cell(best.lr, seed, draw, "main")

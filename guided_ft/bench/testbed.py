@@ -1,0 +1,182 @@
+"""The testbed's model: a small llama, pre-trained here from scratch on procedural skills and text, once."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+import shutil
+import string
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ..artifact import digest
+from ..models import cache_folder
+from ..progress import track
+from ..task import Task
+from . import skills
+from .cell import Campaign
+from .suite import Lab, Problem, Suite
+
+SIZES = {
+    # 3.2 million parameters: a fine-tuning run takes seconds.
+    "testbed": {"hidden": 192, "layers": 8, "heads": 6, "kv_heads": 3, "neurons": 512, "steps": 2500},
+    # For proving that the machinery works, not for figures.
+    "quick": {"hidden": 64, "layers": 4, "heads": 4, "kv_heads": 2, "neurons": 128, "steps": 150},
+}
+LENGTH = 128
+"""Tokens of a pre-training row."""
+ROWS = 16
+"""Rows of a pre-training batch."""
+RATE = 3e-3
+SEED = 0
+END = "\n"
+
+_SYMBOLS = string.ascii_letters + string.digits + " +-=."
+
+
+def folder(size: str = "testbed") -> Path:
+    """Where the pre-trained model is kept: made on first use, the same for the same recipe."""
+    recipe = digest([SIZES[size], LENGTH, ROWS, RATE, SEED, _SYMBOLS, *itertools.islice(_lines(), 200)])[:12]
+    target = cache_folder() / f"{size}-{recipe}"
+    if not target.is_dir():
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{size}."))
+        try:
+            tokenizer = make_tokenizer()
+            _pretrain(size, tokenizer).save_pretrained(temporary)
+            tokenizer.save_pretrained(temporary)
+            temporary.rename(target)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return target
+
+
+def make_tokenizer() -> Any:
+    """A token a character; a line end is the end of text and the padding."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {symbol: i for i, symbol in enumerate([END, *_SYMBOLS])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=" "))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, pad_token=END, unk_token=" ")
+
+
+def _lines() -> Iterator[str]:
+    rng = random.Random(SEED)
+    while True:
+        yield skills.mixture(rng) + END
+
+
+def _pretrain(size: str, tokenizer: Any) -> Any:
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    shape = SIZES[size]
+    torch.manual_seed(SEED)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=shape["hidden"],
+        intermediate_size=shape["neurons"],
+        num_hidden_layers=shape["layers"],
+        num_attention_heads=shape["heads"],
+        num_key_value_heads=shape["kv_heads"],
+        max_position_embeddings=256,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    model = LlamaForCausalLM(config).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.01, fused=True)
+    steps = shape["steps"]
+
+    def rate(step: int) -> float:
+        return min((step + 1) / 100, 0.5 * (1 + math.cos(math.pi * step / steps)))
+
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+    lines, held = _lines(), []
+    for _ in track(range(steps), steps, "pre-training the testbed's model"):
+        while len(held) < ROWS * LENGTH:
+            held += tokenizer(next(lines))["input_ids"]
+        ids, held = torch.tensor(held[: ROWS * LENGTH]).view(ROWS, LENGTH), held[ROWS * LENGTH :]
+        loss = model(input_ids=ids, labels=ids, use_cache=False).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+    return model.eval()
+
+
+# -- the suite --------------------------------------------------------------------------------------------------------
+def suite(size: str = "testbed", campaigns: tuple[Campaign, ...] = ()) -> Suite:
+    """Fine-tune on new skills; what may be forgotten are the old ones, and text."""
+    return Suite(
+        name="testbed",
+        model=lambda: str(folder(size)),
+        problems={name: Problem(_rows(name), new_tokens=8) for name in skills.NEW},
+        held_out=_held_out,
+        old_skills=_old_skills,
+        campaigns=campaigns or CAMPAIGNS,
+        batch_size=16,
+        max_length=64,
+        examples=128,
+    )
+
+
+def _rows(name: str) -> Callable[[int, int], Any]:
+    return lambda count, seed: skills.split(name, count, 100, seed)
+
+
+def _held_out(tokenizer: Any) -> Task:
+    rng = random.Random("held out")
+    return Task.from_dataset(
+        [{"text": skills.mixture(rng)} for _ in range(300)], tokenizer, batch_size=50, name="old skills and text"
+    )
+
+
+def _old_skills(lab: Lab, model: Any) -> float:
+    problem = next(iter(lab.suite.problems.values()))
+    found = [lab.score(model, problem, skills.rows(name, 40, seed=-1)) for name in skills.OLD]
+    return sum(found) / len(found)
+
+
+_TASKS = tuple(skills.NEW)
+
+_CORE = ("base", "full", "lora", "guided", "guided:two-sided", "random", "random:late")
+
+CAMPAIGNS = (
+    # The question users ask, at the recipes' budget; then below and above it.
+    Campaign(_TASKS, _CORE),
+    Campaign(_TASKS, ("guided:two-sided", "random", "lora", "guided", "random:late"), (0.1, 1.0)),
+    # Which map, at a budget where it may matter; beside the controls.
+    Campaign(
+        _TASKS,
+        (
+            *("shuffled", "guided:attribution", "guided:one-sided", "guided:natural-gain", "guided:coherence"),
+            *("guided:fisher", "bottom", "wrong-task", "magnitude", "guided:late", "lora:qv"),
+        ),
+        (0.1, 0.3),
+    ),
+    # Where a map pays: budgets by data sizes.
+    Campaign(_TASKS, ("guided:two-sided", "random"), (0.03, 0.1, 0.3, 1.0, 3.0), (50, 100, 300, 1000)),
+    # The peers.
+    Campaign(
+        _TASKS,
+        ("lisa", "hft", "badam", "top-layers", "rslora", "dora", "shira", "ia3", "guided:freeze", "guided:lora"),
+        (1.0,),
+    ),
+    # Long training, where forgetting is real.
+    Campaign(_TASKS, ("full", "lora", "guided:two-sided", "guided", "random"), (0.3,), (1000,), steps=600),
+)
+
+QUICK = (Campaign(("later",), ("base", "full", "lora", "guided", "random"), (2.0,), (50,), (1,), 2, steps=8, rates=1),)
+"""Proves that everything runs, and no more."""

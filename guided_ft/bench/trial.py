@@ -1,0 +1,156 @@
+"""Run one cell: make ready, train, measure, and return its row."""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset, disable_progress_bars
+from peft import PeftModel, get_peft_model_state_dict
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback
+from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+
+from ..engine.labelled import labelled_only
+from ..machine import machine, peak_bytes, reset_peak, versions
+from .arms import ARMS, Setup, Trial
+from .cell import Cell
+from .suite import Lab, Problem
+
+LOOKS = (0.125, 0.25, 0.5, 0.75)
+"""Shares of the training after which score and forgetting are looked at, besides its end."""
+
+GLIMPSE = 50
+"""Validation examples of a look."""
+
+
+def run_cell(lab: Lab, cell: Cell) -> dict[str, Any]:
+    """Return the row of a cell. Raises GuidedError if the arm cannot be had with this budget or model."""
+    problem = lab.suite.problems[cell.task]
+    train, validation, test = problem.rows(cell.data_size, cell.seed)
+    arm = ARMS[cell.arm]
+    model = lab.model()
+    reset_peak()
+    torch.manual_seed(cell.seed)
+    setup = arm.prepare(Trial(lab, cell, model, train))
+    watch = _Watch(lab, problem, validation[:GLIMPSE], cell, setup)
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        trainer = _trainer(lab, cell, problem, train, setup, watch, Path(folder))
+        trained = trainer.model
+        if setup.guided is None:
+            # What spares our arms the logits that nobody reads is given to all of them.
+            stack.enter_context(labelled_only(trained))
+        trainable = sum(p.numel() for p in trained.parameters() if p.requires_grad)
+        peak = 0
+        if cell.lr:
+            trainer.train()
+            peak = peak_bytes()
+    trained.eval()
+    found = lab.forgetting(trained)
+    score, valid = lab.score(trained, problem, test), lab.score(trained, problem, validation)
+    skills = lab.old_skills(trained) if cell.phase == "main" else None
+    total = sum(p.numel() for p in lab.model().parameters())
+    watch.look(trained, cell.steps if cell.lr else 0)
+    return cell.to_dict() | {
+        "score": score,
+        "validation": valid,
+        "forgetting": found["forgetting"],
+        "kl": found["kl"],
+        "old_skills": skills,
+        "base_old_skills": lab.base_skills if skills is not None else None,
+        "seconds": watch.seconds,
+        "localize_seconds": setup.localize_seconds,
+        "cpu_seconds": watch.cpu_seconds,
+        "step_seconds": statistics.median(watch.steps) if watch.steps else 0.0,
+        "peak_bytes": peak,
+        "trainable": trainable if cell.lr else 0,
+        "fraction": 100 * trainable / total if cell.lr else 0.0,
+        "adapter_bytes": _shipped_bytes(trained) if cell.lr else 0,
+        "curve": watch.curve,
+        "machine": machine(),
+        "versions": versions(),
+    }
+
+
+class _Watch(TrainerCallback):
+    """Times the steps, and looks at score and forgetting now and then, off the clock."""
+
+    def __init__(self, lab: Lab, problem: Problem, rows: list[Any], cell: Cell, setup: Setup) -> None:
+        self.lab, self.problem, self.rows = lab, problem, rows
+        self.looks = {max(1, round(share * cell.steps)) for share in LOOKS}
+        self.steps: list[float] = []
+        self.seconds, self.cpu_seconds = setup.localize_seconds, setup.localize_cpu
+        self.curve: list[dict[str, float]] = []
+        self._began = self._cpu = 0.0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        self.look(model, 0)
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._began, self._cpu = time.perf_counter(), time.process_time()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        self.steps.append(time.perf_counter() - self._began)
+        self.seconds += self.steps[-1]
+        self.cpu_seconds += time.process_time() - self._cpu
+        if state.global_step in self.looks:
+            self.look(model, state.global_step)
+
+    def look(self, model: Any, step: int) -> None:
+        was_training = model.training
+        model.eval()
+        score, forgetting = self.lab.score(model, self.problem, self.rows), self.lab.glimpse(model)
+        model.train(was_training)
+        self.curve.append({"step": step, "score": score, "forgetting": forgetting, "seconds": self.seconds})
+
+
+def _trainer(
+    lab: Lab, cell: Cell, problem: Problem, rows: list[Any], setup: Setup, watch: _Watch, folder: Path
+) -> SFTTrainer | DPOTrainer:
+    disable_progress_bars()
+    kinds = (DPOTrainer, DPOConfig) if problem.is_preference else (SFTTrainer, SFTConfig)
+    callbacks = [*([setup.guided] if setup.guided else []), *setup.callbacks, watch]
+    optimizer = setup.optimizer and setup.optimizer(setup.model, cell.lr)
+    trainer = kinds[0](
+        setup.model,
+        args=kinds[1](
+            output_dir=str(folder),
+            max_steps=cell.steps,
+            per_device_train_batch_size=lab.suite.batch_size,
+            learning_rate=cell.lr,
+            lr_scheduler_type="linear",
+            weight_decay=0.0,
+            max_length=lab.suite.max_length,
+            pad_to_multiple_of=8,
+            gradient_checkpointing=False,
+            save_strategy="no",
+            logging_steps=cell.steps,
+            report_to=[],
+            bf16=False,
+            seed=cell.seed,
+            use_cpu=not torch.cuda.is_available(),
+            dataloader_pin_memory=torch.cuda.is_available(),
+            disable_tqdm=True,
+        ),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=lab.tokenizer,
+        callbacks=callbacks,
+        optimizers=(optimizer, None),
+    )
+    for chatty in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(chatty)
+    return trainer
+
+
+def _shipped_bytes(model: Any) -> int:
+    """What has to be kept to have the result again: an adapter's tensors, or every weight that trained."""
+    tensors = (
+        get_peft_model_state_dict(model).values()
+        if isinstance(model, PeftModel)
+        else [p for p in model.parameters() if p.requires_grad]
+    )
+    return sum(t.numel() * t.element_size() for t in tensors)

@@ -1,0 +1,255 @@
+"""The benchmark runs, measures what it says, and continues where it was stopped."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import tiny
+import torch
+import torch.nn.functional as F
+from families import make
+
+from guided_ft import GuidedError
+from guided_ft.bench import choices, run, suite, testbed
+from guided_ft.bench.arms import ARMS
+from guided_ft.bench.cell import Campaign, Cell
+from guided_ft.bench.rows import check_row, read_rows
+from guided_ft.bench.trial import run_cell
+from guided_ft.task import Task
+
+
+def no_text(tokenizer):
+    return Task.from_dataset([{"text": f"{i} and {i + 1}"} for i in range(9)], tokenizer)
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """A tiny random model that is asked for sums and pairs."""
+    folder = tmp_path_factory.mktemp("model")
+    make("llama", layers=4).save_pretrained(folder)
+    tiny.tokenizer().save_pretrained(folder)
+    small = suite.Suite(
+        name="testbed",
+        model=lambda: str(folder),
+        problems={
+            "sums": suite.Problem(lambda n, seed: (tiny.sums(n), tiny.sums(40)[32:], tiny.sums(50)[40:]), new_tokens=4),
+            "pairs": suite.Problem(lambda n, seed: (tiny.pairs(n), tiny.pairs(40)[32:], tiny.pairs(50)[40:]), 0),
+        },
+        held_out=no_text,
+        old_skills=lambda lab, model: 25.0,
+        campaigns=(),
+        batch_size=4,
+        max_length=64,
+        examples=8,
+    )
+    return suite.Lab(small)
+
+
+def cell(arm, task="sums", lr=1e-2, budget=5.0, phase="sweep", draw=0):
+    budget = budget if ARMS[arm].budgeted else None
+    return Cell("testbed", "tiny", task, arm, budget, lr, 0, draw, 12, 4, phase)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arm", ARMS)
+def test_every_arm_gives_a_complete_row(lab, arm):
+    if arm == "badam":
+        pytest.importorskip("badam")
+    budget = {"guided:lora": 20.0}.get(arm, 5.0)
+    if arm == "guided:freeze":
+        # A tenth of so small a model buys no whole attention.
+        with pytest.raises(GuidedError, match="buys nothing"):
+            run_cell(lab, cell(arm))
+        return
+    row = run_cell(lab, cell(arm, lr=0.0 if arm == "base" else 1e-2, budget=budget))
+    check_row(row, arm)
+    assert math.isfinite(row["forgetting"])
+    assert row["kl"] >= -1e-6
+    points = [p["step"] for p in row["curve"]]
+    assert points == ([0] if arm == "base" else [0, 1, 2, 3, 4])
+    assert (row["trainable"] > 0) == (row["adapter_bytes"] > 0) == (arm != "base")
+    if arm == "base":
+        assert row["forgetting"] == row["kl"] == 0
+    else:
+        assert abs(row["forgetting"]) > 1e-6, "nothing was trained"
+
+
+def test_a_row_tells_the_truth(lab):
+    """Against the same training by hand, with torch alone."""
+    row = run_cell(lab, cell("full", phase="main"))
+    again = run_cell(lab, cell("full", phase="main"))
+    for name in ("score", "validation", "forgetting", "kl"):
+        assert row[name] == again[name]
+    assert row["trainable"] == sum(p.numel() for p in lab.model().parameters())
+    assert row["adapter_bytes"] == 4 * row["trainable"]
+    assert (row["old_skills"], row["base_old_skills"]) == (25.0, 25.0)
+    assert row["seconds"] >= 4 * row["step_seconds"] / 2
+    assert row["localize_seconds"] == 0
+
+
+def test_pairs_are_scored_by_preference(lab):
+    row = run_cell(lab, cell("guided:two-sided", task="pairs"))
+    assert 0 <= row["score"] <= 100
+    assert row["localize_seconds"] > 0
+    assert row["seconds"] > row["localize_seconds"]
+
+
+def test_draws_differ_and_budgets_are_kept(lab):
+    rows = [run_cell(lab, cell("random", draw=draw)) for draw in (0, 1)]
+    assert rows[0]["forgetting"] != rows[1]["forgetting"]
+    assert all(0 < r["fraction"] <= 5.0 for r in rows)
+
+
+def test_wrong_task_reads_the_other_problem(lab):
+    from guided_ft.bench.arms import Trial
+
+    trial = Trial(lab, cell("wrong-task"), lab.model(), tiny.sums(8))
+    assert trial.task("pairs").is_preference
+    assert not trial.task().is_preference
+    assert len(trial.task()) == 8
+
+
+# -- the runner -------------------------------------------------------------------------------------------------------
+class Here:
+    """A pool of one worker: this process."""
+
+    def __init__(self, work):
+        self.work = work
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    def submit(self, function, cell):
+        from concurrent.futures import Future
+
+        future = Future()
+        future.set_result(self.work(cell))
+        return future
+
+
+def plan_of(tmp_path, monkeypatch, work):
+    campaign = Campaign(("sums",), ("full", "random"), (5.0,), (12,), (1,), 2, 4, rates=2)
+    small = suite.Suite("testbed", lambda: "tiny", {}, no_text, None, (campaign,), 4, 64, 8)
+    monkeypatch.setattr(run, "load_suite", lambda *a: small)
+    monkeypatch.setattr(run, "_pool", lambda *a: Here(work))
+    lines = []
+    run.run_suite("testbed", tmp_path, say=lines.append)
+    return lines
+
+
+def fake_row(cell):
+    zero = dict.fromkeys(("score", "validation", "forgetting", "seconds", "localize_seconds", "cpu_seconds"), 1.0)
+    zero |= {"step_seconds": 1.0, "peak_bytes": 1, "trainable": 1, "fraction": 1.0, "adapter_bytes": 1, "kl": 0.0}
+    zero |= {"old_skills": None, "base_old_skills": None, "curve": [], "machine": "x", "versions": {}}
+    return cell.to_dict() | zero
+
+
+def test_a_stopped_benchmark_continues(tmp_path, monkeypatch):
+    done = []
+
+    def work(cell):
+        if len(done) == 5:
+            raise KeyboardInterrupt
+        done.append(cell)
+        return fake_row(cell), ""
+
+    with pytest.raises(KeyboardInterrupt):
+        plan_of(tmp_path, monkeypatch, work)
+    # The kill tore a line, too.
+    with open(tmp_path / "testbed.jsonl", "a") as file:
+        file.write('{"suite": "test')
+    rest = []
+    plan_of(tmp_path, monkeypatch, lambda cell: (rest.append(cell), (fake_row(cell), ""))[1])
+    # full: 2 rates and a seed; random: 2 rates, a seed with 2 draws.
+    assert len(done) + len(rest) == 3 + 4
+    assert not set(done) & set(rest)
+    assert len(read_rows(tmp_path / "testbed.jsonl")) == 7
+    assert plan_of(tmp_path, monkeypatch, None)[0].startswith("testbed: 7 runs done, 0 due")
+
+
+def test_what_an_arm_refuses_is_written_with_its_reason(tmp_path, monkeypatch):
+    def work(cell):
+        return (None, "budget: buys nothing") if cell.arm == "random" else (fake_row(cell), "")
+
+    lines = plan_of(tmp_path, monkeypatch, work)
+    refused = json.loads((tmp_path / "testbed.refused.json").read_text())["cells"]
+    assert [(c["arm"], c["reason"]) for c in refused] == [("random", "budget: buys nothing")] * 2
+    assert any("budget: buys nothing" in line for line in lines)
+    assert {r["arm"] for r in read_rows(tmp_path / "testbed.jsonl")} == {"full"}
+
+
+@pytest.mark.slow
+def test_quick_from_the_command_line(tmp_path, monkeypatch):
+    """As a user runs it: pre-trained, swept, run, in a process of its own, and again without anything left to do."""
+    from typer.testing import CliRunner
+
+    from guided_ft.cli import app
+
+    monkeypatch.setenv("GUIDED_FT_CACHE", str(tmp_path / "cache"))
+    command = ["bench", "testbed", "arm=base,full,guided", "--quick", "--threads", "1", "--out", str(tmp_path)]
+    first = CliRunner().invoke(app, command)
+    assert first.exit_code == 0, first.output
+    rows = read_rows(tmp_path / "testbed.jsonl")
+    assert {(r["arm"], r["phase"]) for r in rows} == {
+        (a, p) for a in ("base", "full", "guided") for p in ("sweep", "main")
+    }
+    second = CliRunner().invoke(app, command)
+    assert "6 runs done, 0 due" in second.output
+    assert len(read_rows(tmp_path / "testbed.jsonl")) == 6
+
+
+# -- standard sets ----------------------------------------------------------------------------------------------------
+def test_accuracy_equals_one_answer_at_a_time():
+    model, tokenizer = make("llama"), tiny.tokenizer()
+    questions = [
+        choices.Question(f"Q {i}:", tuple(f" {'x' * (1 + (i * j) % 5)}{j}" for j in range(4)), i % 4) for i in range(20)
+    ]
+    right = 0
+    for q in questions:
+        scores = []
+        for answer in q.answers:
+            ids = torch.tensor([tokenizer(q.prompt + answer)["input_ids"]])
+            start = len(tokenizer(q.prompt)["input_ids"])
+            with torch.no_grad():
+                logits = model(input_ids=ids).logits[0, start - 1 : -1]
+            scores.append(-float(F.cross_entropy(logits, ids[0, start:], reduction="sum")) / len(answer))
+        right += scores.index(max(scores)) == q.right
+    assert choices.accuracy(model, tokenizer, questions, batch_size=7) == pytest.approx(100 * right / 20)
+    assert 0 < right < 20
+
+
+# -- the testbed's model ----------------------------------------------------------------------------------------------
+def test_tokenizer_takes_every_line_back():
+    import random
+
+    from guided_ft.bench import skills
+
+    tokenizer = testbed.make_tokenizer()
+    rng = random.Random(5)
+    for _ in range(300):
+        line = skills.mixture(rng) + testbed.END
+        ids = tokenizer(line)["input_ids"]
+        assert len(ids) == len(line)
+        assert tokenizer.decode(ids) == line
+    for name in skills.NEW:
+        line = "".join(skills.rows(name, 1, 0)[0].values())
+        assert tokenizer.decode(tokenizer(line)["input_ids"]) == line
+
+
+@pytest.mark.slow
+def test_the_testbed_model_is_the_same_again(tmp_path, monkeypatch):
+    from safetensors.torch import load_file
+
+    monkeypatch.setitem(testbed.SIZES, "quick", testbed.SIZES["quick"] | {"steps": 3})
+    found = []
+    for name in ("one", "two"):
+        monkeypatch.setenv("GUIDED_FT_CACHE", str(tmp_path / name))
+        folder = testbed.folder("quick")
+        assert testbed.folder("quick") == folder
+        found.append(load_file(folder / "model.safetensors"))
+    assert all(torch.equal(found[0][k], found[1][k]) for k in found[0])
