@@ -73,7 +73,7 @@ PLAN: dict[str, tuple[float, float, float, bool]] = {
     "guided:coherence": (77, 0.03, 11, True),
     "guided:late": (70, 0.02, 7, True),
     "random": (73, 0.07, 10, True),
-    "random:same-layers": (74, 0.06, 10, True),
+    "random:late": (74, 0.06, 10, True),
     "bottom": (65, 0.03, 10, True),
     "magnitude": (70, 0.10, 10, True),
     "shuffled": (72, 0.06, 10, True),

@@ -1,1 +1,1 @@
-"""The benchmark: ways of training beside each other, with controls, and the statistics, tables and plots of its rows."""
+"""The benchmark: ways of training beside each other, with controls, and what their raw rows show."""

@@ -10,10 +10,13 @@ from .curves import forgetting_at, shared_target
 from .groups import Groups, Line, Runs, Setting
 from .rows import Row
 
-CONTROLS = ("random", "random:same-layers", "bottom", "magnitude", "shuffled", "wrong-task")
+PLACED = {"guided": "random:late", "guided:late": "random:late"}
+"""Arms that leave the lower layers alone, and the random choice that does so too."""
+
+CONTROLS = ("random", "random:late", "bottom", "magnitude", "shuffled", "wrong-task")
 """Choices of the same size that a located one must beat to have been worth the locating."""
 
-REFERENCES = ("full", "lora", "lora:qv", "lora:time", "rslora", "dora")
+REFERENCES = ("full", "lora", "lora:qv", "rslora", "dora")
 
 ALPHA = 0.05
 
@@ -66,8 +69,8 @@ METRICS = (
 class Comparison:
     """``arm`` minus ``control``; intervals and p values are None where there are too few runs for any.
 
-    ``adjusted`` is p after Holm's correction over its family: the budgets, data sizes and steps of one arm, control,
-    task and metric. ``least`` is the smallest p that so many runs can give.
+    ``least`` is the smallest p that so many runs can give. ``adjusted`` is p after Holm's correction over its family:
+    the budgets, data sizes and steps of one arm, control, task and metric whose ``least`` is small enough.
     """
 
     setting: Setting
@@ -86,7 +89,7 @@ class Comparison:
     @property
     def verdict(self) -> str:
         """Win, tie or loss for the arm; a tie that only the correction made one says so."""
-        if self.p is None or self.adjusted is None or self.least >= ALPHA:
+        if self.p is None or self.adjusted is None:
             return "too few runs"
         word = "win" if self.difference * self.metric.better > 0 else "loss"
         if self.adjusted < ALPHA:
@@ -142,6 +145,11 @@ def located(arm: str) -> bool:
     return arm.split(":")[0] == "guided"
 
 
+def against_random(comparison: Comparison) -> bool:
+    """Whether the control is a random choice that the arm can be held against: of all layers, or placed as it is."""
+    return comparison.control in ("random", PLACED.get(comparison.line.arm))
+
+
 def _corrected(found: list[Comparison]) -> list[Comparison]:
     families: dict[tuple[object, ...], list[int]] = {}
     for i, each in enumerate(found):
@@ -149,6 +157,8 @@ def _corrected(found: list[Comparison]) -> list[Comparison]:
         families.setdefault(family, []).append(i)
     corrected = list(found)
     for members in families.values():
-        for i, adjusted in zip(members, statistics.holm([found[i].p for i in members]), strict=True):
+        # What could not have come out significant does not count: that is known before any result is.
+        able = [found[i].p if found[i].least < ALPHA else None for i in members]
+        for i, adjusted in zip(members, statistics.holm(able), strict=True):
             corrected[i] = replace(found[i], adjusted=adjusted)
     return corrected

@@ -27,12 +27,12 @@ def sorted_by_arm(comparisons: Sequence[Comparison]) -> list[Comparison]:
 
 
 def duels(comparisons: Sequence[Comparison]) -> str:
-    """Every comparison of one metric, one line each."""
-    head = ["arm", "against", "verdict", "budget", "data", "steps", "seeds", "pairs", "difference", "95 % interval"]
+    """Comparisons in one setting and at one budget, one line each."""
+    head = ["arm", "against", "metric", "verdict", "seeds", "pairs", "difference", "95 % interval"]
     made = [
         [
-            *(label(each.line.arm), label(each.control), each.verdict, words.brief(each.line.budget, " %")),
-            *(f"{each.setting.data_size:,}", f"{each.setting.steps:,}", str(each.seeds), str(each.pairs)),
+            *(label(each.line.arm), label(each.control), each.metric.label, each.verdict),
+            *(str(each.seeds), str(each.pairs)),
             words.number(each.difference, each.metric.digits, True),
             words.between(each.interval, each.metric.digits),
             words.p_value(each.p),
@@ -41,7 +41,7 @@ def duels(comparisons: Sequence[Comparison]) -> str:
         ]
         for each in sorted_by_arm(comparisons)
     ]
-    return words.table([*head, "p", "p (Holm)", "d_z"], made, texts=3)
+    return words.table([*head, "p", "p (Holm)", "d_z"], made, texts=4)
 
 
 def tally(comparisons: Sequence[Comparison]) -> str:

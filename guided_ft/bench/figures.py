@@ -17,7 +17,8 @@ import numpy as np
 from ..artifact import write_text
 from ..errors import GuidedError
 from . import words
-from .compare import ALPHA, Comparison
+from .compare import ALPHA, METRICS, Comparison
+from .duels import sorted_by_arm
 from .groups import Line, Runs, Value, at_budget
 from .labels import colour, label, marker, ordered
 from .statistics import Spread
@@ -193,8 +194,11 @@ def _mean_curve(runs: Runs) -> list[tuple[float, float]]:
 
 
 # -- regimes --------------------------------------------------------------------------------------------------------
+_MAPPED = ("score", "forgetting_at_equal_score")
+
+
 def regimes(comparisons: Sequence[Comparison], path: Path, title: str) -> None:
-    """Budget by data size, one row of panels an arm and one column a metric: the mean difference from a control.
+    """Budget by data size, one row of panels an arm and its control, one column a metric: the mean difference.
 
     Blue is better for the arm, brown worse; a filled dot marks p < 0.05 after Holm's correction, an open one before.
     """
@@ -203,21 +207,22 @@ def regimes(comparisons: Sequence[Comparison], path: Path, title: str) -> None:
     from ..report.scales import DIVERGING
 
     colours = LinearSegmentedColormap.from_list("better", [(float(str(place)), str(ink)) for place, ink in DIVERGING])
-    arms = ordered(each.line.arm for each in comparisons)
-    metrics = list({each.metric.name: each.metric for each in comparisons}.values())
+    comparisons = [each for each in comparisons if each.metric.name in _MAPPED]
+    pairs = list(dict.fromkeys((each.line.arm, each.control) for each in sorted_by_arm(comparisons)))
+    metrics = [metric for metric in METRICS if metric.name in _MAPPED]
     budgets = sorted({each.line.budget or 0.0 for each in comparisons})
     sizes = sorted({each.setting.data_size for each in comparisons})
-    width, height = max(3.2, 1.3 + 0.72 * len(budgets)), 0.75 + 0.36 * len(sizes)
-    with drawing(path, width * len(metrics), height * len(arms) + 1.0) as figure:
-        plots = figure.subplots(len(arms), len(metrics), squeeze=False)
+    width, height = max(4.6, 1.3 + 0.72 * len(budgets)), 0.75 + 0.36 * len(sizes)
+    with drawing(path, width * len(metrics), height * len(pairs) + 1.0) as figure:
+        plots = figure.subplots(len(pairs), len(metrics), squeeze=False)
         for j, metric in enumerate(metrics):
             mine = [each for each in comparisons if each.metric.name == metric.name]
             most = max((abs(each.difference) for each in mine), default=0) or 1.0
-            for i, arm in enumerate(arms):
+            for i, pair in enumerate(pairs):
                 cells = {
                     (sizes.index(each.setting.data_size), budgets.index(each.line.budget or 0.0)): each
                     for each in mine
-                    if each.line.arm == arm
+                    if (each.line.arm, each.control) == pair
                 }
                 values = np.full((len(sizes), len(budgets)), np.nan)
                 for place, each in cells.items():
@@ -228,9 +233,9 @@ def regimes(comparisons: Sequence[Comparison], path: Path, title: str) -> None:
                 plot.grid(False)
                 plot.set_xticks(range(len(budgets)), [words.brief(b) for b in budgets])
                 plot.set_yticks(range(len(sizes)), [f"{n:,}" for n in sizes])
-                plot.set_title(f"{label(arm)}: {metric.label}", loc="left")
+                plot.set_title(f"{label(pair[0])} against {label(pair[1])}: {metric.label}", loc="left")
                 plot.set_ylabel("training examples" if j == 0 else "")
-                plot.set_xlabel("budget (% of the parameters)" if i == len(arms) - 1 else "")
+                plot.set_xlabel("budget (% of the parameters)" if i == len(pairs) - 1 else "")
         figure.suptitle(title, fontsize=10, x=0.01, ha="left")
         figure.text(
             0.01,

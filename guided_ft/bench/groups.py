@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .rates import best_rate
 from .rows import Row
@@ -14,6 +14,8 @@ from .statistics import Spread, spread
 HEADLINE = 0.3
 """Per cent of the parameters; of budgets with as many arms, the nearest is shown first (the default recipe stays below
 0.5)."""
+
+ALL_TASKS = "all tasks"
 
 Value = Callable[[Row], "float | None"]
 
@@ -107,6 +109,27 @@ def group(rows: Iterable[Row]) -> Groups:
     return groups
 
 
+def pooled(groups: Groups) -> Groups:
+    """The main runs of all tasks together, as one task: every seed of every task is a seed of its own.
+
+    The three seeds of one task can hardly be told from chance; those of all tasks can. The rate is that of no run: each
+    task has its own.
+    """
+    tasks = {task: i for i, task in enumerate(sorted({setting.task for setting in groups}))}
+    found: dict[Setting, dict[Line, list[Row]]] = {}
+    for setting, lines in groups.items():
+        for line, runs in lines.items():
+            if runs.phase == "main" and line.arm != "base":
+                place = found.setdefault(replace(setting, task=ALL_TASKS), {}).setdefault(line, [])
+                place += [row | {"seed": row["seed"] * len(tasks) + tasks[setting.task]} for row in runs.rows]
+    return {
+        setting: {
+            line: Runs(math.nan, "main", tuple(lines[line])) for line in sorted(lines, key=lambda each: each.order)
+        }
+        for setting, lines in sorted(found.items())
+    }
+
+
 def sweeps(rows: Iterable[Row]) -> dict[tuple[Setting, Line], list[Row]]:
     """The rows of every learning-rate sweep."""
     found: dict[tuple[Setting, Line], list[Row]] = {}
@@ -127,13 +150,12 @@ def _chosen(rows: list[Row]) -> Runs:
     return Runs(rate, "main" if main else "sweep", tuple(sorted(kept, key=lambda row: (row["seed"], row["draw"]))))
 
 
-def headline(groups: Groups, subject: tuple[str, str, str]) -> tuple[Setting, float | None]:
-    """The setting and the budget at which most arms of a subject were run; ties go to the larger setting and to the
-    budget nearest ``HEADLINE``.
+def headline(mine: Groups) -> tuple[Setting, float | None]:
+    """The setting and the budget at which most arms were run; ties go to the larger setting and to the budget nearest
+    ``HEADLINE``.
 
     Where to look is decided by what was run, never by what came out.
     """
-    mine = {setting: lines for setting, lines in groups.items() if setting.subject == subject}
     setting = max(mine, key=lambda s: (len({line.arm for line in mine[s]}), _count(mine[s]), s.data_size, s.steps))
     arms = Counter(line.budget for line in mine[setting] if line.budget is not None)
     return setting, max(arms, key=lambda budget: (arms[budget], -abs(math.log(budget / HEADLINE))), default=None)
@@ -141,6 +163,14 @@ def headline(groups: Groups, subject: tuple[str, str, str]) -> tuple[Setting, fl
 
 def _count(lines: dict[Line, Runs]) -> int:
     return sum(len(runs.rows) for runs in lines.values())
+
+
+def by_subject(groups: Groups) -> dict[tuple[str, str, str], Groups]:
+    """The groups of every suite, model and task."""
+    found: dict[tuple[str, str, str], Groups] = {}
+    for setting, lines in groups.items():
+        found.setdefault(setting.subject, {})[setting] = lines
+    return found
 
 
 def at_budget(lines: dict[Line, Runs], budget: float | None) -> dict[Line, Runs]:

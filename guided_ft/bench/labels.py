@@ -9,7 +9,6 @@ LABELS = {
     "full": "full fine-tuning",
     "lora": "LoRA, all linear layers",
     "lora:qv": "LoRA, q and v",
-    "lora:time": "LoRA, same time",
     "rslora": "rsLoRA",
     "dora": "DoRA",
     "shira": "SHiRA",
@@ -19,15 +18,17 @@ LABELS = {
     "badam": "BAdam",
     "top-layers": "top layers",
     "guided": "guided (default)",
+    "guided:attribution": "guided, attribution",
     "guided:one-sided": "guided, one-sided",
     "guided:two-sided": "guided, two-sided",
+    "guided:fisher": "guided, Fisher",
     "guided:natural-gain": "guided, natural gain",
     "guided:coherence": "guided, coherence",
     "guided:late": "guided, late layers",
     "guided:freeze": "guided freeze",
     "guided:lora": "guided LoRA",
     "random": "random",
-    "random:same-layers": "random, same layers",
+    "random:late": "random, late layers",
     "bottom": "lowest scores",
     "magnitude": "magnitude",
     "shuffled": "shuffled in its layers",
@@ -41,7 +42,7 @@ _FAMILY |= {"top-layers": "#5e3c99", "guided": "#1b6ca8", "random": "#7f7f7f", "
 _FAMILY |= {"magnitude": "#a3abb5", "shuffled": "#a3abb5", "wrong-task": "#a3abb5"}
 _VARIANT = {"guided:one-sided": "#66c2a5", "guided:two-sided": "#1a9850", "guided:natural-gain": "#a6d854"}
 _VARIANT |= {"guided:coherence": "#00b5d8", "guided:late": "#80b1d3", "guided:freeze": "#5e4fa2"}
-_VARIANT |= {"guided:lora": "#8da0cb"}
+_VARIANT |= {"guided:lora": "#8da0cb", "guided:attribution": "#2c7fb8", "guided:fisher": "#b8b800"}
 _MARKERS = "osD^v<>PXph*d"
 
 
@@ -77,7 +78,7 @@ def marker(arm: str) -> str:
     """A shape that tells the arms of one family apart."""
     kin = [other for other in LABELS if family(other) == family(arm)]
     # Controls share a colour, so that they need shapes of their own.
-    grey = ["random", "random:same-layers", "bottom", "magnitude", "shuffled", "wrong-task"]
+    grey = ["random", "random:late", "bottom", "magnitude", "shuffled", "wrong-task"]
     kin = grey if arm in grey else kin
     place = kin.index(arm) if arm in kin else len(kin) + sum(map(ord, arm))
     return _MARKERS[place % len(_MARKERS)]

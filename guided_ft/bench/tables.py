@@ -11,7 +11,7 @@ from .curves import forgetting_at, seconds_to
 from .groups import Line, Runs, Setting, Value, sweeps
 from .labels import LABELS, label, ordered
 from .rates import sweep_of
-from .rows import Row
+from .rows import Row, key
 
 TOLERANCE = 1.0
 """Points below full fine-tuning's last score that count as having reached it: about the noise of the held-out part."""
@@ -150,8 +150,13 @@ def learning_rates(rows: Iterable[Row], rule: Rule | None = None) -> str:
     return words.table([*head, *(["rule", "points lost"] if rule is not None else [])], made, texts=2)
 
 
-def behind(rows: Sequence[Row], written: int) -> str:
-    """How many rows stand behind a suite, of which arms, machines and versions; ``written``: repeats included."""
+def behind(rows: Sequence[Row], written: int, refused: Sequence[Row] = ()) -> str:
+    """How many rows stand behind a suite, of which arms, machines and versions.
+
+    Args:
+        written: how many rows were written, repeats included.
+        refused: runs that could not be made: the fields of a run and the ``reason``.
+    """
     counts = Counter((row["model"], row["task"], row["phase"]) for row in rows)
     lines = []
     for model, task in sorted({(row["model"], row["task"]) for row in rows}):
@@ -168,8 +173,12 @@ def behind(rows: Sequence[Row], written: int) -> str:
         f"{words.counted(len(rows), 'run')}; {words.counted(written - len(rows), 'row')} replaced by a later one.",
         f"Machines: {'; '.join(sorted({words.escape(row['machine']) for row in rows}))}.",
         f"Versions: {'; '.join(sorted({_versions(row) for row in rows}))}.",
-        f"No rows: {', '.join(absent) or 'none missing'}.",
+        f"No rows: {'; '.join(absent) or 'none missing'}.",
     ]
+    done = {key(row) for row in rows}
+    reasons = Counter((cell["arm"], cell["reason"]) for cell in refused if key(cell) not in done)
+    for (arm, reason), count in sorted(reasons.items()):
+        notes.append(f"Refused: {label(arm)}, {words.counted(count, 'run')}: {words.escape(reason)}.")
     return "\n\n".join([words.table(head, lines, texts=2), "\n".join(f"- {note}" for note in notes)])
 
 
