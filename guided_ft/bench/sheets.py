@@ -13,7 +13,16 @@ from .duels import sorted_by_arm
 from .groups import Groups, Value
 from .tables import at_target, field, in_order
 
-_MEASURED = ("score", "validation", "forgetting", "kl", "old_skills", "base_old_skills", "seconds", "localize_seconds")
+_MEASURED: tuple[str, ...] = (
+    "score",
+    "validation",
+    "forgetting",
+    "kl",
+    "old_skills",
+    "base_old_skills",
+    "seconds",
+    "localize_seconds",
+)
 _MEASURED += ("cpu_seconds", "step_seconds", "peak_bytes", "trainable", "fraction", "adapter_bytes")
 
 
