@@ -1,1 +1,1 @@
-"""The benchmark: ways of training beside each other, on two scales, with controls and statistics."""
+"""The benchmark: ways of training beside each other, with controls, and what their raw rows show."""

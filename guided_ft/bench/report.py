@@ -1,0 +1,166 @@
+"""``write_report``: RESULTS.md and its plots, from the raw rows and nothing else; the same rows give the same bytes."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .. import artifact
+from ..errors import GuidedError
+from . import figures, tables, words
+from .compare import CONTROLS, REFERENCES, Comparison, against, against_random, located
+from .duels import duels, tally
+from .groups import Groups, Setting, at_budget, by_subject, group, headline, pooled
+from .rows import Row, dedupe, read_rows
+from .sheets import comparisons_sheet, lines_sheet
+
+SUITES = ("testbed", "smollm2")
+
+LINES, COMPARISONS = "bench_lines.csv", "bench_comparisons.csv"
+
+_INTRODUCTION = f"""\
+# Benchmark results
+
+Made by `guided-ft bench report` from the raw rows; nothing here is typed by hand. Every arm, budget and setting:
+[{LINES}]({LINES}); every comparison, task by task too: [{COMPARISONS}]({COMPARISONS}).
+
+How to read it:
+
+- ± is the sample standard deviation over runs: seeds, and for a random arm the draws of each seed too. `(2 of 3)` says
+  how many of the runs have a value; where none has one there is a dash, and nothing is filled in.
+- Learning rates are chosen on validation examples, in sweeps on one seed; scores are of the test split. `(sweep)` marks
+  an arm that was run no further: such runs are compared with nothing.
+- Forgetting is the rise of the held-out loss on old or general data. *At full's score*: read off each run's curve,
+  where it first reaches what full fine-tuning ends with on that seed, less 1 point. *At equal score* (comparisons): at
+  the highest score that all runs of both arms reach on a seed.
+- Time to full's score includes localization. Relative figures are to full fine-tuning's run of the same seed on the
+  same machine.
+- Comparisons are paired by seed, and over all tasks a seed of each task is one; every random draw of a seed is a pair.
+  The interval resamples whole seeds (10,000 times), widened for their small number. p counts relabellings of the runs
+  within their seeds, all of them where they are few; Holm's correction is over the budgets, data sizes and steps of one
+  arm, control and metric that had enough runs. d_z is the mean of the paired differences over their standard deviation.
+- *win* and *loss* are p < 0.05 after correction. *too few runs*: so many could not have given p < 0.05, whatever came
+  out.
+"""
+
+
+@dataclass
+class _Page:
+    """The parts of the page, and the plots that were drawn for it."""
+
+    plots: Path
+    parts: list[str] = field(default_factory=list)
+    drawn: list[Path] = field(default_factory=list)
+    several_models: bool = False
+
+    def figure(self, setting: Setting, kind: str) -> Path:
+        """Where to draw a plot of a suite, model and task, which is shown here."""
+        names = ["bench", setting.suite, *([setting.model] if self.several_models else []), setting.task, kind]
+        path = self.plots / ("_".join(re.sub(r"[^A-Za-z0-9]+", "-", name) for name in names) + ".svg")
+        self.drawn.append(path)
+        self.parts.append(f"![{setting.task}: {kind}]({self.plots.name}/{path.name})")
+        return path
+
+
+def write_report(
+    results_folder: str | os.PathLike[str], out_folder: str | os.PathLike[str], rule: tables.Rule | None = None
+) -> list[Path]:
+    """Write ``RESULTS.md``, two CSV files and ``plots/bench_*.svg`` into ``out_folder``; returns them, the page first.
+
+    Args:
+        results_folder: holds ``testbed.jsonl``, ``smollm2.jsonl``, or one of them.
+        rule: the documented default learning rate for an arm and a budget (per cent), to show what it loses.
+
+    Raises:
+        GuidedError: there are no rows, or one of them is not complete. Then nothing is written.
+    """
+    folder, out = Path(results_folder), Path(out_folder)
+    written = {suite: _read(folder, suite) for suite in SUITES if (folder / f"{suite}.jsonl").exists()}
+    written = {suite: rows for suite, rows in written.items() if rows}
+    if not written:
+        raise GuidedError(f"{folder}: no rows of {' or '.join(SUITES)} (run 'guided-ft bench testbed' first)")
+    page = _Page(out / "plots", [_INTRODUCTION])
+    every: Groups = {}
+    compared: list[Comparison] = []
+    for suite, rows in written.items():
+        runs = dedupe(rows)
+        groups = group(runs)
+        if not groups:
+            raise GuidedError(f"{folder / suite}.jsonl: only the frozen base was run (run an arm that trains)")
+        page.several_models = len({setting.model for setting in groups}) > 1
+        several = len({setting.task for setting in groups}) > 1
+        page.parts.append(f"## {suite}")
+        for mine in by_subject(pooled(groups) if several else groups).values():
+            found = _compared(mine)
+            compared += found if several else []
+            _comparisons(page, mine, found)
+        for mine in by_subject(groups).values():
+            _task(page, mine)
+        compared += _compared(groups)
+        every |= groups
+        page.parts += ["### Learning rates", words.folded("The best of every sweep", tables.learning_rates(runs, rule))]
+        page.parts += ["### What stands behind it", tables.behind(runs, len(rows), _refused(folder, suite))]
+    for old in page.plots.glob("bench_*.svg"):
+        # A plot of rows that are gone would pass for a result.
+        if old not in page.drawn:
+            old.unlink()
+    artifact.write_text(out / LINES, lines_sheet(every))
+    artifact.write_text(out / COMPARISONS, comparisons_sheet(compared))
+    artifact.write_text(out / "RESULTS.md", "\n\n".join(part.rstrip("\n") for part in page.parts) + "\n")
+    return [out / "RESULTS.md", out / LINES, out / COMPARISONS, *page.drawn]
+
+
+def _read(folder: Path, suite: str) -> list[Row]:
+    rows = read_rows(folder / f"{suite}.jsonl")
+    strangers = sorted({row["suite"] for row in rows} - {suite})
+    if strangers:
+        raise GuidedError(f"{folder / suite}.jsonl: rows of suite {strangers[0]!r} (one file a suite)")
+    return rows
+
+
+def _refused(folder: Path, suite: str) -> list[dict[str, Any]]:
+    """The runs that an arm refused, with the reason, as the last call of the runner left them."""
+    path = folder / f"{suite}.refused.json"
+    return artifact.read_json(path, "refused")["cells"] if path.exists() else []
+
+
+def _compared(groups: Groups) -> list[Comparison]:
+    return [*against(groups, located, CONTROLS), *against(groups, lambda arm: arm == "guided", REFERENCES)]
+
+
+def _comparisons(page: _Page, groups: Groups, found: list[Comparison]) -> None:
+    """Who won against whom: one by one where most was run, where locating helps, and the counts."""
+    if not found:
+        return
+    setting, budget = headline(groups)
+    here = [each for each in found if each.setting == setting and each.line.budget in (None, budget)]
+    page.parts.append(f"### Comparisons: {setting.task} ({words.escape(setting.model)})")
+    for heading, mine in (
+        ("Located against random", [each for each in here if against_random(each)]),
+        ("The default recipe against full fine-tuning and LoRA", [e for e in here if e.control in REFERENCES]),
+    ):
+        if mine:
+            page.parts += [f"#### {heading}", f"{tables.described(setting, budget)}.", duels(mine)]
+    for steps in sorted({each.setting.steps for each in found}):
+        mapped = [each for each in found if each.setting.steps == steps and against_random(each)]
+        if figures.has_regimes(mapped):
+            path = page.figure(setting, f"regimes {steps}")
+            figures.regimes(mapped, path, f"{setting.suite}, {setting.task}, {steps:,} steps: located minus random")
+    page.parts.append(words.folded("Wins, ties and losses over all budgets, data sizes and steps", tally(found)))
+
+
+def _task(page: _Page, groups: Groups) -> None:
+    """Quality and cost of the arms on one task, where most were run."""
+    setting, budget = headline(groups)
+    lines = groups[setting]
+    shown = at_budget(lines, budget)
+    page.parts += [f"### {setting.task} ({words.escape(setting.model)})", f"{tables.described(setting, budget)}."]
+    page.parts += [tables.quality(shown), tables.cost(shown)]
+    title = f"{setting.suite}, {setting.task}: {tables.described(setting, None)}"
+    title += "" if budget is None else f" (budget {words.brief(budget, ' %')})"
+    figures.pareto(lines, budget, page.figure(setting, "pareto"), title)
+    ends = f"{title}; the end of training carries the arm's mark"
+    figures.curves(shown, page.figure(setting, "curves"), ends)

@@ -1,0 +1,193 @@
+"""The tables of the benchmark, made from rows alone: quality, cost, every run, learning rates, what stands behind."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+
+from . import words
+from .curves import forgetting_at, seconds_to
+from .groups import Line, Runs, Setting, Value, sweeps
+from .labels import LABELS, label, ordered
+from .rates import sweep_of
+from .rows import Row, key
+
+TOLERANCE = 1.0
+"""Points below full fine-tuning's last score that count as having reached it: about the noise of the held-out part."""
+
+Rule = Callable[[str, "float | None"], "float | None"]
+"""A learning rate for an arm and a budget (per cent); None where the rule says nothing."""
+
+
+def full_target(lines: dict[Line, Runs]) -> Callable[[Row], float | None]:
+    """The score that a run is timed to: full fine-tuning's last one on the same seed, less ``TOLERANCE``."""
+    full = lines.get(Line("full", None))
+
+    def target(row: Row) -> float | None:
+        ends = [r["curve"][-1]["score"] for r in (full.at_seed(row["seed"]) if full else ()) if r["curve"]]
+        return sum(ends) / len(ends) - TOLERANCE if ends else None
+
+    return target
+
+
+def at_target(lines: dict[Line, Runs], read: Callable[[Row, float], float | None]) -> Value:
+    """A value read off the curve where a run reaches full fine-tuning's score."""
+    target = full_target(lines)
+
+    def value(row: Row) -> float | None:
+        score = target(row)
+        return None if score is None else read(row, score)
+
+    return value
+
+
+def relative(lines: dict[Line, Runs], value: Value) -> Value:
+    """A value over full fine-tuning's on the same seed and the same machine; None where there is none."""
+    full = lines.get(Line("full", None))
+
+    def ratio(row: Row) -> float | None:
+        same = [r for r in (full.at_seed(row["seed"]) if full else ()) if r["machine"] == row["machine"]]
+        theirs = [v for v in map(value, same) if v]
+        mine = value(row)
+        return None if mine is None or not theirs else mine * len(theirs) / math.fsum(theirs)
+
+    return ratio
+
+
+def field(name: str) -> Value:
+    return lambda row: row[name]
+
+
+def _skills(row: Row) -> float | None:
+    lost = row["old_skills"], row["base_old_skills"]
+    return None if None in lost else lost[0] - lost[1]
+
+
+def in_order(lines: dict[Line, Runs]) -> list[Line]:
+    """Lines by arm, in the order of the legend, then by budget."""
+    place = {arm: i for i, arm in enumerate(ordered(line.arm for line in lines))}
+    return sorted(lines, key=lambda line: (place[line.arm], line.order))
+
+
+def quality(lines: dict[Line, Runs]) -> str:
+    """Score and retention, one line an arm; forgetting at the score that full fine-tuning ends with too."""
+    head = ("arm", "budget", "learning rate", "runs", "score", "forgetting (nats)", "at full's score (nats)")
+    equal = at_target(lines, forgetting_at)
+    made = []
+    for line in in_order(lines):
+        runs = lines[line]
+        at_score = words.DASH if line.arm == "base" else words.plus_minus(runs.spread(equal), 4, True)
+        made.append(
+            [
+                *_name(line, runs),
+                words.plus_minus(runs.spread(field("score")), 1),
+                words.plus_minus(runs.spread(field("forgetting")), 4, True),
+                at_score,
+                words.plus_minus(runs.spread(field("kl")), 4),
+                words.plus_minus(runs.spread(_skills), 1, True),
+            ]
+        )
+    return words.table([*head, "KL (nats)", "old skills (points)"], made)
+
+
+def cost(lines: dict[Line, Runs]) -> str:
+    """What an arm costs relative to full fine-tuning's run of the same seed; the base costs nothing and is left out."""
+    ratios: tuple[tuple[str, Value], ...] = (
+        ("time to full's score", at_target(lines, seconds_to)),
+        ("CPU time", field("cpu_seconds")),
+        ("step", field("step_seconds")),
+        ("peak memory", field("peak_bytes")),
+    )
+    made = []
+    for line in in_order(lines):
+        if line.arm == "base":
+            continue
+        runs = lines[line]
+        cells = [words.plus_minus(runs.spread(relative(lines, value)), 2) for _, value in ratios]
+        adapter, _ = runs.spread(field("adapter_bytes"))
+        share, _ = runs.spread(field("fraction"))
+        made.append(
+            [
+                label(line.arm),
+                *cells,
+                words.brief(share.mean if share else None, " %"),
+                words.size(adapter.mean) if adapter else words.DASH,
+            ]
+        )
+    return words.table(["arm", *(name for name, _ in ratios), "trained", "adapter"], made)
+
+
+def _name(line: Line, runs: Runs) -> list[str]:
+    count = f"{len(runs.rows)}{' (sweep)' * (runs.phase == 'sweep' and line.arm != 'base')}"
+    rate = words.DASH if line.arm == "base" else words.brief(runs.rate)
+    return [label(line.arm), words.brief(line.budget, " %"), rate, count]
+
+
+def learning_rates(rows: Iterable[Row], rule: Rule | None = None) -> str:
+    """The best rate of every sweep by validation, whether it lies on an edge, and what the default rule would lose."""
+    head = ["arm", "task", "budget", "data", "steps", "rates tried", "best", "on an edge", "validation", "score"]
+    made = []
+    found = sweeps(rows)
+    place = {arm: i for i, arm in enumerate(ordered(line.arm for _, line in found))}
+    for setting, line in sorted(found, key=lambda each: (each[0].task, place[each[1].arm], each[1].order, each[0])):
+        sweep = sweep_of(found[setting, line])
+        assert sweep is not None
+        cells = [
+            *(label(line.arm), setting.task, words.brief(line.budget, " %")),
+            *(f"{setting.data_size:,}", f"{setting.steps:,}"),
+            ", ".join(map(words.brief, sweep.rates)),
+            words.brief(sweep.best),
+            "yes" if sweep.on_edge else "no",
+            words.number(sweep.validation[sweep.place], 1),
+            words.number(sweep.score[sweep.place], 1),
+        ]
+        if rule is not None:
+            rate = rule(line.arm, line.budget)
+            lost = None if rate is None else sweep.regret(rate)
+            cells += [words.brief(rate), words.number(lost, 1, True)]
+        made.append(cells)
+    return words.table([*head, *(["rule", "points lost"] if rule is not None else [])], made, texts=2)
+
+
+def behind(rows: Sequence[Row], written: int, refused: Sequence[Row] = ()) -> str:
+    """How many rows stand behind a suite, of which arms, machines and versions.
+
+    Args:
+        written: how many rows were written, repeats included.
+        refused: runs that could not be made: the fields of a run and the ``reason``.
+    """
+    counts = Counter((row["model"], row["task"], row["phase"]) for row in rows)
+    lines = []
+    for model, task in sorted({(row["model"], row["task"]) for row in rows}):
+        mine = [row for row in rows if (row["model"], row["task"]) == (model, task)]
+        lines.append(
+            [
+                *(model, task, f"{counts[model, task, 'sweep']:,}", f"{counts[model, task, 'main']:,}"),
+                *(str(len({row[name] for row in mine})) for name in ("arm", "seed", "data_size", "steps")),
+            ]
+        )
+    head = ["model", "task", "sweep rows", "main rows", "arms", "seeds", "data sizes", "numbers of steps"]
+    absent = [label(arm) for arm in LABELS if arm not in {row["arm"] for row in rows}]
+    notes = [
+        f"{words.counted(len(rows), 'run')}; {words.counted(written - len(rows), 'row')} replaced by a later one.",
+        f"Machines: {'; '.join(sorted({words.escape(row['machine']) for row in rows}))}.",
+        f"Versions: {'; '.join(sorted({_versions(row) for row in rows}))}.",
+        f"No rows: {'; '.join(absent) or 'none missing'}.",
+    ]
+    done = {key(row) for row in rows}
+    reasons = Counter((cell["arm"], cell["reason"]) for cell in refused if key(cell) not in done)
+    for (arm, reason), count in sorted(reasons.items()):
+        notes.append(f"Refused: {label(arm)}, {words.counted(count, 'run')}: {words.escape(reason)}.")
+    return "\n\n".join([words.table(head, lines, texts=2), "\n".join(f"- {note}" for note in notes)])
+
+
+def _versions(row: Row) -> str:
+    return ", ".join(words.escape(f"{name} {version}") for name, version in sorted(row["versions"].items()))
+
+
+def described(setting: Setting, budget: float | None) -> str:
+    size = f"{words.counted(setting.data_size, 'example')}, {words.counted(setting.steps, 'step')}"
+    return (
+        size if budget is None else f"{size}, {words.brief(budget, ' %')} of the parameters where an arm has a budget"
+    )

@@ -1,0 +1,235 @@
+"""The page, the sheets and the plots: what the rows say, the same bytes each time, nothing from bad rows."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import pytest
+from bench_rows import benchmark, curve, row
+
+from guided_ft.bench.arms import ARMS
+from guided_ft.bench.compare import CONTROLS, PLACED, REFERENCES, against, located
+from guided_ft.bench.groups import ALL_TASKS, Line, group, headline, pooled
+from guided_ft.bench.labels import LABELS, colour, label, marker, ordered
+from guided_ft.bench.report import write_report
+from guided_ft.errors import GuidedError
+
+pytest.importorskip("matplotlib")
+
+
+def results(folder: Path, rows, suite="testbed") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{suite}.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows))
+    return folder
+
+
+def small(task="later", **options):
+    arms = ("full", "lora", "guided", "guided:two-sided", "random", "random:late")
+    return benchmark(seeds=3, draws=3, budgets=(0.1, 0.3), sizes=(100, 300), arms=arms, task=task, **options)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("made")
+    rows = [*small("later"), *small("smallest")]
+    return rows, write_report(results(folder / "results", rows), folder)
+
+
+def sheet(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_same_rows_give_the_same_bytes(made, tmp_path):
+    rows, paths = made
+    repeated = [rows[0] | {"score": 1.0}, *reversed(rows)]
+    again = write_report(results(tmp_path / "results", [*reversed(rows)]), tmp_path)
+    assert [path.name for path in again] == [path.name for path in paths]
+    for one, other in zip(paths, again, strict=True):
+        assert one.read_bytes() == other.read_bytes(), one.name
+    # A run that was made twice counts once, and the page says so.
+    page = write_report(results(tmp_path / "results", repeated), tmp_path)[0].read_text()
+    assert "1 row replaced by a later one" in page
+    assert page.replace("1 row replaced", "0 rows replaced") == paths[0].read_text()
+
+
+def test_the_page_shows_what_was_drawn(made):
+    _, (page, lines, comparisons, *plots) = made
+    shown = re.findall(r"!\[[^]]*\]\((plots/[^)]+)\)", page.read_text())
+    assert [page.parent / name for name in shown] == plots
+    assert all(path.read_text().startswith("<?xml") for path in plots)
+    assert f"({lines.name})" in page.read_text()
+    assert f"({comparisons.name})" in page.read_text()
+    assert [p.name for p in plots if "regimes" in p.name] == ["bench_testbed_all-tasks_regimes-100.svg"]
+    for line in page.read_text().splitlines():
+        if line.startswith("|"):
+            assert line.endswith("|")
+            assert "nan" not in line.split()
+
+
+def test_the_sheet_holds_the_means(made):
+    rows, (_, lines, *_) = made
+    mine = [r for r in rows if (r["task"], r["arm"], r["budget"]) == ("later", "random", 0.3)]
+    mine = [r for r in mine if (r["data_size"], r["phase"]) == (300, "main")]
+    where = {"task": "later", "arm": "random", "budget": "0.3", "data_size": "300"}
+    (found,) = [each for each in sheet(lines) if where.items() <= each.items()]
+    assert found["runs"] == "9"
+    assert found["seeds"] == "3"
+    assert float(found["lr"]) == 1e-3
+    mean = sum(r["score"] for r in mine) / 9
+    assert float(found["score"]) == pytest.approx(mean, rel=1e-5)
+    deviation = (sum((r["score"] - mean) ** 2 for r in mine) / 8) ** 0.5
+    assert float(found["score_sd"]) == pytest.approx(deviation, rel=1e-5)
+
+
+# -- known answers ------------------------------------------------------------------------------------------------------
+def duel(better: float, seeds=3, draws=3, tasks=("later", "smallest", "new_fact")):
+    """Located above random by so many points on every seed."""
+    same = {"lr": 1e-3, "budget": 0.3}
+    rows = []
+    for task in tasks:
+        for seed in range(1, seeds + 1):
+            level = 50.0 + 5 * seed
+            rows.append(row(arm="guided:two-sided", task=task, seed=seed, score=level + better, **same))
+            rows += [row(arm="random", task=task, seed=seed, draw=d, score=level + d - 1, **same) for d in range(draws)]
+    return rows
+
+
+@pytest.mark.parametrize(("better", "verdict"), [(10.0, "win"), (-10.0, "loss"), (0.5, "tie")])
+def test_verdicts(better, verdict):
+    groups = group(duel(better))
+    (over_all,) = [e for e in against(pooled(groups), located, CONTROLS) if e.metric.name == "score"]
+    assert (over_all.setting.task, over_all.verdict, over_all.seeds, over_all.pairs) == (ALL_TASKS, verdict, 9, 27)
+    assert over_all.difference == pytest.approx(better)
+    each = [e for e in against(groups, located, CONTROLS) if e.metric.name == "score"]
+    assert [e.verdict for e in each] == [verdict] * 3
+    assert [e.least for e in each] == pytest.approx([1 / 64] * 3)
+
+
+def test_too_few_runs_are_no_verdict_and_no_burden():
+    """Three seeds and one draw cannot reach p < 0.05, and do not weigh on the correction of what can."""
+    few = [each | {"data_size": 50} for each in duel(10.0, draws=1, tasks=("later",))]
+    found = against(group([*duel(10.0, tasks=("later",)), *few]), located, CONTROLS)
+    score = {e.setting.data_size: e for e in found if e.metric.name == "score"}
+    assert score[50].verdict == "too few runs"
+    assert score[50].adjusted is None
+    assert score[300].verdict == "win"
+    assert score[300].adjusted == score[300].p == pytest.approx(1 / 64)
+
+
+def test_less_forgetting_is_a_win():
+    rows = [each | {"forgetting": 0.01 if "guided" in each["arm"] else 0.5} for each in duel(0.0)]
+    (found,) = [e for e in against(pooled(group(rows)), located, CONTROLS) if e.metric.name == "forgetting"]
+    assert found.verdict == "win"
+    assert found.difference == pytest.approx(-0.49)
+
+
+def test_forgetting_is_compared_at_equal_score():
+    """Both forget as much per point; the one that learns further is not held to its end."""
+    rows = []
+    for arm, end in (("guided", 80.0), ("random", 40.0)):
+        for seed in (1, 2):
+            way = [
+                {"step": s, "score": end * s / 100, "forgetting": end * s / 1e4, "seconds": s / 10} for s in (0, 100)
+            ]
+            rows.append(row(arm=arm, budget=0.3, seed=seed, score=end, forgetting=end / 100, curve=way))
+    found = {e.metric.name: e.difference for e in against(group(rows), located, CONTROLS)}
+    assert found["forgetting"] == pytest.approx(0.4)
+    assert found["forgetting_at_equal_score"] == pytest.approx(0.0)
+
+
+def test_sweeps_choose_and_are_not_compared():
+    rate = {"phase": "sweep", "seed": 0}
+    rows = [row(lr=1e-4, validation=10.0, score=99.0, **rate), row(lr=1e-3, validation=60.0, score=1.0, **rate)]
+    (lines,) = group(rows).values()
+    assert (lines[Line("full", None)].rate, lines[Line("full", None)].phase) == (1e-3, "sweep")
+    rows += [row(lr=1e-3, seed=s, score=50.0) for s in (1, 2)]
+    (lines,) = group(rows).values()
+    assert [r["score"] for r in lines[Line("full", None)].rows] == [50.0, 50.0]
+    alone = group([row(arm="guided", budget=0.3, phase="sweep"), row(arm="random", budget=0.3, phase="sweep")])
+    assert against(alone, located, CONTROLS) == []
+    assert pooled(alone) == {}
+
+
+def test_where_to_look_is_where_most_was_run():
+    rows = [row(arm=arm, budget=b) for arm, b in (("lora", 0.1), ("lora", 0.3), ("random", 0.3), ("guided", 0.1))]
+    assert headline(group([*rows, row(data_size=1000)]))[1] == 0.3
+    assert headline(group([*rows, row(data_size=1000)]))[0].data_size == 300
+
+
+def test_cost_is_relative_to_full_on_the_same_seed(tmp_path):
+    way = {"full": curve(80.0, 0.1, 20.0), "lora": curve(80.0, 0.1, 5.0)}
+    rows = [row(seed=s, curve=way["full"], cpu_seconds=10.0 * s) for s in (1, 2)]
+    rows += [row(arm="lora", budget=0.3, seed=s, curve=way["lora"], cpu_seconds=5.0 * s) for s in (1, 2)]
+    page = write_report(results(tmp_path / "results", rows), tmp_path)[0].read_text()
+    assert "| LoRA, all linear layers | 0.25 ± 0.00 | 0.50 ± 0.00 | 1.00 ± 0.00 | 1.00 ± 0.00 |" in page
+
+
+# -- few rows, bad rows ---------------------------------------------------------------------------------------------------
+def test_one_run_is_a_page_without_a_map(tmp_path):
+    paths = write_report(results(tmp_path / "results", [row(phase="sweep")]), tmp_path)
+    assert "1 (sweep)" in paths[0].read_text()
+    assert not [path for path in paths if "regimes" in path.name]
+
+
+def test_what_was_refused_is_said(tmp_path):
+    folder = results(tmp_path / "results", [row()])
+    names = ("suite", "model", "task", "budget", "lr", "seed", "draw", "data_size", "steps", "phase")
+    cells = [{n: row()[n] for n in names} | {"arm": arm, "reason": "is not installed"} for arm in ("badam", "full")]
+    (folder / "testbed.refused.json").write_text(json.dumps({"kind": "refused", "version": 1, "cells": cells}))
+    page = write_report(folder, tmp_path)[0].read_text()
+    assert "Refused: BAdam, 1 run: is not installed." in page
+    assert "Refused: full" not in page, "it has been run since"
+
+
+BAD = {
+    "no rows": (None, "no rows of testbed or smollm2"),
+    "a bad row": ([row(), row() | {"score": 300}], r"testbed.jsonl:2: score is 300"),
+    "another suite": ([row(suite="smollm2")], "rows of suite 'smollm2'"),
+    "the base alone": ([row(arm="base")], "only the frozen base"),
+}
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_from_bad_rows_nothing_is_written(tmp_path, bad):
+    rows, words = BAD[bad]
+    folder = results(tmp_path / "results", rows or [])
+    with pytest.raises(GuidedError, match=words):
+        write_report(folder, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_only_its_own_old_plots_go(tmp_path):
+    plots = tmp_path / "plots"
+    plots.mkdir()
+    for name in ("bench_testbed_gone_pareto.svg", "step_budget.svg"):
+        (plots / name).write_text("old")
+    write_report(results(tmp_path / "results", [row()]), tmp_path)
+    assert not (plots / "bench_testbed_gone_pareto.svg").exists()
+    assert (plots / "step_budget.svg").read_text() == "old"
+
+
+# -- names ------------------------------------------------------------------------------------------------------------------
+def test_every_arm_of_the_runner_has_a_name_and_a_look():
+    assert set(LABELS) == set(ARMS)
+    assert {*CONTROLS, *REFERENCES, *PLACED, *PLACED.values()} <= set(ARMS)
+    looks = [(colour(arm), marker(arm)) for arm in ARMS]
+    assert len(set(looks)) == len(looks)
+    assert label("guided:new-score") == "guided (default), new score"
+    assert ordered(["random", "guided:new-score", "full"]) == ["full", "guided:new-score", "random"]
+
+
+def test_the_command_writes_beside_the_results(tmp_path):
+    from typer.testing import CliRunner
+
+    from guided_ft.cli import app
+
+    folder = results(tmp_path / "results", [row(), row(arm="lora", budget=0.3)])
+    done = CliRunner().invoke(app, ["bench", "report", "--out", str(folder)])
+    assert done.exit_code == 0, done.output
+    said = [Path(line.removeprefix("wrote ")) for line in done.output.splitlines()]
+    assert said[0] == tmp_path / "RESULTS.md"
+    assert set(said) == {path for path in tmp_path.rglob("*") if path.is_file()} - {folder / "testbed.jsonl"}
