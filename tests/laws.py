@@ -28,8 +28,9 @@ STEPS = 20
 
 # Whole key/value groups, a head alone, neighbouring and single neurons; "other" shares some of them.
 _HEADS = "L0.H0 L0.H1 L1.H2"
-_DENSE = {"all": f"{_HEADS} L0.N3 L0.N17 L0.N18 L1.N5 L1.N47", "other": "L0.H1 L0.N3 L0.N4 L1.N6", "heads": _HEADS}
-_SPARSE = {"all": f"{_HEADS} {moe.NEURONS}", "other": "L0.H1 L0.E0.N3 L0.E1.N4 L1.E2.N6", "heads": _HEADS}
+_BOTH = {"heads": _HEADS, "layer": "L1"}
+_DENSE = _BOTH | {"all": f"{_HEADS} L0.N3 L0.N17 L0.N18 L1.N5 L1.N47", "other": "L0.H1 L0.N3 L0.N4 L1.N6"}
+_SPARSE = _BOTH | {"all": f"{_HEADS} {moe.NEURONS}", "other": "L0.H1 L0.E0.N3 L0.E1.N4 L1.E2.N6"}
 
 
 # -- short forms -------------------------------------------------------------------------------------------------------
@@ -56,8 +57,10 @@ def newborn(family: str, dtype: torch.dtype = torch.float32, **options) -> PeftM
     return attached(family, dtype=dtype, init_weights=True, **options)
 
 
-def two_adapters(family: str, which: str = "all", other: str = "other") -> PeftModel:
-    peft_model = attached(family, which)
+def two_adapters(
+    family: str, which: str = "all", other: str = "other", dtype: torch.dtype = torch.float32
+) -> PeftModel:
+    peft_model = attached(family, which, dtype)
     peft_model.add_adapter("other", config(family, other))
     return peft_model
 
@@ -129,9 +132,11 @@ def every_part_has_an_effect(family: str, folder: Path) -> None:
 
 def deltas_are_float32_on_any_base(family: str, folder: Path) -> None:
     for dtype in (*DTYPES, torch.float64):
-        peft_model = attached(family, dtype=dtype)
         expected = torch.float64 if dtype == torch.float64 else torch.float32
-        assert {p.dtype for p in deltas(peft_model).values()} == {expected}
+        for autocast in (False, True):
+            model = families.make(family, dtype)
+            peft_model = get_peft_model(model, config(family), autocast_adapter_dtype=autocast).eval()
+            assert {p.dtype for p in deltas(peft_model).values()} == {expected}
         if dtype != torch.float64:  # which stock experts cannot compute with
             assert families.logits(peft_model).dtype == dtype
 
@@ -195,20 +200,22 @@ def gradient_is_the_masked_full_gradient(family: str, folder: Path) -> None:
     """A step against the gradient, merged, is a step against the masked gradient, wherever a layout puts the rows."""
     full = families.make(family)
     loss_of(full).backward()
-    masks, before = moe.mask_of(full, text_of(family, "all")), base_tensors(full)
-    peft_model = newborn(family)
-    loss_of(peft_model).backward()
-    for delta in deltas(peft_model).values():
-        delta.data.copy_(delta.grad)
-    peft_model.merge_adapter()
-    for name, tensor in base_tensors(peft_model).items():
-        step = tensor - before[name]
-        if name not in masks:
-            assert not step.any(), name
-            continue
-        expected = full.get_parameter(name).grad * masks[name]
-        assert expected.abs().max() > 1e-4, name
-        assert distance(step, expected) <= ROUNDING, name
+    before = base_tensors(full)
+    for which in ("all", "layer"):
+        masks = moe.mask_of(full, text_of(family, which))
+        peft_model = attached(family, which, init_weights=True)
+        loss_of(peft_model).backward()
+        for delta in deltas(peft_model).values():
+            delta.data.copy_(delta.grad)
+        peft_model.merge_adapter()
+        for name, tensor in base_tensors(peft_model).items():
+            step = tensor - before[name]
+            if name not in masks:
+                assert not step.any(), name
+                continue
+            expected = full.get_parameter(name).grad * masks[name]
+            assert expected.abs().max() > 1e-4, name
+            assert distance(step, expected) <= ROUNDING, name
 
 
 def only_deltas_have_gradients(family: str, folder: Path) -> None:

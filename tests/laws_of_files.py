@@ -123,8 +123,9 @@ def a_merged_checkpoint_needs_nothing(family: str, folder: Path) -> None:
     merged(peft_model, folder / "deep" / "model")
     files = {p.suffix for p in (folder / "deep" / "model").iterdir()}
     assert files == {".json", ".safetensors"}
+    names = [n for f in (folder / "deep" / "model").glob("*.safetensors") for n in load_file(f)]
+    assert not [n for n in names if "slice" in n or "base_layer" in n]
     again = AutoModelForCausalLM.from_pretrained(folder / "deep" / "model", attn_implementation="eager")
-    assert not slice_layers(again)
     assert distance(families.logits(again), expected) <= MERGED
 
 
@@ -137,7 +138,10 @@ def a_lora_computes_the_same(family: str, folder: Path, which: str = "all", **op
     to_lora(peft_model, folder)
     again = PeftModel.from_pretrained(families.make(family), folder).eval()
     assert type(again.peft_config["default"]) is LoraConfig
-    assert {m.scaling["default"] for m in again.modules() if hasattr(m, "lora_A")} == {1.0}
+    adapted = {n: m for n, m in again.get_base_model().named_modules() if hasattr(m, "lora_A")}
+    assert adapted.keys() == slice_layers(peft_model).keys()
+    assert {m.scaling["default"] for m in adapted.values()} == {1.0}
+    assert sorted(p.name for p in folder.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
     assert distance(families.logits(again), expected) <= 1e-4
     # Merging a LoRA uses the stored orientation, which its forward does not.
     assert distance(families.logits(again.merge_and_unload()), expected) <= 1e-4
@@ -167,6 +171,14 @@ def a_rank_obeys_the_same_laws(family: str, folder: Path, which: str = "all") ->
     assert distance(families.logits(peft_model), expected) <= MERGED
     peft_model.unmerge_adapter()
     assert same(base_tensors(peft_model), before)
+    for dtype in DTYPES[1:]:
+        before = base_tensors(families.make(family, dtype))
+        low = attached(family, which, dtype, rank=2)
+        low.merge_adapter(safe_merge=True)
+        assert not same(base_tensors(low), before)
+        low.unmerge_adapter()
+        assert same(base_tensors(low), before)
+        assert {p.dtype for p in deltas(low).values()} == {torch.float32}
     a_lora_computes_the_same(family, folder / "lora", which, rank=2)
 
 
