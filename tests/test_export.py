@@ -13,7 +13,6 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from slicing import SELECTIONS, attach, slices_of
-from transformers import AutoModelForCausalLM
 
 from guided_ft import Plan, Selection
 from guided_ft.anatomy import Anatomy
@@ -44,17 +43,6 @@ def same_as_lora(peft_model: PeftModel, name: str, folder, **options) -> PeftMod
 
 
 # -- LoRA --------------------------------------------------------------------------------------------------------------
-def test_the_lora_of_a_slice_computes_the_same(family, tmp_path):
-    peft_model = changed(family)
-    again = same_as_lora(peft_model, family, tmp_path)
-    scales = {m.scaling["default"] for m in again.modules() if hasattr(m, "lora_A")}
-    assert scales == {1.0}
-    adapted = {n for n, m in again.get_base_model().named_modules() if hasattr(m, "lora_A")}
-    assert adapted == set(peft_model.peft_config["default"].slices)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
-    # Merging a LoRA uses the stored orientation, which its forward does not.
-    expected = families.logits(peft_model)
-    assert (families.logits(again.merge_and_unload()) - expected).abs().max() <= 1e-4
 
 
 def test_no_rank_is_larger_than_the_matrix(family, tmp_path):
@@ -139,15 +127,6 @@ def test_exporting_changes_nothing(tmp_path):
 
 
 # -- merged ------------------------------------------------------------------------------------------------------------
-def test_a_merged_model_needs_nothing(family, tmp_path):
-    peft_model = changed(family)
-    expected = families.logits(peft_model)
-    folder = merged(peft_model, tmp_path / "deep" / "model")
-    assert not [p for p in folder.parent.iterdir() if p != folder]
-    assert {p.suffix for p in folder.iterdir()} == {".json", ".safetensors"}
-    assert not [k for f in folder.glob("*.safetensors") for k in load_file(f) if "slice" in k or "base_layer" in k]
-    again = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")
-    assert (families.logits(again) - expected).abs().max() <= 1e-5
 
 
 def test_a_broken_adapter_is_not_written(tmp_path):

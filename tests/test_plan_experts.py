@@ -13,21 +13,18 @@ import tiny
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel, get_peft_model
+from peft import AutoPeftModelForCausalLM, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from slicing import base_tensors, same, slice_layers
 from test_anatomy import refuses
 from test_callback import base, dpo, sft
-from test_slice_mixed import mixed
 from tiny_run import recipe
-from transformers import AutoModelForCausalLM
 
 from guided_ft import GuidedCallback, Plan, Selection, Task, run
 from guided_ft.anatomy import Anatomy
 from guided_ft.budget import select
 from guided_ft.certify import canonical, fingerprint
 from guided_ft.errors import GuidedError
-from guided_ft.export import merged, to_lora
 from guided_ft.plan import trainable_names
 from guided_ft.report.figures import histogram
 from guided_ft.scoremap import ScoreMap
@@ -192,54 +189,6 @@ def test_random_neurons_repeat_with_the_seed(moe_family, tmp_path):
 
 
 # -- files -------------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("low_memory", [False, True])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_a_reloaded_adapter_gives_the_same_logits(moe_family, dtype, low_memory, tmp_path):
-    before = families.logits(families.make(moe_family, dtype))
-    peft_model = moe.attach(families.make(moe_family, dtype), moe.SELECTIONS["both"], changed=True)
-    expected = families.logits(peft_model)
-    assert (expected - before).abs().max() > 1e-3
-    peft_model.save_pretrained(tmp_path)
-    again = PeftModel.from_pretrained(families.make(moe_family, dtype), tmp_path, low_cpu_mem_usage=low_memory)
-    assert torch.equal(families.logits(again), expected)
-    assert {p.dtype for layer in slice_layers(again).values() for p in layer.slice_delta.parameters()} == {
-        torch.float32
-    }
-
-
-def test_every_door_loads_a_saved_adapter(moe_family, tmp_path):
-    families.make(moe_family).save_pretrained(tmp_path / "base")
-    model = AutoModelForCausalLM.from_pretrained(tmp_path / "base", attn_implementation="eager")
-    assert torch.equal(families.logits(model), families.logits(families.make(moe_family)))
-    peft_model = moe.attach(model, moe.SELECTIONS["both"], changed=True)
-    peft_model.save_pretrained(tmp_path / "adapter")
-    expected = families.logits(peft_model)
-    for cls in (AutoPeftModelForCausalLM, AutoModelForCausalLM):
-        again = cls.from_pretrained(tmp_path / "adapter", attn_implementation="eager")
-        assert torch.equal(families.logits(again), expected), cls
-    tensors = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
-    mine = {name.rsplit(".", 1)[1]: t for name, t in tensors.items() if EXPERTS in name}
-    assert {kind: tuple(t.shape) for kind, t in mine.items()} == {"index": (4,), "up": (4, 2, 32), "down": (4, 32)}
-
-
-def test_adapters_are_added_switched_and_deleted(moe_family):
-    model = families.make(moe_family)
-    before = base_tensors(model)
-    peft_model = moe.attach(model, "L0.E0.N3 L0.H1", changed=True)
-    first = families.logits(peft_model)
-    config = SliceConfig(slices=moe.config_of(model, "L0.E0.N3 L0.E1.N0 L1.E2.N7"), init_weights=False)
-    peft_model.add_adapter("second", config)
-    assert torch.equal(families.logits(peft_model), first), "adding must not activate"
-    peft_model.set_adapter("second")
-    assert (families.logits(peft_model) - first).abs().max() > 1e-3
-    trained = {name for name, p in peft_model.named_parameters() if p.requires_grad}
-    assert len(trained) == 4
-    assert all(".second." in name for name in trained)
-    peft_model.delete_adapter("second")
-    peft_model.set_adapter("default")
-    assert torch.equal(families.logits(peft_model), first)
-    assert not [name for name in peft_model.state_dict() if ".second." in name]
-    assert same(base_tensors(peft_model), before)
 
 
 @pytest.mark.parametrize(
@@ -284,36 +233,6 @@ def test_neurons_that_changed_hands_after_saving_the_configuration_come_back(tmp
 
 
 # -- what experts cannot do ----------------------------------------------------------------------------------------------
-def test_a_mixed_batch_is_refused(moe_family):
-    peft_model = moe.attach(families.make(moe_family), "L0.E0.N3", changed=True)
-    cls = type(slice_layers(peft_model)[EXPERTS].get_base_layer()).__name__
-    with refuses(
-        f"adapter_names: a {cls} of this model gets its tokens without their rows, so adapters cannot be told apart "
-        "(run one adapter at a time)"
-    ):
-        mixed(peft_model, families.tokens(rows=2), ["default", "__base__"])
-
-
-def test_lora_export_is_refused_and_the_merged_one_works(moe_family, tmp_path):
-    families.make(moe_family).save_pretrained(tmp_path / "base")
-    model = AutoModelForCausalLM.from_pretrained(tmp_path / "base", attn_implementation="eager")
-    peft_model = moe.attach(model, moe.SELECTIONS["both"], changed=True)
-    expected = families.logits(peft_model)
-    with refuses(f"to_lora: {EXPERTS}: a LoRA cannot hold neurons of experts (export.merged can)"):
-        to_lora(peft_model, tmp_path / "lora")
-    assert not (tmp_path / "lora").exists()
-    merged(peft_model, tmp_path / "merged")
-    again = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", attn_implementation="eager")
-    assert not slice_layers(again)
-    assert (families.logits(again) - expected).abs().max() <= 1e-5
-
-
-def test_heads_alone_are_exported_as_a_lora(moe_family, tmp_path):
-    peft_model = moe.attach(families.make(moe_family), "L0.H0 L0.H1", changed=True)
-    to_lora(peft_model, tmp_path)
-    again = PeftModel.from_pretrained(families.make(moe_family), tmp_path).eval()
-    assert type(again.peft_config["default"]) is LoraConfig
-    assert (families.logits(again) - families.logits(peft_model)).abs().max() <= 1e-4
 
 
 def test_the_report_marks_the_chosen_neuron():

@@ -47,18 +47,7 @@ def refuses(message: str):
     return pytest.raises(GuidedError, match=f"^{re.escape(message)}$")
 
 
-# -- the law -----------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("name", FAMILIES)
-def test_each_row_gets_its_own_adapter(name):
-    peft_model, ids = two_adapters(name), families.tokens(rows=len(NAMES))
-    expected = {n: alone(peft_model, n, ids) for n in set(NAMES)}
-    for one in expected:
-        for other in set(expected) - {one}:
-            assert (expected[one] - expected[other]).abs().max() > VISIBLE
-    found = mixed(peft_model, ids)
-    for row, n in enumerate(NAMES):
-        assert (found[row] - expected[n][row]).abs().max() <= 1e-6, (row, n)
-    assert hooks(peft_model) == 0
+# -- beyond the law of every architecture -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["llama", "opt"])

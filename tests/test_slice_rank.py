@@ -35,13 +35,6 @@ def deltas(model: torch.nn.Module):
 
 
 # -- shape and start -----------------------------------------------------------------------------------------------------
-def test_the_base_at_birth_and_when_disabled(family):
-    base = families.logits(families.make(family))
-    assert torch.equal(families.logits(attach(family, changed=False)), base)
-    peft_model = attach(family)
-    assert (families.logits(peft_model) - base).abs().max() > VISIBLE
-    with peft_model.disable_adapter():
-        assert torch.equal(families.logits(peft_model), base)
 
 
 def test_a_rank_is_used_where_it_saves():
@@ -87,29 +80,6 @@ def test_gradcheck(cls, index):
 
 
 # -- merging, saving, exporting --------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("name", ["llama", "gpt2", "phi3", "opt"])
-def test_merging_adds_it_and_unmerging_leaves_no_trace(name, dtype):
-    before = base_tensors(families.make(name, dtype))
-    peft_model = attach(name, dtype)
-    expected = families.logits(peft_model)
-    peft_model.merge_adapter(safe_merge=True)
-    assert not same(base_tensors(peft_model), before)
-    if dtype == torch.float32:
-        assert (families.logits(peft_model) - expected).abs().max() <= 1e-5
-    peft_model.unmerge_adapter()
-    assert same(base_tensors(peft_model), before)
-    assert {p.dtype for delta in deltas(peft_model).values() for p in delta.parameters()} == {torch.float32}
-
-
-def test_a_saved_adapter_comes_back(family, tmp_path):
-    peft_model = attach(family)
-    expected = families.logits(peft_model)
-    peft_model.save_pretrained(tmp_path)
-    for memory in (False, True):
-        again = PeftModel.from_pretrained(families.make(family), tmp_path, low_cpu_mem_usage=memory)
-        assert again.peft_config["default"].rank == RANK
-        assert torch.equal(families.logits(again), expected)
 
 
 def test_a_file_without_a_factor_is_refused(tmp_path):

@@ -1,59 +1,16 @@
-"""Laws 1 and 2: training a slice is masked full fine-tuning, and nothing else moves."""
+"""What training costs and how it differentiates, beyond the laws of ``law_matrix.py``."""
 
 from __future__ import annotations
-
-from collections.abc import Iterable
 
 import families
 import pytest
 import torch
-from slicing import SELECTIONS, attach, base_tensors, same, slice_layers, slices_of
-from torch import nn
+from laws import loss_of
+from slicing import SELECTIONS, attach
 from torch.autograd import gradcheck
 
 from guided_ft.anatomy import Anatomy
-from guided_ft.slice import SliceLayer
 from guided_ft.slice.layer import ColumnDelta, RowDelta
-
-STEPS = 20
-
-
-def loss_of(model: nn.Module, seed: int = 1) -> torch.Tensor:
-    ids = families.tokens(seed=seed)
-    return model(input_ids=ids, labels=ids).loss
-
-
-def compact(layer: SliceLayer, matrix: torch.Tensor, axis: int, index: list[int]) -> torch.Tensor:
-    """The chosen part of a stored matrix in the shape of the layer's delta."""
-    part = matrix.index_select(axis, torch.tensor(index))
-    return part.T if layer.transposed else part
-
-
-# -- law 1: gradients --------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("kind", SELECTIONS)
-def test_gradient_of_a_slice_is_the_masked_full_gradient(family, kind):
-    full = families.make(family)
-    loss_of(full).backward()
-    model = families.make(family)
-    slices = slices_of(model, SELECTIONS[kind])
-    peft_model = attach(model, SELECTIONS[kind])
-    loss_of(peft_model).backward()
-    layers = slice_layers(peft_model)
-    assert set(layers) == set(slices)
-    for name, layer in layers.items():
-        expected = compact(layer, full.get_submodule(name).weight.grad, **slices[name])
-        gradient = layer.slice_delta["default"].weight.grad
-        assert gradient.shape == expected.shape
-        assert expected.abs().max() > 1e-4
-        assert (gradient - expected).abs().max() <= 1e-6, name
-
-
-def test_only_the_deltas_have_gradients(family):
-    peft_model = attach(families.make(family), SELECTIONS["groups"])
-    loss_of(peft_model).backward()
-    deltas = {id(layer.slice_delta["default"].weight) for layer in slice_layers(peft_model).values()}
-    assert {id(p) for p in peft_model.parameters() if p.requires_grad} == deltas
-    assert {id(p) for p in peft_model.parameters() if p.grad is not None} == deltas
 
 
 @pytest.mark.parametrize("index", [[2, 3, 4], [0, 2, 5], [5], list(range(6))], ids=str)
@@ -83,58 +40,6 @@ def test_gradcheck(cls, index):
         assert torch.allclose(forward(x, y, w), y + x @ dense.T, atol=1e-12)
 
 
-# -- law 1: training ---------------------------------------------------------------------------------------------------
-def train(model: nn.Module, parameters: Iterable[nn.Parameter], weight_decay: float = 0.0, mask=None) -> None:
-    optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=weight_decay)
-    for step in range(STEPS):
-        optimizer.zero_grad()
-        loss_of(model, seed=100 + step).backward()
-        if mask is not None:
-            mask()
-        optimizer.step()
-
-
-def train_slices(model: nn.Module, text: str, weight_decay: float = 0.0):
-    peft_model = attach(model, text)
-    train(peft_model, [p for p in peft_model.parameters() if p.requires_grad], weight_decay)
-    return peft_model
-
-
-def train_masked(model: nn.Module, slices: dict[str, dict]) -> None:
-    model.requires_grad_(False)
-    weights = {name: model.get_submodule(name).weight.requires_grad_() for name in slices}
-
-    def mask() -> None:
-        for name, weight in weights.items():
-            keep = torch.zeros_like(weight).index_fill_(slices[name]["axis"], torch.tensor(slices[name]["index"]), 1)
-            weight.grad *= keep
-
-    train(model, weights.values(), mask=mask)
-
-
-@pytest.mark.parametrize("kind", SELECTIONS)
-@pytest.mark.parametrize("name", ["llama", "gpt2", "phi3"])
-def test_training_a_slice_is_masked_full_fine_tuning(name, kind):
-    full, before = families.make(name), base_tensors(families.make(name))
-    train_masked(full, slices_of(full, SELECTIONS[kind]))
-    peft_model = train_slices(families.make(name), SELECTIONS[kind])
-    for module, layer in slice_layers(peft_model).items():
-        effective = layer.get_base_layer().weight + layer.get_delta_weight("default")
-        target = full.get_submodule(module).weight
-        assert (target - before[f"{module}.weight"]).abs().max() > 1e-3, "twenty steps moved nothing"
-        assert (effective - target).abs().max() <= 1e-5, module
-
-
-# -- law 2 -------------------------------------------------------------------------------------------------------------
-def test_weight_decay_moves_no_base_tensor(family):
-    before = base_tensors(families.make(family))
-    peft_model = train_slices(
-        families.make(family), f"{SELECTIONS['groups']} {SELECTIONS['neurons']}", weight_decay=0.1
-    )
-    assert all(layer.slice_delta["default"].weight.abs().max() > 1e-3 for layer in slice_layers(peft_model).values())
-    assert same(base_tensors(peft_model), before)
-
-
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
 def test_columns_keep_only_the_inputs_that_they_need(name):
     model = attach(families.make(name), SELECTIONS["neurons"])
@@ -152,3 +57,23 @@ def test_columns_keep_only_the_inputs_that_they_need(name):
     chosen = len(down.slice_delta["default"].index)
     activations = [t for t in kept if t.is_floating_point() and id(t) not in weights and t.numel() % 18 == 0]
     assert [t.numel() for t in activations if t.numel() != down.base_layer.weight.numel()] == [18 * chosen]
+
+
+@pytest.mark.slow
+def test_machine_code_of_the_compiler_gives_the_same_logits_and_gradients():
+    peft_model = attach(families.make("llama"), SELECTIONS["groups"], changed=True)
+    expected = families.logits(peft_model)
+    loss_of(peft_model).backward()
+    gradients = {n: p.grad.clone() for n, p in peft_model.named_parameters() if p.grad is not None}
+    peft_model.zero_grad()
+    torch._dynamo.reset()
+    compiled = torch.compile(peft_model)
+    try:
+        found = families.logits(compiled)
+    except (torch._inductor.exc.InductorError, torch._dynamo.exc.BackendCompilerFailed) as error:
+        pytest.skip(f"the compiler does not work on this machine: {str(error).splitlines()[0]}")
+    assert (found - expected).abs().max() <= 1e-4
+    loss_of(compiled).backward()
+    found_gradients = {n: p.grad for n, p in peft_model.named_parameters() if p.grad is not None}
+    assert found_gradients.keys() == gradients.keys()
+    assert all((found_gradients[n] - gradients[n]).abs().max() <= 1e-4 for n in gradients)
