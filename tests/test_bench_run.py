@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from families import make
 
-from guided_ft import GuidedError
 from guided_ft.bench import choices, run, suite, testbed
 from guided_ft.bench.arms import ARMS
 from guided_ft.bench.cell import Campaign, Cell
