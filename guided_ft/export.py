@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from pathlib import Path
@@ -127,6 +128,35 @@ def _on_plain_base(model: PeftModel) -> PeftModel:
         set_peft_model_state_dict(moved, tensors[name], adapter_name=name)
     moved.base_model.set_adapter(active)
     return moved
+
+
+def push_to_hub(
+    model: nn.Module,
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    token: str | None = None,
+    commit_message: str = "Upload adapter",
+) -> str:
+    """Upload the adapters to a repository of the Hub, with a model card that says what they are and how to load them.
+
+    ``PeftModel.push_to_hub`` replaces the card that ``save_pretrained`` wrote by the repository's, or by an empty form
+    if it has none. Here the repository's own card is kept and brought up to date; from then on both do.
+
+    Returns:
+        The address of the commit.
+    """
+    from huggingface_hub import HfApi, ModelCard
+    from huggingface_hub.errors import EntryNotFoundError
+
+    peft_model, api = _peft(model), HfApi(token=token)
+    with tempfile.TemporaryDirectory() as folder:
+        repository = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        with contextlib.suppress(EntryNotFoundError):
+            # PEFT and we write into a card that is there.
+            ModelCard.load(repository, token=token).save(Path(folder, "README.md"))
+        peft_model.save_pretrained(folder)
+        return api.upload_folder(repo_id=repository, folder_path=folder, commit_message=commit_message).commit_url
 
 
 def _peft(model: nn.Module) -> PeftModel:

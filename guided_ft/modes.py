@@ -30,7 +30,17 @@ def _slice_config(selection: Selection, rank: int | None) -> SliceConfig:
         module: {"axis": p.axis, "index": list(p.index)} for module, p in _slice_parts(selection).items()
     }
     slices |= {module: {"neurons": neurons} for module, neurons in _expert_neurons(selection).items()}
-    return SliceConfig(slices=slices, rank=rank, task_type="CAUSAL_LM")
+    return SliceConfig(slices=slices, rank=rank, task_type="CAUSAL_LM", chosen=_in_words(selection, rank))
+
+
+def _in_words(selection: Selection, rank: int | None) -> str:
+    """What is trained and how it was chosen, for the model card."""
+    counts = ", ".join(f"{n:,} {kind}{'s' * (n > 1)}" for kind, n in selection.counts().items() if n)
+    count, total = sum(_slice_sizes(selection, rank).values()), selection.anatomy.num_parameters
+    words = f"{counts}: {count:,} of {total:,} parameters ({count / total:.3%})"
+    how = {key: selection.how.get(key) for key in ("method", "strategy", "budget")}
+    chosen = ", ".join(f"{key} {value}" for key, value in how.items() if isinstance(value, str | int | float))
+    return f"{words}; chosen by {chosen}" if chosen else words
 
 
 def _slice_parts(selection: Selection) -> dict[str, Slice]:

@@ -26,11 +26,11 @@ MERGED = 1e-5
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 STEPS = 20
 
-# Whole key/value groups, a head alone, neighbouring and single neurons; "other" shares some of them.
+# Whole key/value groups, a head alone, neighbouring and single neurons; "other" shares some of them and adapts more modules.
 _HEADS = "L0.H0 L0.H1 L1.H2"
 _BOTH = {"heads": _HEADS, "layer": "L1"}
-_DENSE = _BOTH | {"all": f"{_HEADS} L0.N3 L0.N17 L0.N18 L1.N5 L1.N47", "other": "L0.H1 L0.N3 L0.N4 L1.N6"}
-_SPARSE = _BOTH | {"all": f"{_HEADS} {moe.NEURONS}", "other": "L0.H1 L0.E0.N3 L0.E1.N4 L1.E2.N6"}
+_DENSE = _BOTH | {"all": f"{_HEADS} L0.N3 L0.N17 L0.N18 L1.N5 L1.N47", "other": "L0.H1 L1.H0 L1.H1 L0.N3 L0.N4 L1.N6"}
+_SPARSE = _BOTH | {"all": f"{_HEADS} {moe.NEURONS}", "other": "L0.H1 L1.H0 L1.H1 L0.E0.N3 L0.E1.N4 L1.E2.N6"}
 
 
 # -- short forms -------------------------------------------------------------------------------------------------------

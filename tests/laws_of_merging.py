@@ -109,6 +109,7 @@ def adapters_are_added_switched_and_deleted(family: str, folder: Path) -> None:
     first = families.logits(peft_model)
     peft_model.add_adapter("other", config(family, "other"))
     assert torch.equal(families.logits(peft_model), first), "adding must not activate"
+    assert {id(p) for p in peft_model.parameters() if p.requires_grad} == {id(p) for p in deltas(peft_model).values()}
     peft_model.set_adapter("other")
     second = families.logits(peft_model)
     assert distance(second, first) > VISIBLE

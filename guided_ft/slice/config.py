@@ -6,12 +6,14 @@ import operator
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from peft.config import PeftConfig
 from peft.utils import PeftType
 
 from ..errors import GuidedError
+from . import card
 
 PEFT_TYPE = "SLICE"
 _RANGE = re.compile(r"(\d{1,9})(?:-(\d{1,9}))?")
@@ -79,6 +81,9 @@ class SliceConfig(PeftConfig):
         default=None,
         metadata={"help": "Train slices as products of this rank, where that takes fewer parameters; None: in full."},
     )
+    chosen: str | None = field(
+        default=None, metadata={"help": "What the slices are and how they were chosen, in words, for the model card."}
+    )
     init_weights: bool = field(
         default=True, metadata={"help": "Start from zero, that is, from the base model. False is for tests."}
     )
@@ -115,6 +120,16 @@ class SliceConfig(PeftConfig):
             self.target_modules = sorted(self.slices)
         elif not 0 < self.fraction <= 1:
             raise GuidedError(f"fraction: {self.fraction} is not in (0, 1]")
+
+    def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
+        """Write ``adapter_config.json`` and, beside an adapter's weights, what its model card says of them.
+
+        PEFT saves the weights and its own card first.
+        """
+        super().save_pretrained(save_directory, **kwargs)
+        folder = Path(save_directory)
+        if any(folder.glob("adapter_model.*")):
+            card.write(folder, self)
 
     @staticmethod
     def _checked(name: str, spec: dict) -> dict:

@@ -101,6 +101,7 @@ class SliceModel(BaseTuner):
         if config.slices is None:
             # The draw becomes explicit, so that a saved control says exactly what it trained.
             config.slices = {name: layer.spec(adapter_name) for name, layer in layers.items()}
+            config.chosen = f"{config.fraction:.3g} of the rows, drawn at random with seed {config.seed}"
         _require(config.slices, layers)
 
     @classmethod
