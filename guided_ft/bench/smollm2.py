@@ -12,6 +12,7 @@ from typing import Any
 from ..artifact import read_text
 from ..data import Row, load_rows
 from ..errors import GuidedError
+from ..models import locate
 from ..task import Task
 from . import choices
 from .cell import Campaign
@@ -29,13 +30,15 @@ def suite(data: Path | None = None, campaigns: tuple[Campaign, ...] = ()) -> Sui
     Args:
         data: folder in which ``relations/factual/*.json`` lie (the ``data`` of github.com/evandez/relations).
     """
+    # What is missing is said here, not by the first worker.
+    _sets()
     problems = {"sums": Problem(_sums, new_tokens=8), "sum_pairs": Problem(_sum_pairs, new_tokens=0)}
     if data is not None:
         problems["facts"] = Problem(lambda count, seed: _facts(data, count, seed), new_tokens=8)
     wanted = campaigns or tuple(_possible(campaign, problems) for campaign in CAMPAIGNS)
     return Suite(
         name="smollm2",
-        model=lambda: MODEL,
+        model=lambda: locate(MODEL),
         problems=problems,
         held_out=_held_out,
         old_skills=_old_skills,
