@@ -75,6 +75,36 @@ def estimates(monkeypatch: pytest.MonkeyPatch) -> list[tuple[tuple, dict[str, An
 
 
 @pytest.fixture
+def benchmark(monkeypatch: pytest.MonkeyPatch) -> list[tuple[tuple, dict[str, Any]]]:
+    """Stands in for the runs and the tables of guided_ft.bench; what they were asked."""
+    import guided_ft.bench.report
+    import guided_ft.bench.run
+
+    asked: list[tuple[tuple, dict[str, Any]]] = []
+    monkeypatch.setattr(guided_ft.bench.run, "run_suite", lambda *args, **options: asked.append((args, options)))
+    monkeypatch.setattr(guided_ft.bench.report, "write_report", lambda *args: asked.append((args, {})) or [])
+    return asked
+
+
+def test_bench_hands_over_what_was_asked(capsys, benchmark) -> None:
+    assert call(capsys, "bench", "testbed", "arm=full,lora", "seed=1", "--limit", "3", "--out", "x")[0] == 0
+    [((suite, folder), options)] = benchmark
+    assert (suite, folder) == ("testbed", Path("x"))
+    assert (options["only"], options["limit"]) == ({"arm": {"full", "lora"}, "seed": {"1"}}, 3)
+    assert call(capsys, "bench", "testbed", "arn=full")[::2] == (
+        2,
+        "bench: unknown value 'arn' (did you mean 'arm'?)\n",
+    )
+
+
+def test_quick_and_full_rows_are_kept_apart(capsys, benchmark) -> None:
+    call(capsys, "bench", "testbed")
+    call(capsys, "bench", "testbed", "--quick")
+    folders = [args[1] for args, _ in benchmark]
+    assert folders == [Path("benchmarks/results"), Path("runs/bench-quick")]
+
+
+@pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty current folder with one finished run."""
     monkeypatch.chdir(tmp_path)
@@ -192,12 +222,12 @@ COMMANDS = list(commands(typer.main.get_command(app)))
 
 def test_all_commands_are_there() -> None:
     names = {" ".join(path) for path in COMMANDS}
-    assert names == {"", *STAGES, "check", "estimate", "report", "show", "recipes", "recipes copy"}
+    assert names == {"", *STAGES, "check", "estimate", "bench", "report", "show", "recipes", "recipes copy"}
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
 def test_every_help_ends_with_examples_that_run(
-    capsys, pipeline, report, estimates, here: Path, path: tuple[str, ...]
+    capsys, pipeline, report, estimates, benchmark, here: Path, path: tuple[str, ...]
 ) -> None:
     code, out, err = call(capsys, *path, "--help")
     assert (code, err) == (0, "")
