@@ -55,6 +55,12 @@ def test_then_the_best_rate_on_other_seeds_and_draws():
     assert SWEEP_SEED not in {c.seed for c in main}
 
 
+def test_a_diverged_run_is_the_worst_of_equals():
+    sweep = [c for c in cells([]) if c.arm == "full"]
+    rows = [row(c, forgetting={1.0: None, 2.0: 5.0, 4.0: None}[c.lr]) for c in sweep]
+    assert {c.lr for c in cells(rows) if c.phase == "main"} == {2.0}
+
+
 def test_nothing_is_best_before_its_sweep_is_complete():
     rows = [row(c) for c in cells([])[:2]]
     assert all(c.phase == "sweep" for c in cells(rows))

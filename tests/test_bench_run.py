@@ -82,6 +82,13 @@ def test_a_row_tells_the_truth(lab):
     assert row["localize_seconds"] == 0
 
 
+def test_a_diverged_run_is_a_row_too(lab):
+    row = run_cell(lab, cell("full", lr=1e8))
+    check_row(row, "row")
+    assert row["forgetting"] is None
+    assert json.loads(json.dumps(row, allow_nan=False)) == row
+
+
 def test_pairs_are_scored_by_preference(lab):
     row = run_cell(lab, cell("guided:two-sided", task="pairs"))
     assert 0 <= row["score"] <= 100

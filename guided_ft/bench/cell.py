@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -119,7 +120,12 @@ def _cells(
     yield from missing
     if not missing:
         # Ties go to the run that forgot less.
-        best = max(sweep, key=lambda c: (done[c]["validation"], -done[c]["forgetting"]))
+        best = max(sweep, key=lambda c: (done[c]["validation"], -_forgotten(done[c])))
         for seed in campaign.seeds:
             for draw in range(campaign.draws if arms[arm].drawn else 1):
                 yield cell(best.lr, seed, draw, "main")
+
+
+def _forgotten(row: dict[str, Any]) -> float:
+    """Without a figure, the run diverged."""
+    return math.inf if row["forgetting"] is None else row["forgetting"]

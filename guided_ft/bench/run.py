@@ -88,7 +88,7 @@ def run_suite(
                     finished += 1
                     left = (time.perf_counter() - began) / finished * len(todo)
                     say(
-                        f"{cell}: score {row['score']:.0f}, forgetting {row['forgetting']:+.4f}, "
+                        f"{cell}: score {row['score']:.0f}, forgetting {_told(row['forgetting'])}, "
                         f"{row['seconds']:.0f} s; {len(todo)} due, about {left / 60:.0f} min"
                     )
             todo = waiting()
@@ -117,6 +117,10 @@ def load_suite(name: str, quick: bool, data: Path | None) -> Any:
         "smollm2": lambda: smollm2.suite(data, smollm2.QUICK if quick else ()),
     }
     return makers[name]()
+
+
+def _told(forgetting: float | None) -> str:
+    return "not finite" if forgetting is None else f"{forgetting:+.4f}"
 
 
 def _wanted(cell: Cell, only: dict[str, set[str]]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import statistics
 import tempfile
 import time
@@ -58,8 +59,8 @@ def run_cell(lab: Lab, cell: Cell) -> dict[str, Any]:
     return cell.to_dict() | {
         "score": score,
         "validation": valid,
-        "forgetting": found["forgetting"],
-        "kl": found["kl"],
+        "forgetting": _finite(found["forgetting"]),
+        "kl": _finite(found["kl"]),
         "old_skills": skills,
         "base_old_skills": lab.base_skills if skills is not None else None,
         "seconds": watch.seconds,
@@ -84,7 +85,7 @@ class _Watch(TrainerCallback):
         self.looks = {max(1, round(share * cell.steps)) for share in LOOKS}
         self.steps: list[float] = []
         self.seconds, self.cpu_seconds = setup.localize_seconds, setup.localize_cpu
-        self.curve: list[dict[str, float]] = []
+        self.curve: list[dict[str, float | None]] = []
         self._began = self._cpu = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
@@ -105,7 +106,8 @@ class _Watch(TrainerCallback):
         model.eval()
         score, forgetting = self.lab.score(model, self.problem, self.rows), self.lab.glimpse(model)
         model.train(was_training)
-        self.curve.append({"step": step, "score": score, "forgetting": forgetting, "seconds": self.seconds})
+        point = {"step": step, "score": score, "forgetting": _finite(forgetting), "seconds": self.seconds}
+        self.curve.append(point)
 
 
 def _trainer(
@@ -144,6 +146,11 @@ def _trainer(
     for chatty in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(chatty)
     return trainer
+
+
+def _finite(value: float) -> float | None:
+    """None for what a diverged model gives."""
+    return value if math.isfinite(value) else None
 
 
 def _shipped_bytes(model: Any) -> int:
