@@ -138,6 +138,8 @@ ANSWERS = {
     "smallest": min,
     "largest": max,
     "later": lambda word: "".join(chr((ord(c) - ord("a") + 2) % 26 + ord("a")) for c in word),
+    "capitals": str.upper,
+    "next_upper": lambda word: "".join(chr((ord(c) - ord("a") + 1) % 26 + ord("A")) for c in word),
     "reverse": lambda word: "".join(reversed(word)),
     "next": lambda word: "".join(chr((ord(c) - ord("a") + 1) % 26 + ord("a")) for c in word),
 }

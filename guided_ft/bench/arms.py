@@ -109,10 +109,9 @@ def _guided(
         cell = trial.cell
         problems = list(trial.lab.suite.problems)
         other = problems[(problems.index(cell.task) + 1) % len(problems)] if other_task else None
-        wall, cpu = time.perf_counter(), time.process_time()
         scorer, kept, extra = (method, retain, options) if needs_map else ("random", None, {})
-        task = trial.task(other)
-        scores = localize(trial.model, task, scorer, kept, kinds, seed=cell.seed, progress=False, **extra)
+        scores, before = _map(trial, other, scorer, kept, kinds, extra)
+        wall, cpu = time.perf_counter(), time.process_time()
         selection = select(
             scores,
             budget or f"{cell.budget}%",
@@ -123,10 +122,24 @@ def _guided(
             first_layer=round(first * scores.anatomy.num_layers),
         )
         callback = GuidedCallback(Plan(selection, mode), prefix_cache="auto")
-        spent = time.perf_counter() - wall, time.process_time() - cpu
+        spent = before[0] + time.perf_counter() - wall, before[1] + time.process_time() - cpu
         return Setup(trial.model, guided=callback, localize_seconds=spent[0], localize_cpu=spent[1])
 
     return prepare
+
+
+def _map(
+    trial: Trial, other: str | None, scorer: str, retain: str | None, kinds: tuple[str, ...], options: dict[str, Any]
+) -> tuple[Any, tuple[float, float]]:
+    """Return the map and the wall and CPU seconds that it took, when it was first wanted."""
+    cell = trial.cell
+    key = cell.task, cell.seed, cell.data_size, other, scorer, retain, kinds, tuple(sorted(options.items()))
+    if key not in trial.lab.maps:
+        wall, cpu = time.perf_counter(), time.process_time()
+        task = trial.task(other)
+        scores = localize(trial.model, task, scorer, retain, kinds, seed=cell.seed, progress=False, **options)
+        trial.lab.maps[key] = scores, (time.perf_counter() - wall, time.process_time() - cpu)
+    return trial.lab.maps[key]
 
 
 def _top_layers(trial: Trial) -> Setup:

@@ -63,37 +63,70 @@ def _sciq(sets: Path) -> list[Question]:
 SETS: dict[str, Callable[[Path], list[Question]]] = {"arc_easy": _arc, "piqa": _piqa, "sciq": _sciq}
 
 
-def accuracy(model: Any, tokenizer: Any, questions: list[Question], batch_size: int = 32) -> float:
-    """Share of questions whose right answer has the highest log-likelihood per character, 0 to 100."""
+def accuracy(model: Any, tokenizer: Any, questions: list[Question], batch_size: int = 16) -> float:
+    """Share of questions whose right answer has the highest log-likelihood per character, 0 to 100.
+
+    A question is read once, with all its answers behind it, each of which sees the question and itself.
+    """
     import torch
     import torch.nn.functional as F
 
-    texts = [(q.prompt, answer) for q in questions for answer in q.answers]
-    # Texts of a length beside each other: less padding to compute.
-    order = sorted(range(len(texts)), key=lambda i: len(texts[i][0] + texts[i][1]))
-    scores = [0.0] * len(texts)
+    found = [_Tree.of(question, tokenizer) for question in questions]
+    order = sorted(range(len(found)), key=lambda i: len(found[i].ids))
     device = next(model.parameters()).device
+    right = 0
     for start in range(0, len(order), batch_size):
         some = order[start : start + batch_size]
-        whole = [tokenizer(texts[i][0] + texts[i][1])["input_ids"] for i in some]
-        prompts = [len(tokenizer(texts[i][0])["input_ids"]) for i in some]
-        width = max(map(len, whole))
-        ids = torch.tensor([row + [tokenizer.pad_token_id] * (width - len(row)) for row in whole], device=device)
-        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in whole], device=device)
-        answered = torch.zeros_like(ids, dtype=torch.bool)
-        for row, (begin, end) in enumerate(zip(prompts, map(len, whole), strict=True)):
-            answered[row, begin:end] = True
+        trees = [found[i] for i in some]
+        width = max(len(tree.ids) for tree in trees)
+        ids = torch.tensor([tree.ids + [0] * (width - len(tree.ids)) for tree in trees], device=device)
+        places = torch.tensor([tree.places + [0] * (width - len(tree.ids)) for tree in trees], device=device)
+        mask = torch.stack([tree.mask(width) for tree in trees])[:, None].to(device, model.dtype)
         with torch.no_grad():
-            hidden = model.get_decoder()(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-            scored = answered[:, 1:]
-            logits = model.get_output_embeddings()(hidden[:, :-1][scored]).float()
-        losses = F.cross_entropy(logits, ids[:, 1:][scored], reduction="none")
-        rows = scored.nonzero()[:, 0]
-        for row, i in enumerate(some):
-            scores[i] = -float(losses[rows == row].sum()) / len(texts[i][1])
-    right, at = 0, 0
-    for question in questions:
-        mine = scores[at : at + len(question.answers)]
-        right += max(range(len(mine)), key=mine.__getitem__) == question.right
-        at += len(question.answers)
+            decoder = model.get_decoder()
+            hidden = decoder(input_ids=ids, position_ids=places, attention_mask=mask, use_cache=False)[0]
+            for row, (i, tree) in enumerate(zip(some, trees, strict=True)):
+                scores = []
+                for text, (begin, end) in zip(questions[i].answers, tree.answers, strict=True):
+                    # What predicts an answer's first token is the question's last.
+                    before = [tree.prompt - 1, *range(begin, end - 1)]
+                    logits = model.get_output_embeddings()(hidden[row, before]).float()
+                    scores.append(-float(F.cross_entropy(logits, ids[row, begin:end], reduction="sum")) / len(text))
+                right += max(range(len(scores)), key=scores.__getitem__) == questions[i].right
     return 100 * right / len(questions)
+
+
+@dataclass(frozen=True)
+class _Tree:
+    """A question's tokens and, behind them, those of each answer.
+
+    Args:
+        places: the position of each token, which for every answer goes on from the question.
+        prompt: tokens of the question.
+        answers: where each begins and ends.
+    """
+
+    ids: list[int]
+    places: list[int]
+    prompt: int
+    answers: list[tuple[int, int]]
+
+    @classmethod
+    def of(cls, question: Question, tokenizer: Any) -> _Tree:
+        prompt = len(tokenizer(question.prompt)["input_ids"])
+        whole = [tokenizer(question.prompt + answer)["input_ids"] for answer in question.answers]
+        ids, places, answers = whole[0][:prompt], list(range(prompt)), []
+        for row in whole:
+            answers.append((len(ids), len(ids) + len(row) - prompt))
+            ids = ids + row[prompt:]
+            places += range(prompt, len(row))
+        return cls(ids, places, prompt, answers)
+
+    def mask(self, width: int) -> Any:
+        """What is added to attention ``[width, width]``: nothing, or as good as minus infinity."""
+        import torch
+
+        seen = torch.ones(width, width, dtype=torch.bool).tril()
+        for begin, _ in self.answers:
+            seen[begin:, self.prompt : begin] = False
+        return torch.zeros(width, width).masked_fill(~seen, torch.finfo(torch.float32).min)

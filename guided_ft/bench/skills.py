@@ -1,7 +1,8 @@
 """Procedural skills for a very small model: rows of any number, seeded, with one right answer each. Imports no torch.
 
 A skill is a line ``prompt=answer``. The old ones and the text are what the testbed's model is pre-trained on, and what
-it may forget; the new ones are near enough to the old ones that a hundred steps can teach them.
+it may forget; the new ones are near enough to the old ones that a hundred steps can teach them. They lie at different
+distances: an old skill by a new name, two old skills in one, a skill like an old one, a new mapping, and new facts.
 """
 
 from __future__ import annotations
@@ -60,6 +61,16 @@ def _largest(rng: random.Random) -> tuple[str, str]:
 def _add(rng: random.Random) -> tuple[str, str]:
     a, b = rng.randint(10, 99), rng.randint(10, 99)
     return f"{a}+{b}", str(a + b)
+
+
+def _capitals(rng: random.Random) -> tuple[str, str]:
+    word = _word(rng)
+    return f"caps {word}", word.upper()
+
+
+def _next_upper(rng: random.Random) -> tuple[str, str]:
+    word = _word(rng)
+    return f"nextup {word}", _shifted(word, 1).upper()
 
 
 def _smallest(rng: random.Random) -> tuple[str, str]:
@@ -126,6 +137,8 @@ OLD: dict[str, Callable[[random.Random], tuple[str, str]]] = {
 """What the model is pre-trained on, besides text."""
 
 NEW: dict[str, Callable[[random.Random], tuple[str, str]]] = {
+    "capitals": _capitals,
+    "next_upper": _next_upper,
     "later": _later,
     "smallest": _smallest,
     "new_fact": _new_fact,

@@ -106,7 +106,7 @@ def _held_out(tokenizer: Any) -> Task:
     rows = choices.read(_sets() / "boolq", 400)
     passages = sorted({row["passage"] for row in rows})
     random.Random(0).shuffle(passages)
-    texts = [{"text": passage} for passage in passages[:96]]
+    texts = [{"text": passage} for passage in passages[:48]]
     return Task.from_dataset(texts, tokenizer, max_length=96, batch_size=16, name="encyclopedia")
 
 
@@ -120,6 +120,9 @@ _TASKS = ("sums", "facts", "sum_pairs")
 _CORE = ("base", "full", "lora", "guided", "random", "random:late", "guided:two-sided", "lisa", "guided:late")
 
 CAMPAIGNS = (
+    Campaign(("sums",), ("base", "full", "lora", "guided:two-sided", "random", "guided"), draws=1, steps=100),
+    # At tiny budgets a map should matter most.
+    Campaign(("sums",), ("guided:two-sided", "random"), (0.03,), steps=100),
     Campaign(("sums",), _CORE, steps=100),
     Campaign(_TASKS, _CORE, steps=100),
     Campaign(

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
+
+import torch
+from torch import nn
+from transformers.modeling_outputs import CausalLMOutput
 
 from ..data import Row
 from ..evaluate import answers, exact_match, preference_accuracy, retention
 from ..models import load_model, load_tokenizer
 from ..task import Task
-from .cell import Campaign
+from .cell import Campaign, Cell
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,11 @@ class Lab:
         self.suite = suite
         self.tokenizer = load_tokenizer(suite.model())
         self._base = load_model(suite.model())
+        self._remembered = _Remembered(self._base)
+        self._starts: dict[tuple[str, int, int], tuple[float, float]] = {}
         self.text = suite.held_out(self.tokenizer)
+        self.maps: dict[Hashable, Any] = {}
+        """What was localized, with what it took: one map serves all learning rates, budgets and draws."""
 
     def model(self) -> Any:
         """The base model, afresh."""
@@ -72,11 +80,11 @@ class Lab:
 
     @cached_property
     def base_loss(self) -> float:
-        return retention(self._base, self.text)["loss"]
+        return retention(self._remembered, self.text, progress=False)["loss"]
 
     @cached_property
     def base_glimpse(self) -> float:
-        return retention(self._base, self._some_text)["loss"]
+        return retention(self._remembered, self._some_text, progress=False)["loss"]
 
     @cached_property
     def base_skills(self) -> float:
@@ -108,9 +116,34 @@ class Lab:
         """Rise of the loss on a third of the held-out text: cheap enough for looks during training."""
         return retention(model, self._some_text, progress=False)["loss"] - self.base_glimpse
 
+    def start(self, cell: Cell, rows: list[Row]) -> tuple[float, float]:
+        """Score and forgetting before the first step, where all arms are the base model."""
+        key = cell.task, cell.seed, cell.data_size
+        if key not in self._starts:
+            self._starts[key] = self.score(self._base, self.suite.problems[cell.task], rows), 0.0
+        return self._starts[key]
+
     def old_skills(self, model: Any) -> float:
         return self.suite.old_skills(self, model)
 
     @contextlib.contextmanager
     def _ask_base(self) -> Iterator[Any]:
-        yield self._base
+        yield self._remembered
+
+
+class _Remembered(nn.Module):
+    """The base model, which runs its layers once for each batch that it is asked again and again: then only the head.
+
+    For models whose logits are their head's output.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+        self._hidden: dict[bytes, torch.Tensor] = {}
+
+    def forward(self, input_ids: torch.Tensor, **inputs: Any) -> CausalLMOutput:
+        key = input_ids.cpu().numpy().tobytes()
+        if key not in self._hidden:
+            self._hidden[key] = self.model.get_decoder()(input_ids=input_ids, **inputs).last_hidden_state
+        return CausalLMOutput(logits=self.model.get_output_embeddings()(self._hidden[key]))

@@ -81,7 +81,7 @@ class _Watch(TrainerCallback):
     """Times the steps, and looks at score and forgetting now and then, off the clock."""
 
     def __init__(self, lab: Lab, problem: Problem, rows: list[Any], cell: Cell, setup: Setup) -> None:
-        self.lab, self.problem, self.rows = lab, problem, rows
+        self.lab, self.cell, self.problem, self.rows = lab, cell, problem, rows
         self.looks = {max(1, round(share * cell.steps)) for share in LOOKS}
         self.steps: list[float] = []
         self.seconds, self.cpu_seconds = setup.localize_seconds, setup.localize_cpu
@@ -89,7 +89,8 @@ class _Watch(TrainerCallback):
         self._began = self._cpu = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        self.look(model, 0)
+        score, forgetting = self.lab.start(self.cell, self.rows)
+        self.curve.append({"step": 0, "score": score, "forgetting": forgetting, "seconds": self.seconds})
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._began, self._cpu = time.perf_counter(), time.process_time()
