@@ -34,8 +34,9 @@ def run_cell(lab: Lab, cell: Cell) -> dict[str, Any]:
     problem = lab.suite.problems[cell.task]
     train, validation, test = problem.rows(cell.data_size, cell.seed)
     arm = ARMS[cell.arm]
-    model = lab.model()
     reset_peak()
+    resident = peak_bytes()
+    model = lab.model()
     torch.manual_seed(cell.seed)
     setup = arm.prepare(Trial(lab, cell, model, train))
     watch = _Watch(lab, problem, validation[:GLIMPSE], cell, setup)
@@ -68,6 +69,7 @@ def run_cell(lab: Lab, cell: Cell) -> dict[str, Any]:
         "cpu_seconds": watch.cpu_seconds,
         "step_seconds": statistics.median(watch.steps) if watch.steps else 0.0,
         "peak_bytes": peak,
+        "resident_bytes": resident,
         "trainable": trainable if cell.lr else 0,
         "fraction": 100 * trainable / total if cell.lr else 0.0,
         "adapter_bytes": _shipped_bytes(trained) if cell.lr else 0,
@@ -90,7 +92,7 @@ class _Watch(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         score, forgetting = self.lab.start(self.cell, self.rows)
-        self.curve.append({"step": 0, "score": score, "forgetting": forgetting, "seconds": self.seconds})
+        self._note(0, score, forgetting)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._began, self._cpu = time.perf_counter(), time.process_time()
@@ -107,8 +109,11 @@ class _Watch(TrainerCallback):
         model.eval()
         score, forgetting = self.lab.score(model, self.problem, self.rows), self.lab.glimpse(model)
         model.train(was_training)
-        point = {"step": step, "score": score, "forgetting": _finite(forgetting), "seconds": self.seconds}
-        self.curve.append(point)
+        self._note(step, score, _finite(forgetting))
+
+    def _note(self, step: int, score: float, forgetting: float | None) -> None:
+        point = {"step": step, "score": score, "forgetting": forgetting, "seconds": self.seconds}
+        self.curve.append(point | {"cpu_seconds": self.cpu_seconds})
 
 
 def _trainer(
