@@ -12,6 +12,7 @@ from bench_rows import benchmark, curve, row
 
 from guided_ft.bench.arms import ARMS
 from guided_ft.bench.compare import CONTROLS, PLACED, REFERENCES, against, located
+from guided_ft.bench.goals import GOALS, goals
 from guided_ft.bench.groups import ALL_TASKS, Line, group, headline, pooled
 from guided_ft.bench.labels import LABELS, colour, label, marker, ordered
 from guided_ft.bench.report import write_report
@@ -160,12 +161,64 @@ def test_where_to_look_is_where_most_was_run():
     assert headline(group([*rows, row(data_size=1000)]))[0].data_size == 300
 
 
+def on_processor(way, factor):
+    return [point | {"cpu_seconds": factor * point["seconds"]} for point in way]
+
+
 def test_cost_is_relative_to_full_on_the_same_seed(tmp_path):
-    way = {"full": curve(80.0, 0.1, 20.0), "lora": curve(80.0, 0.1, 5.0)}
-    rows = [row(seed=s, curve=way["full"], cpu_seconds=10.0 * s) for s in (1, 2)]
-    rows += [row(arm="lora", budget=0.3, seed=s, curve=way["lora"], cpu_seconds=5.0 * s) for s in (1, 2)]
+    way = {"full": curve(80.0, 0.1, 20.0), "lora": on_processor(curve(80.0, 0.1, 5.0), 2.0)}
+    rows = [row(seed=s, curve=on_processor(way["full"], s), resident_bytes=10**8 * s) for s in (1, 2)]
+    rows += [row(arm="lora", budget=0.3, seed=s, curve=way["lora"], resident_bytes=10**8) for s in (1, 2)]
     page = write_report(results(tmp_path / "results", rows), tmp_path)[0].read_text()
-    assert "| LoRA, all linear layers | 0.25 ± 0.00 | 0.50 ± 0.00 | 1.00 ± 0.00 | 1.00 ± 0.00 |" in page
+    # 10 s of the processor against 20 and 40; 300 MB against 300 and 200.
+    line = "| LoRA, all linear layers | 0.38 ± 0.18 | 0.38 ± 0.18 | 1.25 ± 0.35 | - (0 of 2) |"
+    assert line in page
+
+
+def test_the_score_at_the_defaults_time(tmp_path):
+    rows = [row(curve=curve(80.0, 0.1, 20.0)), row(arm="guided", budget=0.3, curve=curve(60.0, 0.1, 8.0))]
+    page = write_report(results(tmp_path / "results", rows), tmp_path)[0].read_text()
+    assert "| full fine-tuning | 1.00 | 1.00 | - (0 of 1) | 53.0 |" in page  # 0.4 of its way
+    assert "| 60.0 |" in page
+
+
+# -- goals ------------------------------------------------------------------------------------------------------------
+def reached(**guided):
+    """Verdicts on a default recipe against a full fine-tuning and a LoRA that are the same for every call."""
+    rows = []
+    for seed in (1, 2, 3):
+        at = {"seed": seed, "resident_bytes": 0}
+        rows.append(row(**at, curve=curve(80.0, 0.2, 20.0), peak_bytes=1000))
+        rows.append(row(**at, arm="lora", budget=0.3, score=79.0, curve=curve(80.0, 0.1, 10.0)))
+        rows.append(row(**at, arm="guided", budget=0.3, **guided))
+    groups = group(rows)
+    lines = next(iter(groups.values()))
+    return [None if found is None else found.reached for found in (goal.measure(lines, 0.3) for goal in GOALS)], groups
+
+
+def test_goals_are_reached_and_missed_at_their_edges():
+    good = {"score": 79.0, "curve": curve(80.0, 0.049, 6.0), "peak_bytes": 500}
+    assert reached(**good)[0] == [True] * 7
+    for i, worse in (
+        ((0, 1), {"score": 78.9}),
+        ((3,), {"curve": curve(80.0, 0.051, 6.0)}),
+        ((2, 3), {"curve": curve(80.0, 0.21, 6.0)}),
+        ((5,), {"curve": curve(80.0, 0.049, 6.2)}),
+        ((4, 5), {"curve": curve(80.0, 0.049, 7.3)}),
+        ((6,), {"peak_bytes": 501}),
+    ):
+        assert reached(**good | worse)[0] == [place not in i for place in range(7)], worse
+
+
+def test_a_default_that_never_gets_there_has_missed_the_goals_of_time():
+    found, groups = reached(score=40.0, curve=curve(40.0, 0.01, 6.0), peak_bytes=500)
+    assert found == [False, False, True, False, False, False, True]
+    assert "missed: never there" in goals([groups])
+
+
+def test_what_was_not_run_is_a_dash():
+    table = goals([group([row(), row(arm="guided", budget=1.0)])])
+    assert table.count("| - |") == len(GOALS)
 
 
 # -- few rows, bad rows ---------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from guided_ft.bench import statistics
-from guided_ft.bench.curves import forgetting_at, seconds_to, shared_target
+from guided_ft.bench.curves import clock, forgetting_at, score_by, seconds_to, shared_target
 from guided_ft.bench.rates import best_rate, sweep_of
 
 VALUE = st.integers(-20, 20).map(float)
@@ -171,6 +171,19 @@ def test_forgetting_and_time_at_a_score():
 def test_localization_is_in_the_time_once():
     late, early = run((0, 0.0, 5), (50, 0.1, 15), localize=5.0), run((0, 0.0, 0), (50, 0.1, 10), localize=5.0)
     assert seconds_to(late, 50) == seconds_to(early, 50) == 15
+
+
+def test_the_score_by_a_time_is_the_best_so_far():
+    dips = run((10, 0.0, 2.0), (40, 0.1, 12.0), (30, 0.2, 22.0), (60, 0.3, 32.0), localize=2.0)
+    assert [score_by(dips, s) for s in (0, 2, 7, 12, 22, 27, 32, 99)] == [10, 10, 25, 40, 40, 50, 60, 60]
+    assert score_by(row(curve=[]), 1) is None
+
+
+def test_the_clock_is_the_processors_where_it_was_read():
+    points = [{"step": i, "score": 0, "forgetting": 0, "seconds": 9.0 + i, "cpu_seconds": 3.0 + i} for i in (0, 1)]
+    assert clock(row(curve=points, localize_seconds=5.0)) == [3.0, 4.0]
+    del points[1]["cpu_seconds"]
+    assert clock(row(curve=points, localize_seconds=5.0)) == [5.0, 6.0]
 
 
 def test_the_score_that_all_runs_reach():

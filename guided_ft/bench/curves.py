@@ -6,6 +6,7 @@ The score along training is taken as its running best, so that a dip does not co
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 from .rows import Row
 
@@ -23,13 +24,38 @@ def forgetting_at(row: Row, target: float) -> float | None:
     return _at(row, [point["forgetting"] for point in row["curve"]], target)
 
 
-def seconds_to(row: Row, target: float) -> float | None:
-    """Seconds until the run first reaches ``target``, localization included; None if it never does.
+def clock(row: Row) -> list[float]:
+    """Seconds at each point of the curve, localization included.
 
-    The curve's own seconds count from its first point, whether or not localization is in them.
+    Of runs on a CPU the seconds of the processor: what else the machine did does not count. The curve's own seconds
+    count from its first point, whether or not localization is in them.
     """
-    start = row["curve"][0]["seconds"] if row["curve"] else 0.0
-    return _at(row, [point["seconds"] - start + row["localize_seconds"] for point in row["curve"]], target)
+    curve = row["curve"]
+    if all("cpu_seconds" in point for point in curve):
+        return [point["cpu_seconds"] for point in curve]
+    return [point["seconds"] - curve[0]["seconds"] + row["localize_seconds"] for point in curve]
+
+
+def seconds_to(row: Row, target: float) -> float | None:
+    """Seconds (see ``clock``) until the run first reaches ``target``; None if it never does."""
+    return _at(row, clock(row), target)
+
+
+def score_by(row: Row, seconds: float) -> float | None:
+    """The best score that the run has had by then (see ``clock``), interpolated between two measurements.
+
+    The last one, if the run was over sooner; the first, if it was not yet training.
+    """
+    times, best = clock(row), list(accumulate((float(point["score"]) for point in row["curve"]), max))
+    if not times:
+        return None
+    later = next((i for i, time in enumerate(times) if time > seconds), None)
+    if later is None:
+        return best[-1]
+    if later == 0:
+        return best[0]
+    share = (seconds - times[later - 1]) / (times[later] - times[later - 1])
+    return best[later - 1] + share * (best[later] - best[later - 1])
 
 
 def _at(row: Row, values: Sequence[float | None], target: float) -> float | None:

@@ -22,7 +22,7 @@ from .duels import sorted_by_arm
 from .groups import Line, Runs, Value, at_budget
 from .labels import colour, label, marker, ordered
 from .statistics import Spread
-from .tables import field, relative
+from .tables import field, relative, total_seconds
 
 NEAR_ZERO = 0.01
 """Forgetting is drawn on a log scale that is linear below this many nats, so that 0 and gains have a place."""
@@ -65,7 +65,7 @@ def pareto(lines: dict[Line, Runs], budget: float | None, path: Path, title: str
     lines = {line: runs for line, runs in lines.items() if line.arm != "base"}
     shown = at_budget(lines, budget)
     has_full = Line("full", None) in lines
-    seconds = relative(lines, field("seconds")) if has_full else field("seconds")
+    seconds = relative(lines, total_seconds) if has_full else total_seconds
     panels: tuple[tuple[str, Value, dict[Line, Runs], Callable[[Any, Sequence[float]], None]], ...] = (
         ("forgetting: rise of the held-out loss (nats)", field("forgetting"), shown, _forgetting_axis),
         ("time with localization, " + ("full fine-tuning = 1" if has_full else "seconds"), seconds, shown, _from_zero),

@@ -13,6 +13,7 @@ from ..errors import GuidedError
 from . import figures, tables, words
 from .compare import CONTROLS, REFERENCES, Comparison, against, against_random, located
 from .duels import duels, tally
+from .goals import goals
 from .groups import Groups, Setting, at_budget, by_subject, group, headline, pooled
 from .rows import Row, dedupe, read_rows
 from .sheets import comparisons_sheet, lines_sheet
@@ -36,8 +37,11 @@ How to read it:
 - Forgetting is the rise of the held-out loss on old or general data. *At full's score*: read off each run's curve,
   where it first reaches what full fine-tuning ends with on that seed, less 1 point. *At equal score* (comparisons): at
   the highest score that all runs of both arms reach on a seed.
-- Time to full's score includes localization. Relative figures are to full fine-tuning's run of the same seed on the
-  same machine.
+- Time includes localization, and is the processor's where a run was on a CPU, so that other work on the machine does
+  not count. Memory is what the run took beyond what the process held before. Relative figures are to full
+  fine-tuning's run of the same seed on the same machine.
+- *Score at the default's time*: the best score along the curve by the time at which the default recipe's run of the
+  same seed is over, localization included: what the others have when they may train no longer than it.
 - Comparisons are paired by seed, and over all tasks a seed of each task is one; every random draw of a seed is a pair.
   The interval resamples whole seeds (10,000 times), widened for their small number. p counts relabellings of the runs
   within their seeds, all of them where they are few; Holm's correction is over the budgets, data sizes and steps of one
@@ -92,7 +96,11 @@ def write_report(
             raise GuidedError(f"{folder / suite}.jsonl: only the frozen base was run (run an arm that trains)")
         page.several_models = len({setting.model for setting in groups}) > 1
         several = len({setting.task for setting in groups}) > 1
-        page.parts.append(f"## {suite}")
+        page.parts += [
+            f"## {suite}",
+            "### What the default recipe is meant to reach",
+            goals(list(by_subject(groups).values())),
+        ]
         for mine in by_subject(pooled(groups) if several else groups).values():
             found = _compared(mine)
             compared += found if several else []
@@ -158,7 +166,7 @@ def _task(page: _Page, groups: Groups) -> None:
     lines = groups[setting]
     shown = at_budget(lines, budget)
     page.parts += [f"### {setting.task} ({words.escape(setting.model)})", f"{tables.described(setting, budget)}."]
-    page.parts += [tables.quality(shown), tables.cost(shown)]
+    page.parts += [tables.quality(shown), tables.cost(shown, budget)]
     title = f"{setting.suite}, {setting.task}: {tables.described(setting, None)}"
     title += "" if budget is None else f" (budget {words.brief(budget, ' %')})"
     figures.pareto(lines, budget, page.figure(setting, "pareto"), title)

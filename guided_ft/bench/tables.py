@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 from . import words
-from .curves import forgetting_at, seconds_to
+from .curves import clock, forgetting_at, score_by, seconds_to
 from .groups import Line, Runs, Setting, Value, sweeps
 from .labels import LABELS, label, ordered
 from .rates import sweep_of
@@ -59,6 +59,27 @@ def field(name: str) -> Value:
     return lambda row: row[name]
 
 
+def total_seconds(row: Row) -> float | None:
+    """What the whole run took (see ``clock``)."""
+    return clock(row)[-1] if row["curve"] else None
+
+
+def memory(row: Row) -> float | None:
+    """Peak bytes over what the process held before there was a model to train; None where that is not known."""
+    return row["peak_bytes"] - row["resident_bytes"] if "resident_bytes" in row else None
+
+
+def by_default(lines: dict[Line, Runs], budget: float | None) -> Value:
+    """The score that a run has by the time at which the default recipe's run of the same seed is over."""
+    default = lines.get(Line("guided", budget))
+
+    def value(row: Row) -> float | None:
+        ends = [end for r in (default.at_seed(row["seed"]) if default else ()) if (end := total_seconds(r))]
+        return score_by(row, math.fsum(ends) / len(ends)) if ends else None
+
+    return value
+
+
 def _skills(row: Row) -> float | None:
     lost = row["old_skills"], row["base_old_skills"]
     return None if None in lost else lost[0] - lost[1]
@@ -91,13 +112,13 @@ def quality(lines: dict[Line, Runs]) -> str:
     return words.table([*head, "KL (nats)", "old skills (points)"], made)
 
 
-def cost(lines: dict[Line, Runs]) -> str:
-    """What an arm costs relative to full fine-tuning's run of the same seed; the base costs nothing and is left out."""
+def cost(lines: dict[Line, Runs], budget: float | None) -> str:
+    """What an arm costs relative to full fine-tuning's run of the same seed, and its score by the time at which the
+    default recipe is over; the base costs nothing and is left out."""
     ratios: tuple[tuple[str, Value], ...] = (
         ("time to full's score", at_target(lines, seconds_to)),
-        ("CPU time", field("cpu_seconds")),
-        ("step", field("step_seconds")),
-        ("peak memory", field("peak_bytes")),
+        ("time", total_seconds),
+        ("memory", memory),
     )
     made = []
     for line in in_order(lines):
@@ -105,6 +126,7 @@ def cost(lines: dict[Line, Runs]) -> str:
             continue
         runs = lines[line]
         cells = [words.plus_minus(runs.spread(relative(lines, value)), 2) for _, value in ratios]
+        cells.append(words.plus_minus(runs.spread(by_default(lines, budget)), 1))
         adapter, _ = runs.spread(field("adapter_bytes"))
         share, _ = runs.spread(field("fraction"))
         made.append(
@@ -115,7 +137,9 @@ def cost(lines: dict[Line, Runs]) -> str:
                 words.size(adapter.mean) if adapter else words.DASH,
             ]
         )
-    return words.table(["arm", *(name for name, _ in ratios), "trained", "adapter"], made)
+    return words.table(
+        ["arm", *(name for name, _ in ratios), "score at the default's time", "trained", "adapter"], made
+    )
 
 
 def _name(line: Line, runs: Runs) -> list[str]:

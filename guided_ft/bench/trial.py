@@ -47,10 +47,9 @@ def run_cell(lab: Lab, cell: Cell) -> dict[str, Any]:
             # What spares our arms the logits that nobody reads is given to all of them.
             stack.enter_context(labelled_only(trained))
         trainable = sum(p.numel() for p in trained.parameters() if p.requires_grad)
-        peak = 0
         if cell.lr:
             trainer.train()
-            peak = peak_bytes()
+            watch.note_peak()
     trained.eval()
     found = lab.forgetting(trained)
     score, valid = lab.score(trained, problem, test), lab.score(trained, problem, validation)
@@ -68,7 +67,7 @@ def run_cell(lab: Lab, cell: Cell) -> dict[str, Any]:
         "localize_seconds": setup.localize_seconds,
         "cpu_seconds": watch.cpu_seconds,
         "step_seconds": statistics.median(watch.steps) if watch.steps else 0.0,
-        "peak_bytes": peak,
+        "peak_bytes": watch.peak,
         "resident_bytes": resident,
         "trainable": trainable if cell.lr else 0,
         "fraction": 100 * trainable / total if cell.lr else 0.0,
@@ -80,7 +79,7 @@ def run_cell(lab: Lab, cell: Cell) -> dict[str, Any]:
 
 
 class _Watch(TrainerCallback):
-    """Times the steps, and looks at score and forgetting now and then, off the clock."""
+    """Times the steps, and looks at score and forgetting now and then, off the clock and off the peak of memory."""
 
     def __init__(self, lab: Lab, problem: Problem, rows: list[Any], cell: Cell, setup: Setup) -> None:
         self.lab, self.cell, self.problem, self.rows = lab, cell, problem, rows
@@ -88,11 +87,14 @@ class _Watch(TrainerCallback):
         self.steps: list[float] = []
         self.seconds, self.cpu_seconds = setup.localize_seconds, setup.localize_cpu
         self.curve: list[dict[str, float | None]] = []
+        self.peak = 0
         self._began = self._cpu = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        self.note_peak()
         score, forgetting = self.lab.start(self.cell, self.rows)
         self._note(0, score, forgetting)
+        reset_peak()
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._began, self._cpu = time.perf_counter(), time.process_time()
@@ -102,7 +104,13 @@ class _Watch(TrainerCallback):
         self.seconds += self.steps[-1]
         self.cpu_seconds += time.process_time() - self._cpu
         if state.global_step in self.looks:
+            # A look takes memory of its own, which is not the training's.
+            self.note_peak()
             self.look(model, state.global_step)
+            reset_peak()
+
+    def note_peak(self) -> None:
+        self.peak = max(self.peak, peak_bytes())
 
     def look(self, model: Any, step: int) -> None:
         was_training = model.training
@@ -113,7 +121,8 @@ class _Watch(TrainerCallback):
 
     def _note(self, step: int, score: float, forgetting: float | None) -> None:
         point = {"step": step, "score": score, "forgetting": forgetting, "seconds": self.seconds}
-        self.curve.append(point | {"cpu_seconds": self.cpu_seconds})
+        # The processor's time says nothing about a run on a GPU.
+        self.curve.append(point | ({} if torch.cuda.is_available() else {"cpu_seconds": self.cpu_seconds}))
 
 
 def _trainer(
