@@ -53,7 +53,9 @@ def run_cell(lab: Lab, cell: Cell) -> dict[str, Any]:
     trained.eval()
     found = lab.forgetting(trained)
     score, valid = lab.score(trained, problem, test), lab.score(trained, problem, validation)
-    skills = lab.old_skills(trained) if cell.phase == "main" else None
+    skills = None
+    if cell.phase == "main":
+        skills = lab.old_skills(trained) if cell.lr else lab.base_skills
     total = sum(p.numel() for p in lab.model().parameters())
     watch.look(trained, cell.steps if cell.lr else 0)
     return cell.to_dict() | {
