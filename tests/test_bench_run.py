@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import math
 
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 from families import make
 
 from guided_ft.bench import choices, run, suite, testbed
-from guided_ft.bench.arms import ARMS
+from guided_ft.bench.arms import ARMS, Trial
 from guided_ft.bench.cell import Campaign, Cell
 from guided_ft.bench.rows import check_row, read_rows
 from guided_ft.bench.trial import run_cell
@@ -100,6 +101,18 @@ def test_draws_differ_and_budgets_are_kept(lab):
     rows = [run_cell(lab, cell("random", draw=draw)) for draw in (0, 1)]
     assert rows[0]["forgetting"] != rows[1]["forgetting"]
     assert all(0 < r["fraction"] <= 5.0 for r in rows)
+
+
+@pytest.mark.parametrize(("budget", "whole"), [(1.0, False), (1.4, False), (2.0, True), (12.0, True)])
+def test_low_ranks_spend_the_budget_and_no_more(lab, budget, whole):
+    model = lab.model()
+    plan = ARMS["random:rank"].prepare(Trial(lab, cell("random:rank", budget=budget), model, tiny.sums(12))).guided.plan
+    total = sum(p.numel() for p in model.parameters())
+    assert 0.4 * budget / 100 * total < plan.num_parameters <= budget / 100 * total
+    assert dataclasses.replace(plan, rank=plan.rank + 1).num_parameters > budget / 100 * total
+    # A fifth of the model is chosen wherever the budget buys a rank for it.
+    assert (plan.selection.num_parameters > 0.19 * total) == whole
+    assert whole or plan.rank == 1
 
 
 def test_wrong_task_reads_the_other_problem(lab):

@@ -92,6 +92,7 @@ def _guided(
     kinds: tuple[str, ...] = ("head", "neuron"),
     first: float = 0.0,
     budget: str | None = None,
+    within: float | None = None,
     other_task: bool = False,
     needs_map: bool = True,
     **options: Any,
@@ -101,6 +102,7 @@ def _guided(
     Args:
         first: leave this share of the layers, from the bottom, alone.
         budget: one of its own, instead of the cell's.
+        within: choose this percentage of the model, and train it as products of the rank that the cell's budget buys.
         other_task: take the map of the suite's next problem.
         needs_map: False for choices that do not look at the scores, which then cost nothing.
     """
@@ -112,20 +114,45 @@ def _guided(
         scorer, kept, extra = (method, retain, options) if needs_map else ("random", None, {})
         scores, before = _map(trial, other, scorer, kept, kinds, extra)
         wall, cpu = time.perf_counter(), time.process_time()
-        selection = select(
-            scores,
-            budget or f"{cell.budget}%",
-            kinds,
-            strategy,
-            seed=1000 * cell.seed + cell.draw,
-            whole=mode == "freeze",
-            first_layer=round(first * scores.anatomy.num_layers),
-        )
-        callback = GuidedCallback(Plan(selection, mode), prefix_cache="auto")
+
+        def chosen(size: str | int) -> Selection:
+            return select(
+                scores,
+                size,
+                kinds,
+                strategy,
+                seed=1000 * cell.seed + cell.draw,
+                whole=mode == "freeze",
+                first_layer=round(first * scores.anatomy.num_layers),
+            )
+
+        if within is None:
+            plan = Plan(chosen(budget or f"{cell.budget}%"), mode)
+        else:
+            plan = _low_rank(chosen, int(within / 100 * scores.anatomy.num_parameters), trial.parameters)
+        callback = GuidedCallback(plan, prefix_cache="auto")
         spent = before[0] + time.perf_counter() - wall, before[1] + time.process_time() - cpu
         return Setup(trial.model, guided=callback, localize_seconds=spent[0], localize_cpu=spent[1])
 
     return prepare
+
+
+def _low_rank(chosen: Callable[[int], Selection], size: int, parameters: int) -> Plan:
+    """The highest rank at which a selection of ``size`` trains at most so many parameters; if even rank 1 trains more,
+    rank 1 of the largest smaller selection that does not."""
+    selection = chosen(size)
+    one = Plan(selection, "slice", 1).num_parameters
+    if one <= parameters:
+        return max(
+            (Plan(selection, "slice", rank) for rank in range(1, parameters // one + 1)),
+            key=lambda plan: (plan.num_parameters <= parameters, plan.num_parameters),
+        )
+    low, high = parameters, size
+    while high - low > size / 1000:
+        middle = (low + high) // 2
+        fits = Plan(chosen(middle), "slice", 1).num_parameters <= parameters
+        low, high = (middle, high) if fits else (low, middle)
+    return Plan(chosen(low), "slice", 1)
 
 
 def _map(
@@ -199,12 +226,24 @@ ARMS: dict[str, Arm] = {
     "guided:natural-gain": Arm(_guided("natural_gain"), _PARTS, "loss to win per KL on the retain set"),
     "guided:coherence": Arm(_guided("coherence", None), _PARTS, "where the examples' gradients agree"),
     "guided:late": Arm(_guided(first=0.4), _PARTS, "squared gradients, task over retain, upper 60 % of the layers"),
+    "guided:rank": Arm(
+        _guided(kinds=("neuron",), within=20.0), _PARTS, "two-sided, a fifth of the model as products of low rank"
+    ),
+    "guided:rank-one-sided": Arm(
+        _guided(retain=None, kinds=("neuron",), within=20.0), _PARTS, "the same with the gradients of the task alone"
+    ),
     "guided:freeze": Arm(_guided(mode="freeze", budget="10%"), _WHOLE, "whole attentions and MLPs, 10 %", False),
     "guided:lora": Arm(_guided(mode="lora"), _LORA, "LoRA on the modules that hold the located parts"),
     # controls
     "random": Arm(_guided(strategy="random", needs_map=False), _PARTS, "slices drawn at random", drawn=True),
     "random:late": Arm(
         _guided(strategy="random", needs_map=False, first=0.4), _PARTS, "random, upper 60 % of the layers", drawn=True
+    ),
+    "random:rank": Arm(
+        _guided(strategy="random", needs_map=False, kinds=("neuron",), within=20.0),
+        _PARTS,
+        "a random fifth of the model as products of low rank",
+        drawn=True,
     ),
     "shuffled": Arm(_guided(strategy="shuffled"), _PARTS, "as many per layer as two-sided, others", drawn=True),
     "bottom": Arm(_guided(strategy="bottom"), _PARTS, "the lowest scores of two-sided"),

@@ -11,9 +11,10 @@ from .groups import Groups, Line, Runs, Setting
 from .rows import Row
 
 PLACED = {"guided": "random:late", "guided:late": "random:late"}
-"""Arms that leave the lower layers alone, and the random choice that does so too."""
+PLACED |= {"guided:rank": "random:rank", "guided:rank-one-sided": "random:rank"}
+"""Arms that leave the lower layers alone or train products of low rank, and the random choice that does so too."""
 
-CONTROLS = ("random", "random:late", "bottom", "magnitude", "shuffled", "wrong-task")
+CONTROLS = ("random", "random:late", "random:rank", "bottom", "magnitude", "shuffled", "wrong-task")
 """Choices of the same size that a located one must beat to have been worth the locating."""
 
 REFERENCES = ("full", "lora", "lora:qv", "rslora", "dora")
