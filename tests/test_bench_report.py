@@ -242,8 +242,13 @@ BAD = {
     "no rows": (None, "no rows of testbed or smollm2"),
     "a bad row": ([row(), row() | {"score": 300}], r"testbed.jsonl:2: score is 300"),
     "another suite": ([row(suite="smollm2")], "rows of suite 'smollm2'"),
-    "the base alone": ([row(arm="base")], "only the frozen base"),
+    "the base alone": ([row(arm="base")], "but, perhaps, of the base"),
 }
+
+
+def test_a_suite_that_has_only_begun_does_not_hold_up_the_other(tmp_path):
+    folder = results(results(tmp_path / "results", [row()]), [row(suite="smollm2", arm="base")], "smollm2")
+    assert "smollm2" not in write_report(folder, tmp_path)[0].read_text()
 
 
 @pytest.mark.parametrize("bad", BAD)
