@@ -87,6 +87,7 @@ class Estimate:
     def _assumptions(self) -> Iterator[str]:
         yield "Memory of one step of AdamW, without the libraries; adapters are float32. Activations: what autograd"
         yield "keeps on CPU (sdpa attention), and float32 log-probabilities and two gradients of them where labels are."
+        yield "All of it in use: what an allocator keeps of freed memory comes on top (glibc, SmolLM2-135M: 6 to 27 %)."
         yield "Step: multiplications, relative to full fine-tuning; cached: with a prefix cache, from the second epoch."
         size = readable(self.cache_bytes)
         if self.active < self.parameters:

@@ -140,6 +140,13 @@ def test_the_weights_of_quantized_models_are_as_large_as_said():
         assert weight.nbytes + scales.nbytes == 64 * 96 * storage.bytes_per_weight + 96 * storage.bytes_per_row
 
 
+def test_lora_is_asked_for_linear_layers_only(moe_family):
+    model = attached(moe_family, "lora")
+    wanted = model.peft_config["default"].target_modules
+    assert len(wanted) == 4 * 4
+    assert all(isinstance(model.base_model.model.get_submodule(name).base_layer, torch.nn.Linear) for name in wanted)
+
+
 def test_experts_are_not_quantized():
     found = {dtype: estimated("mixtral", "slice", dtype) for dtype in ("bfloat16", "nf4")}
     anatomy = Anatomy.of(families.make("mixtral", layers=4))
