@@ -58,7 +58,7 @@ def arms(anatomy: Anatomy, budget: int, rank: int = 8) -> list[Arm]:
 
 def spread(anatomy: Anatomy, budget: int, layers: Sequence[int]) -> Selection:
     """As many neurons as a budget buys, spread evenly over some layers and evenly within each."""
-    cost = anatomy.cost([Component("neuron", 0, 0)])
+    cost = anatomy.cost([anatomy.component("neuron", 0, 0)])
     count = min(budget // cost, len(layers) * anatomy.num_neurons)
     if not count:
         raise GuidedError(f"a budget of {budget:,} parameters buys no neuron (one takes {cost:,})")
@@ -66,7 +66,7 @@ def spread(anatomy: Anatomy, budget: int, layers: Sequence[int]) -> Selection:
     for i, layer in enumerate(layers):
         # Differences of a rounded line: they add up to `count`.
         here = (i + 1) * count // len(layers) - i * count // len(layers)
-        chosen += [Component("neuron", layer, j * anatomy.num_neurons // here) for j in range(here)]
+        chosen += [anatomy.component("neuron", layer, j * anatomy.num_neurons // here) for j in range(here)]
     return Selection(anatomy, tuple(chosen))
 
 
@@ -87,7 +87,7 @@ def topmost(anatomy: Anatomy, budget: int) -> Selection:
 
 
 def _whole(anatomy: Anatomy, kind: str, layer: int) -> list[Component]:
-    return [Component(kind, layer, i) for i in range(anatomy.size(kind))]
+    return [anatomy.component(kind, layer, i) for i in range(anatomy.size(kind))]
 
 
 def _full(model: nn.Module) -> nn.Module:
@@ -97,7 +97,9 @@ def _full(model: nn.Module) -> nn.Module:
 def _lora(model: nn.Module, anatomy: Anatomy, rank: int) -> nn.Module:
     from peft import LoraConfig, get_peft_model
 
-    modules = [anatomy.module(layer, name) for layer in range(anatomy.num_layers) for name in anatomy.shapes]
+    # Experts are no linear layers.
+    names = [name for name in anatomy.shapes if not anatomy.family.of_experts(name)]
+    modules = [anatomy.module(layer, name) for layer in range(anatomy.num_layers) for name in names]
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=rank,

@@ -1,25 +1,21 @@
-"""What a training step keeps in memory, found by running it on tensors without content.
-
-What autograd keeps depends on every line of a model's code, so the code is asked: its forward pass runs on fake
-tensors, which have shapes and a dtype but no numbers, and every tensor that is saved for the backward pass is counted
-once. A model of 70 billion parameters takes a second and no memory.
-"""
+"""What a training step keeps in memory: weights, gradients, optimizer state and activations."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from .anatomy import Anatomy, base_model
+from .dry_run import saved_bytes
 from .errors import GuidedError
-from .flops import Batch, Trained
+from .flops import ROUTER, Batch, Trained
 
 
 @dataclass(frozen=True)
@@ -107,44 +103,13 @@ def footprint(model: nn.Module, anatomy: Anatomy, batch: Batch, storage: Storage
     return Footprint(sum(p.numel() for p in trained), weights, gradients, optimizer, layers + logits, peak, file)
 
 
-def saved_bytes(model: nn.Module, batch: Batch) -> int:
-    """Bytes that autograd saves in the layers of a model for a padded batch; parameters and buffers do not count."""
-    saved: dict[int, torch.UntypedStorage] = {}
-
-    def note(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in own:
-            saved[storage._cdata] = storage
-        return tensor
-
-    with FakeTensorMode(), torch.device("cpu"), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        _to_fake(model)
-        own = {t.untyped_storage()._cdata for t in (*model.parameters(), *model.buffers())}
-        ids = torch.zeros(batch.rows, batch.length, dtype=torch.long)
-        # The output is held, and with it the graph: no storage may be freed and its address used again.
-        held = base_model(model).get_decoder()(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
-    total = sum(storage.nbytes() for storage in saved.values())
-    del held
-    return total
-
-
-def _to_fake(model: nn.Module) -> None:
-    """Replace meta tensors, of which operators know less, by fake ones on the CPU. Tied ones are no longer tied."""
-    for module in model.modules():
-        for tensors in (module._parameters, module._buffers):
-            for name, tensor in tensors.items():
-                if tensor is not None:
-                    new = torch.empty(tensor.shape, dtype=tensor.dtype)
-                    is_parameter = isinstance(tensor, nn.Parameter)
-                    tensors[name] = nn.Parameter(new, tensor.requires_grad) if is_parameter else new
-
-
 def trained_parts(model: nn.Module, anatomy: Anatomy) -> Trained:
     """Where a model has its trained numbers."""
     base: Any = base_model(model)
     embedding, head = base.get_input_embeddings().weight, base.get_output_embeddings().weight
     in_place: dict[tuple[int, str], int] = {}
     added: dict[tuple[int, str], tuple[int, ...]] = {}
+    twice: set[tuple[int, str]] = set()
     other: set[int] = set()
     for name, parameter in base.named_parameters():
         if not parameter.requires_grad or not name.startswith(anatomy.prefix + "."):
@@ -152,13 +117,19 @@ def trained_parts(model: nn.Module, anatomy: Anatomy) -> Trained:
         number, rest = name.removeprefix(anatomy.prefix + ".").split(".", 1)
         layer = int(number)
         projection = next((p for p in anatomy.shapes if rest.startswith(p + ".")), None)
-        if projection is None or rest.endswith(".bias"):
+        if anatomy.num_experts and rest.startswith(f"{anatomy.family.experts}.slice_delta."):
+            # Neurons change the experts' output only: what lies between their matrices has no other gradient.
+            projection = anatomy.family.down
+            twice.add((layer, projection))
+        if rest in anatomy.shapes or rest in (f"{projection}.weight", f"{projection}.base_layer.weight"):
+            in_place[layer, projection or rest] = parameter.numel()
+        elif projection is None and parameter.ndim == 2 and rest.endswith(".weight"):
+            in_place[layer, ROUTER] = parameter.numel()
+        elif projection is None or rest.endswith(".bias"):
             other.add(layer)
-        elif rest in (f"{projection}.weight", f"{projection}.base_layer.weight"):
-            in_place[layer, projection] = parameter.numel()
         else:
             added[layer, projection] = (*added.get((layer, projection), ()), parameter.numel())
-    return Trained(in_place, added, frozenset(other), embedding.requires_grad, head.requires_grad)
+    return Trained(in_place, added, frozenset(twice), frozenset(other), embedding.requires_grad, head.requires_grad)
 
 
 def adapter_bytes(model: nn.Module) -> int:
@@ -183,9 +154,10 @@ def _quantized(anatomy: Anatomy, storage: Storage) -> int:
     """What quantized projections take more (or less) than in the model's dtype."""
     if storage.bytes_per_weight is None:
         return 0
-    outputs = anatomy.rows_axis
-    weights = sum(rows * columns for rows, columns in anatomy.shapes.values())
-    scales = sum(shape[outputs] for shape in anatomy.shapes.values()) * storage.bytes_per_row
+    # Only linear layers are quantized: experts, which are parameters, stay as they are.
+    shapes = [shape for name, shape in anatomy.shapes.items() if not anatomy.family.of_experts(name)]
+    weights = sum(map(math.prod, shapes))
+    scales = sum(shape[anatomy.rows_axis] for shape in shapes) * storage.bytes_per_row
     per_layer = round(weights * (storage.bytes_per_weight - storage.dtype.itemsize)) + scales
     return anatomy.num_layers * per_layer
 

@@ -19,13 +19,20 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from guided_ft.anatomy import Anatomy
 from guided_ft.arms import arms, spread, topmost
 from guided_ft.cli import main
+from guided_ft.dry_run import saved_bytes
 from guided_ft.errors import GuidedError
 from guided_ft.estimate import estimate, readable
-from guided_ft.flops import Batch
-from guided_ft.footprint import STORAGES, footprint, on_meta, saved_bytes
+from guided_ft.flops import Batch, active_parameters
+from guided_ft.footprint import STORAGES, footprint, on_meta
 from guided_ft.models import EMBEDDED, cache_folder
 
 KEYS = ("full", "lora", "lora_same", "slice", "slice_top", "freeze")
+# A LoRA cannot hold neurons of experts.
+CASES = [(name, key) for name in (*families.NAMES, *families.MOE) for key in KEYS]
+CASES = [case for case in CASES if case[0] not in families.MOE or case[1] != "lora_same"]
+every_case = pytest.mark.parametrize(("family", "key"), CASES)
+# Of experts: three neurons of each in four layers; with as many in all it does not matter where the tokens go.
+BUDGETS = dict.fromkeys(families.NAMES, 9_000) | dict.fromkeys(families.MOE, 4 * 3 * 3 * 3 * families.HIDDEN)
 BUDGET = 9_000
 BATCH = Batch(2, 12)
 SMOLLM2 = "smollm2-135m-instruct"
@@ -46,13 +53,13 @@ def estimated(name: str, key: str, dtype: str = "float32"):
     config._attn_implementation = None
     with on_meta(config, STORAGES[dtype].dtype) as model:
         anatomy = Anatomy.of(model)
-        model = next(arm for arm in arms(anatomy, BUDGET, rank=2) if arm.key == key).attach(model)
+        model = next(arm for arm in arms(anatomy, BUDGETS[name], rank=2) if arm.key == key).attach(model)
         return footprint(model, anatomy, BATCH, STORAGES[dtype], False)
 
 
 def attached(name: str, key: str) -> torch.nn.Module:
     model = real(name)
-    return next(arm for arm in arms(Anatomy.of(model), BUDGET, rank=2) if arm.key == key).attach(model)
+    return next(arm for arm in arms(Anatomy.of(model), BUDGETS[name], rank=2) if arm.key == key).attach(model)
 
 
 def padded() -> dict[str, torch.Tensor]:
@@ -63,7 +70,7 @@ def padded() -> dict[str, torch.Tensor]:
 
 
 # -- exact against a real model ------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("key", KEYS)
+@every_case
 def test_gradients_and_optimizer_are_what_torch_holds(family, key):
     model = attached(family, key)
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -76,10 +83,10 @@ def test_gradients_and_optimizer_are_what_torch_holds(family, key):
     assert found.gradients == sum(p.grad.nbytes for p in trained)
     state = optimizer.state_dict()["state"].values()
     assert found.optimizer == sum(tensor.nbytes for entry in state for tensor in entry.values())
-    assert found.trained <= BUDGET or key in ("full", "lora")
+    assert found.trained <= BUDGETS[family] or key in ("full", "lora")
 
 
-@pytest.mark.parametrize("key", KEYS)
+@every_case
 def test_activations_are_what_autograd_saves_of_a_padded_batch(family, key):
     model = attached(family, key)
     saved: dict[int, torch.UntypedStorage] = {}
@@ -99,7 +106,7 @@ def test_activations_are_what_autograd_saves_of_a_padded_batch(family, key):
     assert found == expected
 
 
-@pytest.mark.parametrize("key", ["lora", "lora_same", "slice", "slice_top"])
+@pytest.mark.parametrize(("family", "key"), [case for case in CASES if case[1] not in ("full", "freeze")])
 def test_the_file_of_an_adapter_is_as_large_as_said(family, key, tmp_path):
     model = attached(family, key)
     model.save_pretrained(tmp_path)
@@ -131,6 +138,20 @@ def test_the_weights_of_quantized_models_are_as_large_as_said():
         storage = STORAGES[dtype]
         scales = weight.quant_state.absmax if dtype == "nf4" else weight.SCB
         assert weight.nbytes + scales.nbytes == 64 * 96 * storage.bytes_per_weight + 96 * storage.bytes_per_row
+
+
+def test_lora_is_asked_for_linear_layers_only(moe_family):
+    model = attached(moe_family, "lora")
+    wanted = model.peft_config["default"].target_modules
+    assert len(wanted) == 4 * 4
+    assert all(isinstance(model.base_model.model.get_submodule(name).base_layer, torch.nn.Linear) for name in wanted)
+
+
+def test_experts_are_not_quantized():
+    found = {dtype: estimated("mixtral", "slice", dtype) for dtype in ("bfloat16", "nf4")}
+    anatomy = Anatomy.of(families.make("mixtral", layers=4))
+    linear = sum(a * b for a, b in (s for n, s in anatomy.shapes.items() if not anatomy.family.of_experts(n)))
+    assert found["bfloat16"].weights - found["nf4"].weights == 4 * linear * (2 - 0.5625)
 
 
 # -- how the parts depend on each other ----------------------------------------------------------------------------------
@@ -257,6 +278,59 @@ def test_seventy_billion_parameters_take_a_minute_and_no_memory(tmp_path):
     assert found["cache_bytes"] == 1000 * 4096 * 8192 * 2
 
 
+def test_every_mixture_of_experts_is_estimated_from_its_configuration(moe_family, tmp_path):
+    config_of(moe_family).save_pretrained(tmp_path)
+    found = estimate(str(tmp_path), "20%", rows=2, length=12, rank=2)
+    rows = {row.key: row for row in found.rows}
+    assert list(rows) == list(KEYS)
+    assert rows["lora_same"].memory is None
+    assert rows["lora_same"].note.startswith("lora: L0.E0.N0 is made of experts, which are no linear layers")
+    done = [row for row in found.rows if row.memory is not None]
+    assert rows["full"].step == 1
+    assert rows["slice_top"].step < rows["slice"].step < 1
+    assert rows["slice_top"].memory.peak < rows["slice"].memory.peak < rows["full"].memory.peak
+    assert [row.key for row in done if row.cached_step] == ["slice_top", "freeze"]
+
+
+def test_activations_follow_the_experts_that_a_token_meets(tmp_path):
+    """Eight experts of which two are used, or all eight: the same weights, and what a token keeps in six is the rest."""
+    found = {}
+    for active in (2, 8):
+        settings = families.MOE["mixtral"] | {"num_local_experts": 8, "num_experts_per_tok": active}
+        AutoConfig.for_model("mixtral", **settings).save_pretrained(tmp_path)
+        found[active] = estimate(str(tmp_path), "40%", rows=2, length=12)
+    full, slices = ({n: e.rows[i].memory for n, e in found.items()} for i in (0, 3))
+    assert full[2].weights == full[8].weights
+    # Of each of six more experts: its input and output, what its neurons say, their gate and up, and what gates them.
+    numbers = 2 * families.HIDDEN + (1 + 2 + 1) * families.PER_EXPERT
+    pairs = 2 * 12 * 6
+    kept = (full[8].activations - full[2].activations) / families.LAYERS / pairs
+    assert 4 * numbers <= kept <= 4 * numbers + 4 * 8 + 4 * 4
+    assert slices[2].activations < slices[8].activations
+    assert found[2].active < found[8].active == found[8].parameters
+    assert " of them for a token) in float32" in str(found[2])
+    assert "for a token" not in str(found[8])
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "parameters", "active"),
+    [
+        # Mixtral 8x7B and OLMoE 1B-7B, as their authors count them: 46.7 and 12.9, 6.9 and 1.3 billion.
+        ("mixtral", {"vocab_size": 32000}, 46_702_792_704, 12.9e9),
+        ("olmoe", {"intermediate_size": 1024, "num_experts": 64, "vocab_size": 50304}, 6_919_161_856, 1.3e9),
+        # GPT-OSS 20B without its embedding: 3.6.
+        ("gpt_oss", {"num_local_experts": 32, "num_hidden_layers": 24}, 20_914_757_184, 3.61e9 + 201088 * 2880),
+    ],
+)
+def test_known_models_have_as_many_active_parameters_as_their_authors_say(name, settings, parameters, active):
+    config = AutoConfig.for_model(name, **settings)
+    with on_meta(config, torch.bfloat16) as model:
+        anatomy = Anatomy.of(model)
+    assert anatomy.num_parameters == parameters
+    assert active_parameters(anatomy, config.num_experts_per_tok) == pytest.approx(active, rel=0.015)
+    assert active_parameters(anatomy, 0) == parameters
+
+
 def test_a_recipe_gives_the_defaults(tmp_path):
     config_of("llama").save_pretrained(tmp_path)
     recipe = tmp_path / "my.yaml"
@@ -356,13 +430,30 @@ def test_the_real_model_takes_as_much_memory_as_said(key):
         pytest.skip("the model is not installed")
     budget = 2_421_270
     row = next(row for row in estimate(SMOLLM2, budget, rows=8, length=32).rows if row.key == key)
+    assert row.memory.peak == pytest.approx(taken(SMOLLM2, key, 8, 32, budget), rel=0.15)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="reads Linux's memory figures")
+@pytest.mark.parametrize("key", ["full", "lora", "slice", "slice_top"])
+def test_a_mixture_of_experts_takes_as_much_memory_as_said(key, tmp_path):
+    sizes = {"hidden_size": 512, "intermediate_size": 512, "num_hidden_layers": 8, "vocab_size": 8192}
+    sizes |= {"num_attention_heads": 8, "num_key_value_heads": 8, "num_experts": 16, "num_experts_per_tok": 4}
+    AutoConfig.for_model("olmoe", **sizes).save_pretrained(tmp_path)
+    name = str(tmp_path / "config.json")
+    row = next(row for row in estimate(name, 2_000_000, rows=8, length=128).rows if row.key == key)
+    assert row.memory.peak == pytest.approx(taken(name, key, 8, 128, 2_000_000), rel=0.05)
+
+
+def taken(name: str, key: str, rows: int, length: int, budget: int) -> int:
+    """Bytes that a process of its own takes for a model and for training it, at most."""
     script = Path(__file__).with_name("memory_run.py")
     done = subprocess.run(
-        [sys.executable, str(script), SMOLLM2, key, "8", "32", str(budget)],
+        [sys.executable, str(script), name, key, str(rows), str(length), str(budget)],
         capture_output=True,
         text=True,
         check=True,
         env=os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "PYTHONPATH": str(script.parent.parent)},
     )
     found = json.loads(re.findall(r"^{.*}$", done.stdout, re.M)[-1])
-    assert row.memory.peak == pytest.approx(found["peak"] - found["base"], rel=0.15)
+    return found["peak"] - found["base"]

@@ -40,6 +40,16 @@ GROUPED = [name for name, groups in families.GROUPS.items() if groups < families
 LOOSE |= {(name, "a lone head") for name in GROUPED}
 
 
+# Experts that each have as many chosen neurons as the others: it does not matter then where the tokens go.
+EXPERT_CHOICES = {
+    "neurons": "L1.E*.N1 L1.E*.N6 L3.E*.N4",
+    "neurons and heads": "L2.E*.N* L3.H0 L3.H1 L3.H2 L3.H3",
+    "neurons above heads": "L2.H0 L2.H1 L2.E*.N3 L3.E*.N4",
+    "a layer": "L2",
+}
+ACTIVE = 2
+
+
 def counted(model: torch.nn.Module) -> int:
     """What torch counts in a forward and backward pass."""
     ids = families.tokens(BATCH.rows, BATCH.length)
@@ -52,6 +62,14 @@ def counted(model: torch.nn.Module) -> int:
 def modelled(model: torch.nn.Module, anatomy: Anatomy, **options) -> int:
     head = model.get_output_embeddings().weight.numel()
     return step_flops(anatomy, head, trained_parts(model, anatomy), BATCH, **options)
+
+
+def eager(name: str) -> torch.nn.Module:
+    """A mixture of experts whose products torch can count."""
+    model = families.make(name, layers=LAYERS)
+    model.set_experts_implementation("eager")
+    assert model.config.num_experts_per_tok == ACTIVE < families.EXPERTS
+    return model
 
 
 def check(family: str, choice: str, found: int, expected: int) -> None:
@@ -76,6 +94,34 @@ def test_a_plan_costs_what_torch_counts(family, choice, mode):
     model = Plan(Selection.parse(CHOICES[choice], anatomy), mode).attach(model)
     found, expected = modelled(model, anatomy), counted(model)
     check(family, choice, found, expected)
+
+
+@pytest.mark.parametrize("key", ["full", "lora"])
+def test_experts_cost_what_torch_counts(moe_family, key):
+    model = eager(moe_family)
+    anatomy = Anatomy.of(model)
+    model = next(arm for arm in arms(anatomy, 10_000, rank=3) if arm.key == key).attach(model.requires_grad_(False))
+    found, expected = modelled(model, anatomy, active=ACTIVE), counted(model)
+    assert found == expected
+
+
+@pytest.mark.parametrize("mode", ["slice", "freeze"])
+@pytest.mark.parametrize("choice", EXPERT_CHOICES)
+def test_a_plan_for_experts_costs_what_torch_counts(moe_family, choice, mode):
+    model = eager(moe_family)
+    anatomy = Anatomy.of(model)
+    model = Plan(Selection.parse(EXPERT_CHOICES[choice], anatomy), mode).attach(model)
+    found, expected = modelled(model, anatomy, active=ACTIVE), counted(model)
+    assert found == expected
+
+
+def test_experts_that_get_no_token_cost_nothing():
+    model = eager("mixtral")
+    anatomy = Anatomy.of(model)
+    few, all_of_them = (modelled(model, anatomy, active=n) for n in (1, families.EXPERTS))
+    weights = sum(math.prod(shape) for name, shape in anatomy.shapes.items() if anatomy.family.of_experts(name))
+    assert all_of_them - few == 6 * BATCH.tokens * LAYERS * weights * (families.EXPERTS - 1) // families.EXPERTS
+    assert all_of_them == modelled(model, anatomy)
 
 
 def test_what_a_cache_saves_is_the_forward_pass_below():

@@ -40,20 +40,17 @@ class ExpertsDelta(nn.Module):
         """Change of each neuron's gate row and up row."""
         self.down = nn.Parameter(torch.zeros(len(index), hidden, **options))
         """Change of each neuron's down column."""
-        self._find_groups()
+        # Known on the host, so that no forward waits for it, and a model on the meta device can have adapters.
+        self.groups = _groups(index, size)
 
     def randomize(self) -> None:
         """Move away from zero, for tests."""
         for parameter in self.parameters():
             nn.init.normal_(parameter, std=0.02)
 
-    def _find_groups(self) -> None:
-        # Known on the host, so that no forward waits for it.
-        self.groups = _groups(self.index.tolist(), self.size)
-
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
-        self._find_groups()
+        self.groups = _groups(self.index.tolist(), self.size)
 
 
 _Change = tuple[torch.Tensor, torch.Tensor, torch.Tensor, "list[tuple[int, int, int]]"]
@@ -172,9 +169,9 @@ class SliceExperts(SliceLayer):
         base: Any = self.get_base_layer()
         index, all_up, all_down, groups = change
         dtype, size, k = all_up.dtype, size_of(base), top_k_index.shape[-1]
-        # One wait for the device: the pairs of token and expert, sorted by expert.
+        # The pairs of token and expert, sorted by expert.
         chosen = top_k_index.reshape(-1)
-        order, counts = chosen.argsort(stable=True), torch.bincount(chosen, minlength=len(base.down_proj)).tolist()
+        order, counts = chosen.argsort(stable=True), self.count(chosen, len(base.down_proj))
         total = x.new_zeros(x.shape, dtype=dtype)
         # With no token for any of the experts one of them stays, so that there is a gradient (of zero) all the same.
         for expert, first, count in [g for g in groups if counts[g[0]]] or groups[:1]:
@@ -191,6 +188,11 @@ class SliceExperts(SliceLayer):
             output = output * top_k_weights.reshape(-1).index_select(0, pairs)[:, None]
             total.index_add_(0, tokens, output.to(dtype))
         return total
+
+    @staticmethod
+    def count(chosen: torch.Tensor, experts: int) -> list[int]:
+        """How often each expert is chosen: one wait for the device."""
+        return torch.bincount(chosen, minlength=experts).tolist()
 
     def get_delta_weight(self, adapter_name: str) -> torch.Tensor:
         raise GuidedError("slice: the change of expert neurons is no single matrix (merge_adapter() writes it)")
