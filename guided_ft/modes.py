@@ -198,17 +198,36 @@ class Mode:
         config: the adapter's configuration, or None if none is needed; raises GuidedError for what it cannot train.
         names: the trained parameters, as named in the model that ``Plan.attach`` returns.
         count: how many numbers they hold.
+        rate: a learning rate to begin with, from the share of the model's parameters that train, and the rank; for a
+            model ``WIDTH`` wide.
         takes_rank: whether a rank means anything.
     """
 
     config: Callable[[Selection, int | None], Any]
     names: Callable[[Selection, int | None], Iterable[str]]
     count: Callable[[Selection, int | None], int]
+    rate: Callable[[float, int | None], float]
     takes_rank: bool = True
 
 
+WIDTH = 576
+"""Hidden size of the model on which the rates were found (SmolLM2-135M)."""
+
 MODES = {
-    "slice": Mode(_slice_config, _slice_sizes, lambda s, rank: sum(_slice_sizes(s, rank).values())),
-    "freeze": Mode(lambda s, rank: None, freeze_sizes, lambda s, rank: sum(freeze_sizes(s).values()), takes_rank=False),
-    "lora": Mode(_lora_config, _lora_names, _lora_count),
+    "slice": Mode(
+        _slice_config,
+        _slice_sizes,
+        lambda s, rank: sum(_slice_sizes(s, rank).values()),
+        # Products begin with one factor at zero, and so more slowly.
+        lambda share, rank: (1e-2 if rank else 5e-3) * min(1.0, math.sqrt(0.001 / share)),
+    ),
+    "freeze": Mode(
+        lambda s, rank: None,
+        freeze_sizes,
+        lambda s, rank: sum(freeze_sizes(s).values()),
+        lambda share, rank: 5e-5,
+        takes_rank=False,
+    ),
+    # 1e-3 at 2 % of the parameters, and higher where fewer must do the work.
+    "lora": Mode(_lora_config, _lora_names, _lora_count, lambda share, rank: min(5e-3, 1e-3 * math.sqrt(0.02 / share))),
 }

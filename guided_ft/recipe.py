@@ -23,6 +23,7 @@ from .recipe_fields import (
     FreeText,
     Kept,
     Kinds,
+    LearningRate,
     Method,
     Name,
     Options,
@@ -89,7 +90,9 @@ class Train(Section):
     mode: Literal["slice", "freeze", "lora"] = Field(default="slice", description="how the choice is made trainable")
     rank: Rank = Field(default=None, description="rank of lora, or of each slice (default: slices are trained in full)")
     lr_scale: Rate = Field(default=1.0, description="factor on the learning rate of the chosen parts")
-    learning_rate: Rate = Field(default=5e-3, description="peak learning rate of AdamW")
+    learning_rate: LearningRate = Field(
+        default="auto", description="peak learning rate of AdamW (auto: by the mode and by how much trains)"
+    )
     steps: Count = Field(default=100, description="optimizer steps")
     batch_size: Count = Field(default=8, description="examples per forward pass")
     accumulate: Count = Field(default=1, description="forward passes per optimizer step")

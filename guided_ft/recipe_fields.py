@@ -149,6 +149,12 @@ def _cache_size(value: Any) -> str | int:
     raise GuidedError(f"expected auto, none or a size, got {show(value)} (write 1GB)")
 
 
+def _rate(value: Any) -> str | float:
+    if value == "auto" or (isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf):
+        return value if value == "auto" else float(value)
+    raise GuidedError(f"expected auto or a number above 0, got {show(value)} (write a number such as 0.005)")
+
+
 def _kinds(value: Any) -> list[str]:
     from .anatomy.component import KINDS
 
@@ -189,6 +195,7 @@ Method = Annotated[str, BeforeValidator(_method)]
 Strategy = Annotated[str, BeforeValidator(_strategy)]
 Budget = Annotated[str | float | int, BeforeValidator(_budget)]
 CacheSize = Annotated[str | int, BeforeValidator(_cache_size)]
+LearningRate = Annotated[Literal["auto"] | float, BeforeValidator(_rate)]
 Kinds = Annotated[tuple[Literal["layer", "head", "neuron"], ...], BeforeValidator(_kinds)]
 Options = Annotated[
     dict[str, Annotated[int | float | str | bool, BeforeValidator(_option)]],

@@ -35,7 +35,8 @@ def train(
         probe: a batch whose logits are kept in ``folder/probe.safetensors``, to compare the reloaded model with.
 
     Returns:
-        ``loss`` ``[[step, loss], ...]``, ``frozen``, ``seconds`` (of training), ``resumed_from``, ``trainable``.
+        ``loss`` ``[[step, loss], ...]``, ``frozen``, ``learning_rate``, ``seconds`` (of training), ``resumed_from``,
+        ``trainable``.
     """
     checkpoint = _resumable(recipe, plan, folder / "train")
     wanted = recipe.train.prefix_cache
@@ -55,6 +56,7 @@ def train(
     return {
         "loss": [[entry["step"], entry["loss"]] for entry in trainer.state.log_history if "loss" in entry],
         "frozen": {"identical": certificate.identical, "total": certificate.total},
+        "learning_rate": learning_rate(recipe, plan),
         "seconds": seconds,
         "prefix": engine.summary(),
         "resumed_from": checkpoint.name if checkpoint else None,
@@ -111,14 +113,20 @@ def _show_progress(trainer: Any) -> None:
         trainer.add_callback(_Bar)
 
 
-def _common(recipe: Recipe, folder: Path) -> dict[str, Any]:
+def learning_rate(recipe: Recipe, plan: Plan) -> float:
+    """The recipe's own, or what its plan suggests."""
+    asked = recipe.train.learning_rate
+    return plan.learning_rate * _PACE[recipe.train.trainer] if asked == "auto" else asked
+
+
+def _common(recipe: Recipe, plan: Plan, folder: Path) -> dict[str, Any]:
     settings = recipe.train
     return {
         "output_dir": str(folder),
         "max_steps": settings.steps,
         "per_device_train_batch_size": settings.batch_size,
         "gradient_accumulation_steps": settings.accumulate,
-        "learning_rate": settings.learning_rate,
+        "learning_rate": learning_rate(recipe, plan),
         "lr_scheduler_type": settings.lr_scheduler,
         "warmup_steps": settings.warmup_steps,
         "weight_decay": settings.weight_decay,
@@ -144,7 +152,7 @@ def _common(recipe: Recipe, folder: Path) -> dict[str, Any]:
 def _sft(recipe: Recipe, plan: Plan, rows: list, model: Any, tokenizer: Any, folder: Path, callback: Any) -> SFTTrainer:
     return SFTTrainer(
         model,
-        args=SFTConfig(**_common(recipe, folder), packing=False),
+        args=SFTConfig(**_common(recipe, plan, folder), packing=False),
         train_dataset=_dataset(rows),
         processing_class=tokenizer,
         peft_config=plan.peft_config(),
@@ -155,7 +163,7 @@ def _sft(recipe: Recipe, plan: Plan, rows: list, model: Any, tokenizer: Any, fol
 def _dpo(recipe: Recipe, plan: Plan, rows: list, model: Any, tokenizer: Any, folder: Path, callback: Any) -> DPOTrainer:
     return DPOTrainer(
         model,
-        args=DPOConfig(**_common(recipe, folder), beta=recipe.train.beta),
+        args=DPOConfig(**_common(recipe, plan, folder), beta=recipe.train.beta),
         train_dataset=_dataset(rows),
         processing_class=tokenizer,
         peft_config=plan.peft_config(),
@@ -164,6 +172,9 @@ def _dpo(recipe: Recipe, plan: Plan, rows: list, model: Any, tokenizer: Any, fol
 
 
 _TRAINERS = {"sft": _sft, "dpo": _dpo}
+
+_PACE = {"sft": 1.0, "dpo": 0.2}
+"""Of ``Plan.learning_rate``: preferences are learned at smaller steps."""
 
 
 def _dataset(rows: list[dict[str, Any]]) -> Dataset:

@@ -5,18 +5,26 @@ from __future__ import annotations
 import csv
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from bench_rows import benchmark, curve, row
+from families import make
 
+from guided_ft.anatomy import Anatomy
+from guided_ft.bench import testbed
 from guided_ft.bench.arms import ARMS
 from guided_ft.bench.compare import CONTROLS, PLACED, REFERENCES, against, located
 from guided_ft.bench.goals import GOALS, goals
 from guided_ft.bench.groups import ALL_TASKS, Line, group, headline, pooled
 from guided_ft.bench.labels import LABELS, colour, label, marker, ordered
 from guided_ft.bench.report import write_report
+from guided_ft.bench.rule import rule
+from guided_ft.budget import select
 from guided_ft.errors import GuidedError
+from guided_ft.plan import Plan
+from guided_ft.scorers.random import random
 
 pytest.importorskip("matplotlib")
 
@@ -219,6 +227,36 @@ def test_a_default_that_never_gets_there_has_missed_the_goals_of_time():
 def test_what_was_not_run_is_a_dash():
     table = goals([group([row(), row(arm="guided", budget=1.0)])])
     assert table.count("| - |") == len(GOALS)
+
+
+# -- the default rate -------------------------------------------------------------------------------------------------
+def test_the_default_rate_is_the_plans():
+    anatomy = Anatomy.of(make("llama"))
+    wider = 576 / anatomy.hidden_size
+    plan = Plan(select(random(None, anatomy), "40%"))
+    share = 100 * plan.num_parameters / anatomy.num_parameters
+    for arm in ("guided:two-sided", "random", "shuffled"):
+        assert rule("smollm2", arm, share) * wider == pytest.approx(plan.learning_rate)
+    for change, arm in (
+        ({"rank": 1}, "guided:rank"),
+        ({"mode": "lora"}, "lora"),
+        ({"mode": "freeze"}, "guided:freeze"),
+    ):
+        other = replace(plan, **change)
+        budget = None if arm == "guided:freeze" else 100 * other.num_parameters / anatomy.num_parameters
+        assert rule("smollm2", arm, budget) * wider == pytest.approx(other.learning_rate)
+    assert [rule("smollm2", arm, 0.3) for arm in ("full", "dora", "lora:qv", "lisa", "base")] == [None] * 5
+    narrow = 576 / testbed.SIZES["testbed"]["hidden"] * rule("smollm2", "random", 0.3)
+    assert rule("testbed", "random", 0.3) == pytest.approx(narrow)
+
+
+def test_sweeps_in_which_the_default_rate_is_good_enough_are_counted(tmp_path):
+    rows = [row(phase="sweep", lr=lr, validation=v, score=v) for lr, v in ((1e-3, 10), (5e-3, 90))]  # no arm of ours
+    for budget, here, best in ((0.1, 80, 82), (0.3, 80, 82.5)):
+        for lr, score in ((1e-3, 10), (rule("testbed", "random", budget), here), (9e-2, best)):
+            rows.append(row(phase="sweep", arm="random", budget=budget, lr=lr, validation=score, score=score))
+    page = write_report(results(tmp_path / "results", rows), tmp_path)[0].read_text()
+    assert "best rate of the sweep in 1 of 2 sweeps; at worst it loses 2.5." in page
 
 
 # -- few rows, bad rows ---------------------------------------------------------------------------------------------------

@@ -15,12 +15,13 @@ from guided_ft.anatomy import Anatomy, Component
 from guided_ft.budget import select
 from guided_ft.certify import canonical, fingerprint
 from guided_ft.errors import GuidedError
-from guided_ft.modes import lora_ranks
+from guided_ft.modes import MODES, lora_ranks
 from guided_ft.plan import Plan, trainable_names
+from guided_ft.recipe import Recipe
 from guided_ft.scorers.random import random
 from guided_ft.selection import Selection
+from guided_ft.training import learning_rate
 
-MODES = ("slice", "freeze", "lora")
 CHOICES = {"layer": "L1", "head": "L0.H1 L1.H2 L1.H3", "neuron": "L0.N3 L0.N4 L1.N40"}
 
 
@@ -150,6 +151,31 @@ def test_a_plan_does_not_change_the_model_it_copies():
     keys = list(copy.copy(model).state_dict())
     plan_of(model, "freeze").attach(model)
     assert list(model.state_dict()) == keys
+
+
+def test_the_less_trains_the_larger_the_rate_and_weights_in_place_take_the_smallest():
+    anatomy = Anatomy.of(make("llama"))
+    wider = 576 / anatomy.hidden_size
+    some, more = (select(random(None, anatomy), budget) for budget in ("10%", "40%"))
+    for mode, at_one in (("slice", 5e-3 * 0.001**0.5), ("lora", 1e-3 * 0.02**0.5)):
+        plan = Plan(more, mode)
+        share = plan.num_parameters / anatomy.num_parameters
+        assert plan.learning_rate == pytest.approx(wider * at_one / share**0.5)
+        assert plan.learning_rate < Plan(some, mode).learning_rate
+    assert Plan(some, "freeze").learning_rate == pytest.approx(wider * 5e-5)
+    assert MODES["slice"].rate(0.0005, None) == MODES["slice"].rate(0.001, None) == 5e-3
+    assert MODES["slice"].rate(0.0005, 1) == 1e-2
+    assert MODES["lora"].rate(1e-6, None) == 5e-3
+
+
+def test_a_recipe_takes_the_plans_rate_unless_it_has_its_own():
+    plan = plan_of(make("llama"), "slice")
+    rates = [
+        learning_rate(Recipe(data={"name": "chain_sum", "preference": trainer == "dpo"}, train=train), plan)
+        for trainer in ("sft", "dpo")
+        for train in ({"trainer": trainer}, {"trainer": trainer, "learning_rate": 0.5})
+    ]
+    assert rates == [plan.learning_rate, 0.5, pytest.approx(plan.learning_rate / 5), 0.5]
 
 
 @pytest.mark.parametrize(

@@ -119,7 +119,7 @@ FROZEN = {
     "train.mode": "slice",
     "train.rank": None,
     "train.lr_scale": 1.0,
-    "train.learning_rate": 0.005,
+    "train.learning_rate": "auto",
     "train.steps": 100,
     "train.batch_size": 8,
     "train.accumulate": 1,
@@ -279,7 +279,7 @@ def test_what_is_dumped_is_read_back(data: dict[str, Any]) -> None:
     description=plain_text.filter(str.strip) | tricky.filter(str.strip),
     budget=st.sampled_from(["2%", 0.02, 1000, "1_000", 1e-3, "50 %"]),
     kinds=st.permutations(["layer", "head", "neuron"]),
-    rate=st.floats(1e-9, 10),
+    rate=st.floats(1e-9, 10) | st.just("auto"),
     options=st.dictionaries(plain_text, st.booleans() | st.integers(-9, 9) | st.floats(-1, 1) | tricky, max_size=3),
 )
 def test_a_saved_recipe_is_the_same_recipe(tmp_path: Path, description, budget, kinds, rate, options) -> None:
@@ -295,7 +295,7 @@ def test_a_saved_recipe_is_the_same_recipe(tmp_path: Path, description, budget, 
 
 # -- mistakes, one line each ------------------------------------------------------------------------------------------
 NUMBER = "recipe.yaml: train.steps: expected an integer above 0, got {} (write a number such as 100)"
-RATE = "recipe.yaml: train.learning_rate: expected a number above 0, got {} (write a number such as 0.005)"
+RATE = "recipe.yaml: train.learning_rate: expected auto or a number above 0, got {} (write a number such as 0.005)"
 BUDGET = (
     "recipe.yaml: select.budget: expected a share above 0 up to 100%, or a number of parameters, got {} "
     "(write 2%, 0.02 or 100000)"
@@ -354,6 +354,7 @@ MISTAKES = [
     ("train: {steps: " + "x" * 500 + "}", NUMBER.format("'" + "x" * 40 + "...'")),
     ("train: {learning_rate: fast}", RATE.format("'fast'")),
     ("train: {learning_rate: 0}", RATE.format("0")),
+    ("train: {learning_rate: true}", RATE.format("true")),
     ("train: {learning_rate: .nan}", RATE.format("nan")),
     ("train: {learning_rate: .inf}", RATE.format("inf")),
     (

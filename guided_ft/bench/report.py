@@ -16,6 +16,7 @@ from .duels import duels, tally
 from .goals import goals
 from .groups import Groups, Setting, at_budget, by_subject, group, headline, pooled
 from .rows import Row, dedupe, read_rows
+from .rule import rule
 from .sheets import comparisons_sheet, lines_sheet
 
 SUITES = ("testbed", "smollm2")
@@ -69,14 +70,11 @@ class _Page:
         return path
 
 
-def write_report(
-    results_folder: str | os.PathLike[str], out_folder: str | os.PathLike[str], rule: tables.Rule | None = None
-) -> list[Path]:
+def write_report(results_folder: str | os.PathLike[str], out_folder: str | os.PathLike[str]) -> list[Path]:
     """Write ``RESULTS.md``, two CSV files and ``plots/bench_*.svg`` into ``out_folder``; returns them, the page first.
 
     Args:
         results_folder: holds ``testbed.jsonl``, ``smollm2.jsonl``, or one of them.
-        rule: the documented default learning rate for an arm and a budget (per cent), to show what it loses.
 
     Raises:
         GuidedError: there are no rows, or one of them is not complete. Then nothing is written.
@@ -110,7 +108,8 @@ def write_report(
             _task(page, mine)
         compared += _compared(groups)
         every |= groups
-        page.parts += ["### Learning rates", words.folded("The best of every sweep", tables.learning_rates(runs, rule))]
+        page.parts += ["### Learning rates", tables.kept_by_the_rule(runs, rule)]
+        page.parts.append(words.folded("The best of every sweep", tables.learning_rates(runs, rule)))
         page.parts += ["### What stands behind it", tables.behind(runs, len(rows), _refused(folder, suite))]
     for old in page.plots.glob("bench_*.svg"):
         # A plot of rows that are gone would pass for a result.

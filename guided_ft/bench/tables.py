@@ -12,12 +12,13 @@ from .groups import Line, Runs, Setting, Value, sweeps
 from .labels import LABELS, label, ordered
 from .rates import sweep_of
 from .rows import Row, key
+from .rule import WITHIN
 
 TOLERANCE = 1.0
 """Points below full fine-tuning's last score that count as having reached it: about the noise of the held-out part."""
 
-Rule = Callable[[str, "float | None"], "float | None"]
-"""A learning rate for an arm and a budget (per cent); None where the rule says nothing."""
+Rule = Callable[[str, str, "float | None"], "float | None"]
+"""A learning rate for a suite, an arm and a budget (per cent); None where the rule says nothing."""
 
 
 def full_target(lines: dict[Line, Runs]) -> Callable[[Row], float | None]:
@@ -167,11 +168,28 @@ def learning_rates(rows: Iterable[Row], rule: Rule | None = None) -> str:
             words.number(sweep.score[sweep.place], 1),
         ]
         if rule is not None:
-            rate = rule(line.arm, line.budget)
+            rate = rule(setting.suite, line.arm, line.budget)
             lost = None if rate is None else sweep.regret(rate)
             cells += [words.brief(rate), words.number(lost, 1, True)]
         made.append(cells)
     return words.table([*head, *(["rule", "points lost"] if rule is not None else [])], made, texts=2)
+
+
+def kept_by_the_rule(rows: Iterable[Row], rule: Rule) -> str:
+    """In how many sweeps of our own arms the rule is as good as the best rate, to within ``WITHIN`` points."""
+    lost = []
+    for (setting, line), mine in sweeps(rows).items():
+        rate, sweep = rule(setting.suite, line.arm, line.budget), sweep_of(mine)
+        assert sweep is not None
+        points = None if rate is None else sweep.regret(rate)
+        if points is not None:
+            lost.append(points)
+    kept = sum(points <= WITHIN for points in lost)
+    worst = f"; at worst it loses {max(lost):.1f}" if lost else ""
+    return (
+        f"The default rate (`Plan.learning_rate`, by mode, budget and width) loses at most {WITHIN:g} points of score "
+        f"against the best rate of the sweep in {kept} of {words.counted(len(lost), 'sweep')}{worst}."
+    )
 
 
 def behind(rows: Sequence[Row], written: int, refused: Sequence[Row] = ()) -> str:
