@@ -102,6 +102,28 @@ def test_what_is_not_needed_is_not_run():
     assert runs == {0: clean, 1: clean, 2: clean + 2 * copy, 3: clean + 2 * copy}
 
 
+def test_the_last_layer_says_only_what_is_scored():
+    """What follows its attention runs where an answer is scored, and at one token of the shared beginning."""
+    model, task = make("llama", layers=3), dataclasses.replace(task_of(), batch_size=8)
+    runs = [0, 0, 0]
+
+    def count(layer):
+        def hook(m, args):
+            runs[layer] += args[0].shape[0] * args[0].shape[1]
+
+        return hook
+
+    handles = [model.model.layers[i].mlp.down_proj.register_forward_pre_hook(count(i)) for i in range(3)]
+    effects(model, Anatomy.of(model), task, [Component("head", 1, 0)])
+    for handle in handles:
+        handle.remove()
+    rows, length, prefix = len(task), max(len(e[0].ids) for e in task.examples) - 1, 6
+    scored = len({t - 1 for e in task.examples for t, label in enumerate(e[0].labels) if label != -100})
+    clean = rows * length + prefix
+    assert runs == [clean, clean + rows * (length - prefix) + prefix, clean + rows * scored + 1]
+    assert scored < length - prefix
+
+
 def test_identical_pairs_give_exactly_nothing():
     model, task = make("gpt2"), task_of()
     same = dataclasses.replace(task, corrupted=task.examples)
@@ -135,6 +157,19 @@ def test_what_it_needs_is_said():
         localize(model, dataclasses.replace(task, corrupted=None), "ablation", retain=None, replace="corrupted")
     with pytest.raises(GuidedError, match="resampling needs at least two examples"):
         localize(model, task.take(1), "ablation", retain=None, replace="resample")
+
+
+def test_what_would_take_hours_is_refused_before_the_first_pass():
+    model, task = make("llama", layers=3), task_of(5)  # 2 batches; a layer's suffix is 1, 2/3 or 1/3 of a pass
+    cost = 2 * round(model.config.num_attention_heads * (1 + 2 / 3 + 1 / 3))
+    calls = []
+    handle = model.register_forward_pre_hook(lambda m, args: calls.append(0))
+    with pytest.raises(GuidedError, match=rf"12 components x 2 batches are about {cost} forward passes \(leave out"):
+        localize(model, task, "ablation", retain=None, kinds=("head",), max_passes=cost - 1)
+    assert not calls
+    localize(model, task, "ablation", retain=None, kinds=("head",), max_passes=cost)
+    handle.remove()
+    assert calls
 
 
 @pytest.mark.parametrize("fault", [None, ValueError, KeyboardInterrupt])

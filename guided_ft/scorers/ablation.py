@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ..anatomy import Anatomy, Component
+from ..errors import GuidedError
 from ..progress import track
 from ..scoremap import ScoreMap
 from ..task import Task
@@ -20,8 +21,8 @@ from .stability import stability
 from .suffix import Part, Suffix, shared_prefix
 from .tap import Tap
 
-TOKENS = 1024
-"""Tokens that run side by side (copies x rows x tokens): enough to keep a core busy, few enough for its cache."""
+TOKENS = 2048
+"""Tokens that run side by side (copies x rows x tokens): enough to keep a core busy; more of them win nothing."""
 
 
 def ablation(
@@ -33,6 +34,7 @@ def ablation(
     replace: str = "zero",
     signed: bool = False,
     seed: int = 0,
+    max_passes: int = 20_000,
     progress: bool | None = None,
 ) -> ScoreMap:
     """Score components by the exact change of the loss when they are replaced.
@@ -50,11 +52,16 @@ def ablation(
         replace: ``zero``; ``mean``: the component's mean over the task's real tokens, which asks what it says about
             this example rather than what it always says; ``resample``: what it says at the same position of another
             example (seeded); ``corrupted``: what it says on the corrupted prompt of the pair.
+        max_passes: forward passes of a batch that it may cost; more are refused before the first one.
 
     Cost: for each component the layers from its own on, copies of the batch side by side, logits only where labels
     are: about half a forward pass (46,080 neurons of a 135M model take hours: ``localize(..., verify=100)``).
+
+    Raises:
+        GuidedError: if it would cost more than ``max_passes``.
     """
     components = [c for kind in kinds for c in anatomy.components(kind)]
+    _affordable(anatomy, task, components, max_passes)
     halves, passes = effects(
         model, anatomy, task, components, replace=replace, signed=signed, seed=seed, progress=progress
     )
@@ -62,6 +69,17 @@ def ablation(
     total = {kind: (sides[0][kind] + sides[1][kind]) / len(task) for kind in kinds}
     meta = {"passes": passes, "replace": replace, "stability": stability(*sides) if len(task) > 1 else {}}
     return ScoreMap.of_arrays(anatomy, total, meta)
+
+
+def _affordable(anatomy: Anatomy, task: Task, components: Sequence[Component], most: int) -> None:
+    layers = sum(anatomy.num_layers - c.layer for c in components)
+    passes = round(layers / anatomy.num_layers * task.num_batches())
+    if passes > most:
+        raise GuidedError(
+            f"ablation: {len(components):,} components x {task.num_batches():,} batches are about {passes:,} forward "
+            "passes (leave out the kind neuron, or check the best of a cheap method with the option verify=100, or "
+            f"allow it with the option max_passes={passes})"
+        )
 
 
 def effects(

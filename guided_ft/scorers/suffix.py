@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
+from ..anatomy import behind_attention
 from ..batching import model_inputs
 from ..task import Task
 from .scene import Scene
@@ -18,11 +19,12 @@ from .scene import Scene
 
 @dataclass(frozen=True)
 class Part:
-    """Which tokens of which rows run together."""
+    """Which tokens of which rows run together, and which of these are read after the last layer ``[columns]``."""
 
     tokens: slice
     sequences: int
     examples: int
+    read: torch.Tensor
 
     def of(self, value: torch.Tensor) -> torch.Tensor:
         """What belongs to this part: ``[rows, tokens, width] -> [sequences, examples, tokens, width]``.
@@ -46,7 +48,8 @@ class Suffix:
 
     What enters each layer is kept, so that a change inside a layer costs that layer and those above it only; several
     changes run as copies of the batch. What all examples begin with runs once per copy instead of once per row (its
-    keys and values are what the rest needs of it), and tokens after the last scored position do not run at all.
+    keys and values are what the rest needs of it), tokens after the last scored position do not run at all, and in the
+    last layer what follows attention runs where an answer is scored.
 
     Args:
         scene: with the batch shown.
@@ -60,9 +63,11 @@ class Suffix:
 
     def __init__(self, scene: Scene, layers: Iterable[int], prefix: int = 0) -> None:
         self.scene = scene
-        end = int(scene.task.scored_columns(scene.batch)[-1]) + 1
-        self._head = Part(slice(0, prefix), 1, 1)
-        self._rest = Part(slice(prefix, end), scene.rows // scene.examples, scene.examples)
+        scored = scene.task.scored_columns(scene.batch)
+        end = int(scored[-1]) + 1
+        # Nobody reads what the last layer makes of the prefix; one token keeps the shapes.
+        self._head = Part(slice(0, prefix), 1, 1, scored.new_zeros(1))
+        self._rest = Part(slice(prefix, end), scene.rows // scene.examples, scene.examples, scored - prefix)
         self.tokens = prefix + scene.rows * (end - prefix)
         self._hidden: dict[int, torch.Tensor] = {}
         self._batches: dict[int, dict[str, torch.Tensor]] = {}
@@ -127,19 +132,25 @@ class Suffix:
         start = part.of(hidden)[:, None].expand(-1, copies, -1, -1, -1).flatten(0, 2)
         handles = [tap.leave_out([anatomy.layer_module(i) for i in range(layer)], start)]
         handles += [place(kind, at, edit) for (kind, at), edit in edits.items()]
+        handles += [tap.only_at(name, part.read) for name in self._token_wise(edits)]
         try:
             yield
         finally:
             for handle in handles:
                 handle.remove()
 
+    def _token_wise(self, edits: Edits) -> list[str]:
+        """What of the last layer may run at some tokens only: not the MLP whose neurons are edited, at all of them."""
+        anatomy, last = self.scene.anatomy, self.scene.anatomy.num_layers - 1
+        edited = anatomy.down_module(last).rpartition(".")[0] if ("neuron", last) in edits else ""
+        return [name for name in behind_attention(anatomy, last) if name != edited]
+
     def _prefix_cache(self, copies: int) -> DynamicCache:
         """Keys and values of the shared prefix, of as many copies of it."""
         cache = DynamicCache(config=self.scene.base.config)
         ids = self.scene.batch["input_ids"][:1, self._head.tokens].expand(copies, -1)
-        self.scene.model(
-            input_ids=ids, attention_mask=torch.ones_like(ids), past_key_values=cache, use_cache=True, logits_to_keep=1
-        )
+        decoder: Any = self.scene.base.get_decoder()  # the output head has nothing to say
+        decoder(input_ids=ids, attention_mask=torch.ones_like(ids), past_key_values=cache, use_cache=True)
         return cache
 
     def _copied(self, copies: int) -> dict[str, torch.Tensor]:
