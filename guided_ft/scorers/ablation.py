@@ -18,7 +18,7 @@ from . import ranks
 from .replacement import Values, replacement
 from .scene import Scene
 from .stability import stability
-from .suffix import Part, Suffix, shared_prefix
+from .suffix import Entry, Part, Suffix, shared_prefix
 from .tap import Tap
 
 TOKENS = 2048
@@ -128,10 +128,10 @@ def effects(
 
 
 def _groups(components: Iterable[Component], copies: int) -> list[list[Component]]:
-    """Components of one kind and layer that run side by side; a layer runs alone."""
+    """Components of one kind that run side by side, in the order of their layers; a layer runs alone."""
     found = []
     ordered = sorted(set(components), key=lambda c: (c.kind, c.layer, c.expert or 0, c.index))
-    for (kind, _), members in itertools.groupby(ordered, lambda c: (c.kind, c.layer)):
+    for kind, members in itertools.groupby(ordered, lambda c: c.kind):
         whole, size = list(members), 1 if kind == "layer" else max(1, copies)
         found += [whole[i : i + size] for i in range(0, len(whole), size)]
     return found
@@ -139,19 +139,25 @@ def _groups(components: Iterable[Component], copies: int) -> list[list[Component
 
 def _replaced(suffix: Suffix, group: list[Component], values: Values) -> torch.Tensor:
     """The quantity ``[copies, examples]`` with each component of the group replaced in a copy of its own."""
-    anatomy, kind, layer = suffix.scene.anatomy, group[0].kind, group[0].layer
-    value = values.get((kind, layer))
+    kind, layer = group[0].kind, group[0].layer
     if kind == "layer":
-        return suffix.without_layer(layer, value)[None]
-    width = anatomy.head_dim if kind == "head" else 1
+        return suffix.without_layer(layer, values.get((kind, layer)))[None]
+    by_layer = itertools.groupby(group, lambda c: c.layer)
+    return suffix.edited([_entry(suffix.scene.anatomy, list(members), values) for _, members in by_layer])
+
+
+def _entry(anatomy: Anatomy, members: list[Component], values: Values) -> Entry:
+    """The members of one layer, each in a copy of its own."""
+    kind, layer = members[0].kind, members[0].layer
+    value, width = values.get((kind, layer)), anatomy.head_dim if kind == "head" else 1
 
     def edit(a: torch.Tensor, part: Part) -> None:
-        for copy, c in enumerate(group):
+        for copy, c in enumerate(members):
             first = anatomy.position(c) * width
             columns = slice(first, first + width)
             a[:, copy, ..., columns] = 0 if value is None else part.of(value[..., columns]).to(a)
 
-    return suffix.edited(layer, len(group), {(kind, layer): edit})
+    return Entry(layer, len(members), {(kind, layer): edit})
 
 
 def _arrays(anatomy: Anatomy, kinds: tuple[str, ...], flat: np.ndarray) -> dict[str, np.ndarray]:

@@ -114,8 +114,8 @@ class Tap:
 
         return self._keep(self.base.get_submodule(name).register_forward_hook(post, with_kwargs=True))
 
-    def leave_out(self, names: Sequence[str], hidden: torch.Tensor) -> Any:
-        """Run the model without its first layers: ``names``, of which the last answers with ``hidden``.
+    def leave_out(self, names: Sequence[str], hidden: torch.Tensor | None = None) -> Any:
+        """Run the model without some of its layers: ``names``, of which the last answers with ``hidden``, if given.
 
         The model's own forward runs around them, so that masks, positions and norms are what they always are.
         """
@@ -177,13 +177,13 @@ class _Forwards:
 
 
 class _LeftOut(_Forwards):
-    """Modules that do nothing; the last one answers with what is given."""
+    """Modules that do nothing; the last one answers with ``hidden``, if given."""
 
-    def __init__(self, modules: Sequence[nn.Module], hidden: torch.Tensor) -> None:
+    def __init__(self, modules: Sequence[nn.Module], hidden: torch.Tensor | None) -> None:
         super().__init__(modules)
         for module in modules:
             module.forward = _pass_on
-        if modules:
+        if modules and hidden is not None:
             modules[-1].forward = lambda *args, **kwargs: hidden
 
 

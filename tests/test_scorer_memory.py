@@ -1,0 +1,111 @@
+"""What a scorer keeps in memory, byte by byte: nothing of a batch that is over, and of the one that runs no more than
+its docstring says."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+import tiny
+from families import make
+from torch.profiler import ProfilerActivity, profile
+
+from guided_ft.scorers.localize import localize
+from guided_ft.scorers.tap import Tap
+from guided_ft.task import Task
+
+LAYERS = 6
+PAIRS = {"attribution": {"replace": "corrupted"}, "eap": {"replace": "corrupted"}}
+
+
+@functools.cache
+def model_of():
+    return make("llama", layers=LAYERS)
+
+
+@functools.cache
+def task_of(batches: int) -> Task:
+    """Batches of 16 equal rows of some 40 tokens: all need the same memory, and activations need most of it."""
+    row = next(row for row in tiny.sums(50) if len(row["prompt"] + row["completion"]) == 9)
+    row |= {"prompt": "abcdefgh" * 4 + row["prompt"]}
+    row |= {"corrupted_prompt": row["prompt"].translate(str.maketrans("123456789", "345678912"))}
+    return Task.from_dataset([row] * 16 * batches, tiny.tokenizer(), batch_size=16)
+
+
+def peak_of(run) -> int:
+    """Most bytes of tensors that were alive at once, of those made while it ran; it must leave none behind."""
+    run()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        run()
+    events = [e for e in profiled.profiler.kineto_results.events() if e.name() == "[memory]"]
+    total = peak = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        total += event.nbytes()
+        peak = max(peak, total)
+    return peak
+
+
+@functools.cache
+def plain() -> int:
+    model, task = model_of(), task_of(1)
+
+    def run():
+        with Tap(model, start_graph=True):
+            for batch in task.batches():
+                task.loss(task.quantity(model, batch)).sum().backward()
+
+    return peak_of(run)
+
+
+def size_of(kind: str) -> int:
+    """Bytes of what all components of a kind say on a batch."""
+    config, task = model_of().config, task_of(1)
+    width = {"head": config.hidden_size, "neuron": config.intermediate_size, "layer": config.hidden_size}[kind]
+    return 4 * LAYERS * 16 * len(task.examples[0][0].ids) * width
+
+
+def peak(method: str, batches: int = 1, kinds=None, **options) -> int:
+    return peak_of(lambda: localize(model_of(), task_of(batches), method, retain=None, kinds=kinds, **options))
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("attribution", {}),
+        ("attribution", {"replace": "mean"}),
+        ("attribution", {"replace": "corrupted"}),
+        ("integrated_gradients", {}),
+        ("integrated_gradients", {"rule": "conductance"}),
+        ("eap", {}),
+        ("eap", {"replace": "corrupted"}),
+        ("eap", {"steps": 2}),
+        ("fisher", {}),
+        ("wanda", {}),
+    ],
+)
+def test_memory_does_not_grow_with_the_batches(method, options):
+    one, three = (peak(method, batches, **options) for batches in (1, 3))
+    assert three - one < 0.002 * one
+
+
+@pytest.mark.parametrize("replace", ["zero", "mean"])
+def test_attribution_keeps_no_activation_of_its_own(replace):
+    """Of what enters the out-projections and of the two sides of a layer autograd keeps all that it needs."""
+    kinds = ("layer", "head")
+    extra = peak("attribution", kinds=kinds, replace=replace) - plain()
+    assert extra < 0.1 * size_of("head")
+
+
+def test_attribution_of_gated_neurons_keeps_no_product():
+    """The product of gate and up is not kept by frozen weights; up is."""
+    assert peak("attribution", kinds=("neuron",)) - plain() < 0.3 * size_of("neuron")
+
+
+def test_attribution_to_the_mean_of_neurons_keeps_no_product():
+    assert peak("attribution", kinds=("neuron",), replace="mean") - plain() < 0.3 * size_of("neuron")
+
+
+def test_attribution_to_the_other_prompt_keeps_it_once():
+    kinds = ("layer", "head")
+    extra = peak("attribution", kinds=kinds, replace="corrupted") - plain()
+    assert extra < 1.1 * (size_of("head") + size_of("layer"))
