@@ -117,7 +117,7 @@ def test_components_of_different_layers_run_together(monkeypatch):
         handle.remove()
     assert passes == 2
     clean = [rows, 1]  # the rows, and the beginning that they share; then each copy's beginning and rows
-    assert calls == {i: clean + [n, n * rows] for i, n in enumerate((1, 1, 3, 4))}
+    assert calls == {i: [*clean, n, n * rows] for i, n in enumerate((1, 1, 3, 4))}
     monkeypatch.setattr(module, "TOKENS", 1)
     alone, passes = effects(model, Anatomy.of(model), task, some)
     assert passes == 5
