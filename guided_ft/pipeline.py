@@ -53,7 +53,8 @@ def _tell_localize(result: dict[str, Any]) -> str:
     meta, sizes = result["meta"], result["sizes"]
     sides = "two-sided" if meta["retain"] else "one-sided"
     counts = ", ".join(f"{n:,} {kind}s" for kind, n in sizes.items())
-    return f"{meta['method']}, {sides}: {counts} scored in {meta['passes']} passes"
+    passes = f"{meta['passes']} pass{'es' * (meta['passes'] != 1)}"
+    return f"{meta['method']}, {sides}: {counts} scored in {passes}"
 
 
 def _tell_select(result: dict[str, Any]) -> str:

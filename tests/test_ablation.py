@@ -186,7 +186,7 @@ def test_what_would_take_hours_is_refused_before_the_first_pass():
     cost = 2 * round(model.config.num_attention_heads * (1 + 2 / 3 + 1 / 3))
     calls = []
     handle = model.register_forward_pre_hook(lambda m, args: calls.append(0))
-    with pytest.raises(GuidedError, match=rf"12 components x 2 batches are about {cost} forward passes \(leave out"):
+    with pytest.raises(GuidedError, match=rf"12 components on 5 examples are about {cost} forward passes \(leave out"):
         localize(model, task, "ablation", retain=None, kinds=("head",), max_passes=cost - 1)
     assert not calls
     localize(model, task, "ablation", retain=None, kinds=("head",), max_passes=cost)

@@ -10,12 +10,16 @@ import tiny
 from families import make
 from torch.profiler import ProfilerActivity, profile
 
+from guided_ft.anatomy import Anatomy
+from guided_ft.scorers.attribution import Attribution
+from guided_ft.scorers.edges import EdgePatching
+from guided_ft.scorers.integrated import IntegratedGradients
 from guided_ft.scorers.localize import localize
+from guided_ft.scorers.record import record
 from guided_ft.scorers.tap import Tap
 from guided_ft.task import Task
 
 LAYERS = 6
-PAIRS = {"attribution": {"replace": "corrupted"}, "eap": {"replace": "corrupted"}}
 
 
 @functools.cache
@@ -32,17 +36,22 @@ def task_of(batches: int) -> Task:
     return Task.from_dataset([row] * 16 * batches, tiny.tokenizer(), batch_size=16)
 
 
-def peak_of(run) -> int:
-    """Most bytes of tensors that were alive at once, of those made while it ran; it must leave none behind."""
+def bytes_of(run) -> tuple[int, int]:
+    """Bytes of the tensors made while it ran: of those alive at once, at most and at the end."""
     run()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-        run()
+        kept = run()
     events = [e for e in profiled.profiler.kineto_results.events() if e.name() == "[memory]"]
     total = peak = 0
     for event in sorted(events, key=lambda e: e.start_ns()):
         total += event.nbytes()
         peak = max(peak, total)
-    return peak
+    del kept
+    return peak, total
+
+
+def peak_of(run) -> int:
+    return bytes_of(run)[0]
 
 
 @functools.cache
@@ -86,6 +95,28 @@ def peak(method: str, batches: int = 1, kinds=None, **options) -> int:
 def test_memory_does_not_grow_with_the_batches(method, options):
     one, three = (peak(method, batches, **options) for batches in (1, 3))
     assert three - one < 0.002 * one
+
+
+@pytest.mark.parametrize(
+    ("scorer", "options"),
+    [
+        (Attribution, {"replace": "mean"}),
+        (Attribution, {"replace": "corrupted"}),
+        (IntegratedGradients, {}),
+        (EdgePatching, {"replace": "zero"}),
+        (EdgePatching, {"replace": "corrupted"}),
+    ],
+)
+def test_a_batch_that_is_over_leaves_sums_only(scorer, options):
+    model, task = model_of(), task_of(1)
+
+    def run():
+        anatomy = Anatomy.of(model)
+        recorder = scorer(anatomy, ("layer", "head"), **options)
+        record(model, anatomy, task, {"one": recorder})
+        return recorder
+
+    assert 0 < bytes_of(run)[1] < 0.2 * size_of("head") / LAYERS
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ def _affordable(anatomy: Anatomy, task: Task, components: Sequence[Component], m
     passes = round(layers / anatomy.num_layers * task.num_batches())
     if passes > most:
         raise GuidedError(
-            f"ablation: {len(components):,} components x {task.num_batches():,} batches are about {passes:,} forward "
+            f"ablation: {len(components):,} components on {len(task):,} examples are about {passes:,} forward "
             "passes (leave out the kind neuron, or check the best of a cheap method with the option verify=100, or "
             f"allow it with the option max_passes={passes})"
         )

@@ -122,10 +122,7 @@ class Tap:
         return self._keep(_LeftOut([self.base.get_submodule(name) for name in names], hidden))
 
     def only_at(self, name: str, columns: torch.Tensor) -> Any:
-        """Run a module that works on each token by itself at some tokens only; what it says elsewhere is 0.
-
-        Where its input is not ``[rows, tokens, width]`` (OPT hands rows and tokens over as one), it runs whole.
-        """
+        """Run a module that works on each token ``[rows, tokens, width]`` by itself at some; elsewhere it says 0."""
         return self._keep(_Columns(self.base.get_submodule(name), columns))
 
     def at_gradient(self, tensor: torch.Tensor, hook: Callable[[torch.Tensor], None]) -> None:
@@ -195,8 +192,6 @@ class _Columns(_Forwards):
         forward = module.forward
 
         def run(x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-            if x.ndim != 3:
-                return forward(x, *args, **kwargs)
             y = forward(x[:, columns], *args, **kwargs)
             return y.new_zeros(*x.shape[:2], y.shape[-1]).index_copy_(1, columns, y)
 
