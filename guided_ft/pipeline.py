@@ -54,7 +54,12 @@ def _tell_localize(result: dict[str, Any]) -> str:
     sides = "two-sided" if meta["retain"] else "one-sided"
     counts = ", ".join(f"{n:,} {kind}s" for kind, n in sizes.items())
     passes = f"{meta['passes']} pass{'es' * (meta['passes'] != 1)}"
-    return f"{meta['method']}, {sides}: {counts} scored in {passes}"
+    checks = [
+        f"{len(found['components'])} {kind}s (rank correlation {found['spearman']:.2f}, recall {found['recall']:.0%})"
+        for kind, found in (meta.get("verified") or {}).items()
+    ]
+    exact = f"; ablated exactly: {', '.join(checks)}" if checks else ""
+    return f"{meta['method']}, {sides}: {counts} scored in {passes}{exact}"
 
 
 def _tell_select(result: dict[str, Any]) -> str:

@@ -72,3 +72,13 @@ def test_another_file_to_compare_with_is_another_run(folder):
     run(made, until="localize", quiet=True)
     after = ScoreMap.load(folder / "changing" / "scores.safetensors")
     assert before.meta["options"] != after.meta["options"]
+
+
+def test_what_was_ablated_exactly_is_told(folder, capsys):
+    localize = {"method": "attribution", "retain": "none", "options": {"verify": 5}}
+    run(recipe(folder, "checked", localize=localize), until="localize")
+    found = ScoreMap.load(folder / "checked" / "scores.safetensors").meta["verified"]["head"]
+    told = f"5 heads (rank correlation {found['spearman']:.2f}, recall {found['recall']:.0%})"
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert "in 1 pass; ablated exactly: " in line or "es; ablated exactly: " in line
+    assert told in line

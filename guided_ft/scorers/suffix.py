@@ -13,6 +13,7 @@ from transformers import DynamicCache
 from ..anatomy import behind_attention
 from ..batching import model_inputs
 from ..task import Task
+from . import ranks
 from .scene import Scene
 
 
@@ -205,9 +206,13 @@ class Suffix:
         return cache
 
     def _decode(self, **inputs: Any) -> None:
-        """Run the layers, without the output head."""
-        decoder: Any = self.scene.base.get_decoder()
-        decoder(**inputs)
+        """Run the layers, without the output head where that can be."""
+        if ranks.is_sharded(self.scene.model):
+            # Its weights come together when the whole model is called.
+            self.scene.model(**inputs, logits_to_keep=1)
+        else:
+            decoder: Any = self.scene.base.get_decoder()
+            decoder(**inputs)
 
     def _copied(self, copies: int) -> dict[str, torch.Tensor]:
         """The batch's tokens after the prefix, each row as many times."""
