@@ -4,9 +4,9 @@
     python benchmarks/bench_peers.py --out benchmarks/results/peers.jsonl
     python benchmarks/bench_peers.py --out benchmarks/results/peers.jsonl --table
 
-The task is indirect object identification in pairs of 16 tokens (``bench_localize.indirect_object``), the scores those
-of all heads, with sign. Two questions: whether the scores are ours, as the largest difference relative to the largest
-score; and what they cost, as medians of ratios of CPU time to the same question asked of guided_ft, in turns.
+The task is indirect object identification in pairs of 16 tokens (``localization.tasks.indirect_object``), the scores
+those of all heads, with sign. Two questions: whether the scores are ours, as the largest difference relative to the
+largest score; and what they cost, as medians of ratios of CPU time to the same question asked of guided_ft, in turns.
 
 TransformerLens takes pairs one after the other, so it is compared with guided_ft in one batch and pair by pair. nnsight
 runs a batch; what it computes is written by hand here, once as its guide does it (every parameter trainable, all
@@ -25,7 +25,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from bench_localize import Rows, answered, indirect_object, pairs_of, seconds_of
+from localization.cost import seconds_of
+from localization.rows import Rows
+from localization.tasks import answered, indirect_object, pairs_of
 
 from guided_ft import Anatomy, Task, localize
 from guided_ft.models import load_model, load_tokenizer, locate

@@ -53,7 +53,13 @@ def _tell_localize(result: dict[str, Any]) -> str:
     meta, sizes = result["meta"], result["sizes"]
     sides = "two-sided" if meta["retain"] else "one-sided"
     counts = ", ".join(f"{n:,} {kind}s" for kind, n in sizes.items())
-    return f"{meta['method']}, {sides}: {counts} scored in {meta['passes']} passes"
+    passes = f"{meta['passes']} pass{'es' * (meta['passes'] != 1)}"
+    checks = [
+        f"{len(found['components'])} {kind}s (rank correlation {found['spearman']:.2f}, recall {found['recall']:.0%})"
+        for kind, found in (meta.get("verified") or {}).items()
+    ]
+    exact = f"; ablated exactly: {', '.join(checks)}" if checks else ""
+    return f"{meta['method']}, {sides}: {counts} scored in {passes}{exact}"
 
 
 def _tell_select(result: dict[str, Any]) -> str:

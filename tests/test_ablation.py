@@ -18,7 +18,7 @@ from guided_ft.formats import Tokens
 from guided_ft.scorers import ablation as module
 from guided_ft.scorers.ablation import ablation, effects
 from guided_ft.scorers.localize import localize
-from guided_ft.scorers.suffix import Suffix, shared_prefix
+from guided_ft.scorers.suffix import Entry, Suffix, shared_prefix
 from guided_ft.scorers.tap import Tap
 from guided_ft.task import Task
 
@@ -102,6 +102,50 @@ def test_what_is_not_needed_is_not_run():
     assert runs == {0: clean, 1: clean, 2: clean + 2 * copy, 3: clean + 2 * copy}
 
 
+def test_components_of_different_layers_run_together(monkeypatch):
+    """Each enters at its own layer; from there on they are copies of one batch, up to as many as there is room for."""
+    model, task = make("llama", layers=4), dataclasses.replace(task_of(), batch_size=8)
+    rows, calls = len(task), {0: [], 1: [], 2: [], 3: []}
+
+    def count(layer):
+        return lambda m, args: calls[layer].append(args[0].shape[0])
+
+    handles = [model.model.layers[i].mlp.register_forward_pre_hook(count(i)) for i in range(4)]
+    some = [Component("head", 0, 0), Component("head", 2, 1), Component("head", 2, 3), Component("head", 3, 0)]
+    together, passes = effects(model, Anatomy.of(model), task, some)
+    for handle in handles:
+        handle.remove()
+    assert passes == 2
+    clean = [rows, 1]  # the rows, and the beginning that they share; then each copy's beginning and rows
+    assert calls == {i: [*clean, n, n * rows] for i, n in enumerate((1, 1, 3, 4))}
+    monkeypatch.setattr(module, "TOKENS", 1)
+    alone, passes = effects(model, Anatomy.of(model), task, some)
+    assert passes == 5
+    np.testing.assert_allclose(together, alone, rtol=1e-3, atol=1e-5)
+
+
+def test_the_last_layer_says_only_what_is_scored():
+    """What follows its attention runs where an answer is scored, and at one token of the shared beginning."""
+    model, task = make("llama", layers=3), dataclasses.replace(task_of(), batch_size=8)
+    runs = [0, 0, 0]
+
+    def count(layer):
+        def hook(m, args):
+            runs[layer] += args[0].shape[0] * args[0].shape[1]
+
+        return hook
+
+    handles = [model.model.layers[i].mlp.down_proj.register_forward_pre_hook(count(i)) for i in range(3)]
+    effects(model, Anatomy.of(model), task, [Component("head", 1, 0)])
+    for handle in handles:
+        handle.remove()
+    rows, length, prefix = len(task), max(len(e[0].ids) for e in task.examples) - 1, 6
+    scored = len({t - 1 for e in task.examples for t, label in enumerate(e[0].labels) if label != -100})
+    clean = rows * length + prefix
+    assert runs == [clean, clean + rows * (length - prefix) + prefix, clean + rows * scored + 1]
+    assert scored < length - prefix
+
+
 def test_identical_pairs_give_exactly_nothing():
     model, task = make("gpt2"), task_of()
     same = dataclasses.replace(task, corrupted=task.examples)
@@ -135,6 +179,19 @@ def test_what_it_needs_is_said():
         localize(model, dataclasses.replace(task, corrupted=None), "ablation", retain=None, replace="corrupted")
     with pytest.raises(GuidedError, match="resampling needs at least two examples"):
         localize(model, task.take(1), "ablation", retain=None, replace="resample")
+
+
+def test_what_would_take_hours_is_refused_before_the_first_pass():
+    model, task = make("llama", layers=3), task_of(5)  # 2 batches; a layer's suffix is 1, 2/3 or 1/3 of a pass
+    cost = 2 * round(model.config.num_attention_heads * (1 + 2 / 3 + 1 / 3))
+    calls = []
+    handle = model.register_forward_pre_hook(lambda m, args: calls.append(0))
+    with pytest.raises(GuidedError, match=rf"12 components on 5 examples are about {cost} forward passes \(leave out"):
+        localize(model, task, "ablation", retain=None, kinds=("head",), max_passes=cost - 1)
+    assert not calls
+    localize(model, task, "ablation", retain=None, kinds=("head",), max_passes=cost)
+    handle.remove()
+    assert calls
 
 
 @pytest.mark.parametrize("fault", [None, ValueError, KeyboardInterrupt])
@@ -184,7 +241,7 @@ def test_suffix_of_an_unchanged_layer_is_the_clean_pass(family):
         assert prefix == 6
         for layer, length in ((0, prefix), (1, prefix), (0, 0), (1, 0)):
             suffix = Suffix(scene, {0, 1}, length)
-            again = suffix.edited(layer, 3, {("head", layer): lambda a, part: None})
+            again = suffix.edited([Entry(layer, 3, {("head", layer): lambda a, part: None})])
             assert torch.allclose(again, suffix.clean.expand(3, -1), atol=1e-5)
 
 

@@ -9,6 +9,7 @@ import tiny
 from scoring import OPTIONS, SETS
 from tiny_run import recipe
 
+from guided_ft import pipeline
 from guided_ft.pipeline import run
 from guided_ft.scoremap import ScoreMap
 from guided_ft.scorers import catalogue
@@ -72,3 +73,14 @@ def test_another_file_to_compare_with_is_another_run(folder):
     run(made, until="localize", quiet=True)
     after = ScoreMap.load(folder / "changing" / "scores.safetensors")
     assert before.meta["options"] != after.meta["options"]
+
+
+def test_what_was_ablated_exactly_is_told(folder, capsys):
+    localize = {"method": "attribution", "retain": "none", "options": {"verify": 5}}
+    result = run(recipe(folder, "checked", localize=localize), until="localize")["localize"]
+    found = ScoreMap.load(folder / "checked" / "scores.safetensors").meta["verified"]["head"]
+    told = f"5 heads (rank correlation {found['spearman']:.2f}, recall {found['recall']:.0%})"
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert told in line
+    for passes, words in ((1, "in 1 pass; ablated exactly: "), (2, "in 2 passes; ablated exactly: ")):
+        assert words in pipeline._tell_localize(result | {"meta": result["meta"] | {"passes": passes}})

@@ -29,13 +29,14 @@ def task_of(count: int = 6, **options) -> Task:
 @pytest.mark.parametrize("options", [{}, {"signed": True}, {"replace": "mean"}])
 def test_verified_components_have_their_exact_effect(options):
     model, task = make("llama", layers=3), task_of()
-    scores = localize(model, task, "attribution", retain=None, kinds=("head", "neuron"), verify=5, **options)
+    scores = localize(model, task, "attribution", retain=None, kinds=("head", "neuron"), verify=7, **options)
     truth = localize(model, task, "ablation", retain=None, kinds=("head", "neuron"), **options)
     for kind in ("head", "neuron"):
         found = scores.meta["verified"][kind]
         components = [Component.parse(name) for name in found["components"]]
         assert len(set(components)) == 7
-        assert components[:5] == [c for c, _ in scores.top(kind, 5)]
+        assert components[:6] == [c for c, _ in scores.top(kind, 6)]
+        assert components[6] not in [c for c, _ in scores.top(kind, 7)][:6]
         assert found["exact"] == pytest.approx([truth.score(c) for c in components], rel=1e-3, abs=1e-6)
         assert found["screened"] == pytest.approx([scores.score(c) for c in components], rel=1e-5)
         exact = np.array(found["exact"])
@@ -52,7 +53,7 @@ def test_it_is_json_and_comes_back(tmp_path):
 
 def test_a_two_sided_map_is_compared_by_its_task_side():
     model, task, retain = make("llama"), task_of(), Task.from_dataset(tiny.sums(9)[6:], tiny.tokenizer())
-    both = localize(model, task, "attribution", retain=retain, kinds=("head",), verify=4)
+    both = localize(model, task, "attribution", retain=retain, kinds=("head",), verify=5)
     one = localize(model, task, "attribution", retain=None, kinds=("head",))
     found = both.meta["verified"]["head"]
     assert found["components"][:4] == [str(c) for c, _ in both.top("head", 4)]
@@ -73,7 +74,7 @@ def test_misses_show_in_the_sample(monkeypatch):
         "truth", lambda model, anatomy, task, *, kinds, progress=None: ScoreMap(anatomy, head=truth.head)
     )
     bad, good = (
-        localize(model, task, name, retain=None, kinds=("head",), verify=8).meta["verified"]["head"]
+        localize(model, task, name, retain=None, kinds=("head",), verify=10).meta["verified"]["head"]
         for name in ("upside_down", "truth")
     )
     assert len(bad["misses"]) == 2
@@ -83,6 +84,17 @@ def test_misses_show_in_the_sample(monkeypatch):
     assert good["recall"] == 1
     assert good["misses"] == []
     assert good["spearman"] == pytest.approx(1, abs=0.01)
+
+
+@pytest.mark.parametrize(("verify", "top", "sampled"), [(1, 1, 0), (2, 1, 1), (5, 4, 1), (9, 8, 1), (10, 8, 2)])
+def test_the_sample_is_a_part_of_the_number(verify, top, sampled):
+    scores = localize(make("llama", layers=3), task_of(1), "magnitude", kinds=("head",), verify=verify)
+    found = scores.meta["verified"]["head"]
+    assert found["top"] == top
+    assert len(set(found["components"])) == len(found["components"]) == top + sampled
+    best = [str(c) for c, _ in scores.top("head", top)]
+    assert found["components"][:top] == best
+    assert not set(found["components"][top:]) & set(best)
 
 
 def test_more_than_there_is_verifies_all():

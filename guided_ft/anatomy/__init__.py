@@ -1,6 +1,7 @@
 """Names for the parts of a model, and where in its weights each part lives."""
 
 from .anatomy import Anatomy as Anatomy
+from .behind import behind_attention as behind_attention
 from .component import KINDS as KINDS
 from .component import Component as Component
 from .families import FAMILIES as FAMILIES

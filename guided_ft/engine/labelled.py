@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..anatomy import Anatomy, base_model
+from ..anatomy import Anatomy, base_model, behind_attention
 from ..formats import IGNORE
 
 
@@ -76,11 +76,7 @@ def _behind_attention(base: nn.Module, anatomy: Anatomy) -> list[nn.Module]:
     if getattr(layer, "gradient_checkpointing", False):
         # Its second forward, during backward, would no longer know the labels.
         return []
-    names = [anatomy.out_module(last)]
-    block = anatomy.down_module(last).rpartition(".")[0]
-    if block != anatomy.layer_module(last) and not anatomy.family.experts:
-        names.append(block)
-    return [base.get_submodule(name) for name in names]
+    return [base.get_submodule(name) for name in behind_attention(anatomy, last)]
 
 
 def _spread(out: Any, mask: torch.Tensor) -> Any:

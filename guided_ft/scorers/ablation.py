@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ..anatomy import Anatomy, Component
+from ..errors import GuidedError
 from ..progress import track
 from ..scoremap import ScoreMap
 from ..task import Task
@@ -17,11 +18,11 @@ from . import ranks
 from .replacement import Values, replacement
 from .scene import Scene
 from .stability import stability
-from .suffix import Part, Suffix, shared_prefix
+from .suffix import Entry, Part, Suffix, shared_prefix
 from .tap import Tap
 
-TOKENS = 1024
-"""Tokens that run side by side (copies x rows x tokens): enough to keep a core busy, few enough for its cache."""
+TOKENS = 2048
+"""Tokens that run side by side (copies x rows x tokens): enough to keep a core busy; more of them win nothing."""
 
 
 def ablation(
@@ -33,6 +34,7 @@ def ablation(
     replace: str = "zero",
     signed: bool = False,
     seed: int = 0,
+    max_passes: int = 20_000,
     progress: bool | None = None,
 ) -> ScoreMap:
     """Score components by the exact change of the loss when they are replaced.
@@ -50,11 +52,16 @@ def ablation(
         replace: ``zero``; ``mean``: the component's mean over the task's real tokens, which asks what it says about
             this example rather than what it always says; ``resample``: what it says at the same position of another
             example (seeded); ``corrupted``: what it says on the corrupted prompt of the pair.
+        max_passes: forward passes of a batch that it may cost; more are refused before the first one.
 
     Cost: for each component the layers from its own on, copies of the batch side by side, logits only where labels
     are: about half a forward pass (46,080 neurons of a 135M model take hours: ``localize(..., verify=100)``).
+
+    Raises:
+        GuidedError: if it would cost more than ``max_passes``.
     """
     components = [c for kind in kinds for c in anatomy.components(kind)]
+    _affordable(anatomy, task, components, max_passes)
     halves, passes = effects(
         model, anatomy, task, components, replace=replace, signed=signed, seed=seed, progress=progress
     )
@@ -62,6 +69,17 @@ def ablation(
     total = {kind: (sides[0][kind] + sides[1][kind]) / len(task) for kind in kinds}
     meta = {"passes": passes, "replace": replace, "stability": stability(*sides) if len(task) > 1 else {}}
     return ScoreMap.of_arrays(anatomy, total, meta)
+
+
+def _affordable(anatomy: Anatomy, task: Task, components: Sequence[Component], most: int) -> None:
+    layers = sum(anatomy.num_layers - c.layer for c in components)
+    passes = round(layers / anatomy.num_layers * task.num_batches())
+    if passes > most:
+        raise GuidedError(
+            f"ablation: {len(components):,} components on {len(task):,} examples are about {passes:,} forward "
+            "passes (leave out the kind neuron, or check the best of a cheap method with the option verify=100, or "
+            f"allow it with the option max_passes={passes})"
+        )
 
 
 def effects(
@@ -110,10 +128,10 @@ def effects(
 
 
 def _groups(components: Iterable[Component], copies: int) -> list[list[Component]]:
-    """Components of one kind and layer that run side by side; a layer runs alone."""
+    """Components of one kind that run side by side, in the order of their layers; a layer runs alone."""
     found = []
     ordered = sorted(set(components), key=lambda c: (c.kind, c.layer, c.expert or 0, c.index))
-    for (kind, _), members in itertools.groupby(ordered, lambda c: (c.kind, c.layer)):
+    for kind, members in itertools.groupby(ordered, lambda c: c.kind):
         whole, size = list(members), 1 if kind == "layer" else max(1, copies)
         found += [whole[i : i + size] for i in range(0, len(whole), size)]
     return found
@@ -121,19 +139,25 @@ def _groups(components: Iterable[Component], copies: int) -> list[list[Component
 
 def _replaced(suffix: Suffix, group: list[Component], values: Values) -> torch.Tensor:
     """The quantity ``[copies, examples]`` with each component of the group replaced in a copy of its own."""
-    anatomy, kind, layer = suffix.scene.anatomy, group[0].kind, group[0].layer
-    value = values.get((kind, layer))
+    kind, layer = group[0].kind, group[0].layer
     if kind == "layer":
-        return suffix.without_layer(layer, value)[None]
-    width = anatomy.head_dim if kind == "head" else 1
+        return suffix.without_layer(layer, values.get((kind, layer)))[None]
+    by_layer = itertools.groupby(group, lambda c: c.layer)
+    return suffix.edited([_entry(suffix.scene.anatomy, list(members), values) for _, members in by_layer])
+
+
+def _entry(anatomy: Anatomy, members: list[Component], values: Values) -> Entry:
+    """The members of one layer, each in a copy of its own."""
+    kind, layer = members[0].kind, members[0].layer
+    value, width = values.get((kind, layer)), anatomy.head_dim if kind == "head" else 1
 
     def edit(a: torch.Tensor, part: Part) -> None:
-        for copy, c in enumerate(group):
+        for copy, c in enumerate(members):
             first = anatomy.position(c) * width
             columns = slice(first, first + width)
             a[:, copy, ..., columns] = 0 if value is None else part.of(value[..., columns]).to(a)
 
-    return suffix.edited(layer, len(group), {(kind, layer): edit})
+    return Entry(layer, len(members), {(kind, layer): edit})
 
 
 def _arrays(anatomy: Anatomy, kinds: tuple[str, ...], flat: np.ndarray) -> dict[str, np.ndarray]:

@@ -20,7 +20,7 @@ from . import ranks
 from .ablation import TOKENS
 from .replacement import Values, replacement
 from .scene import Scene
-from .suffix import Edit, Edits, Part, Suffix, shared_prefix
+from .suffix import Edit, Edits, Entry, Part, Suffix, shared_prefix
 from .tap import Tap
 
 FRACTIONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -187,7 +187,7 @@ def _metric(
                     masks = (
                         torch.from_numpy(choices[chunk]).unflatten(1, (anatomy.num_layers, -1)).to(suffix.clean.device)
                     )
-                    after = suffix.edited(0, chunk.size, _edits(anatomy, kind, masks, values))
+                    after = suffix.edited([Entry(0, chunk.size, _edits(anatomy, kind, masks, values))])
                     loss = task.loss(after.flatten(), suffix.clean.repeat(chunk.size)).view_as(after)
                     sums[chunk] -= loss.double().sum(1).cpu()
     if split:

@@ -88,8 +88,8 @@ def localize(
             when the name is your own). Those that need the same pass over the data share it.
         combine: ``ratio``, ``difference`` (``task - weight * retain``), or a function of the two maps.
         weight: of the retain set in ``difference``; None: 1.
-        verify: ablate so many components exactly, the top of each kind, and a fourth as many drawn from the rest:
-            ``meta["verified"]`` tells their effects on the task beside the scores, and what the method missed.
+        verify: ablate so many components of each kind exactly, the top ones and, a fifth of them, some drawn from the
+            rest: ``meta["verified"]`` tells their effects on the task beside the scores, and what the method missed.
         seed: of the sampled text and of methods and samples that are drawn.
         progress: show progress bars; None: only on a terminal.
         **options: of the method (see its docstring).

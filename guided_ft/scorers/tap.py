@@ -114,12 +114,16 @@ class Tap:
 
         return self._keep(self.base.get_submodule(name).register_forward_hook(post, with_kwargs=True))
 
-    def leave_out(self, names: Sequence[str], hidden: torch.Tensor) -> Any:
-        """Run the model without its first layers: ``names``, of which the last answers with ``hidden``.
+    def leave_out(self, names: Sequence[str], hidden: torch.Tensor | None = None) -> Any:
+        """Run the model without some of its layers: ``names``, of which the last answers with ``hidden``, if given.
 
         The model's own forward runs around them, so that masks, positions and norms are what they always are.
         """
         return self._keep(_LeftOut([self.base.get_submodule(name) for name in names], hidden))
+
+    def only_at(self, name: str, columns: torch.Tensor) -> Any:
+        """Run a module that works on each token ``[rows, tokens, width]`` by itself at some; elsewhere it says 0."""
+        return self._keep(_Columns(self.base.get_submodule(name), columns))
 
     def at_gradient(self, tensor: torch.Tensor, hook: Callable[[torch.Tensor], None]) -> None:
         """Call ``hook(gradient)`` when the gradient of an activation is known. It goes with the graph."""
@@ -154,23 +158,44 @@ class Tap:
         return handle
 
 
-class _LeftOut:
-    """Modules that do nothing until ``remove``; their parameters, hooks and places stay."""
+class _Forwards:
+    """Modules whose forward is another one until ``remove``; their parameters, hooks and places stay."""
 
-    def __init__(self, modules: Sequence[nn.Module], hidden: torch.Tensor) -> None:
-        self._forwards = [(module, module.__dict__.get("forward")) for module in modules]
-        for module in modules:
-            module.forward = _pass_on
-        if modules:
-            modules[-1].forward = lambda *args, **kwargs: hidden
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        self._own = [(module, module.__dict__.get("forward")) for module in modules]
 
     def remove(self) -> None:
-        for module, forward in self._forwards:
+        for module, forward in self._own:
             if forward is None:
                 del module.forward
             else:
                 module.forward = forward
-        self._forwards = []
+        self._own = []
+
+
+class _LeftOut(_Forwards):
+    """Modules that do nothing; the last one answers with ``hidden``, if given."""
+
+    def __init__(self, modules: Sequence[nn.Module], hidden: torch.Tensor | None) -> None:
+        super().__init__(modules)
+        for module in modules:
+            module.forward = _pass_on
+        if modules and hidden is not None:
+            modules[-1].forward = lambda *args, **kwargs: hidden
+
+
+class _Columns(_Forwards):
+    """A module that runs at some tokens only."""
+
+    def __init__(self, module: nn.Module, columns: torch.Tensor) -> None:
+        super().__init__([module])
+        forward = module.forward
+
+        def run(x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+            y = forward(x[:, columns], *args, **kwargs)
+            return y.new_zeros(*x.shape[:2], y.shape[-1]).index_copy_(1, columns, y)
+
+        module.forward = run
 
 
 def _pass_on(*args: torch.Tensor, **kwargs: torch.Tensor) -> torch.Tensor:

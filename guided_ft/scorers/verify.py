@@ -14,8 +14,8 @@ from ..task import Task
 from .ablation import effects
 from .replacement import REPLACEMENTS
 
-SAMPLE = 4
-"""One component is drawn from the rest for so many of the top ones."""
+SAMPLE = 5
+"""One of so many components that are ablated is drawn from below the top."""
 
 
 def check_count(verify: int) -> None:
@@ -35,7 +35,7 @@ def verified(
     seed: int = 0,
     progress: bool | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Ablate the top components of each kind exactly, and a random sample of the rest.
+    """Ablate ``count`` components of each kind exactly: the top ones, and a random sample of the rest.
 
     The top of a map shows what a method finds; only the sample shows what it misses. With ``t`` the median exact
     effect of the top ones::
@@ -47,7 +47,7 @@ def verified(
     Args:
         chosen: the map whose top is taken.
         screened: the one-sided scores that the exact effects are compared with.
-        count: how many of the top of each kind; a fourth as many are drawn from the rest.
+        count: how many of each kind to ablate, of which a fifth is drawn from below the top.
         replace: as in ``ablation``.
         signed: compare signed effects.
         seed: of the sample.
@@ -78,8 +78,9 @@ def _kind(
     progress: bool | None,
 ) -> dict[str, Any]:
     order = [c for c, _ in chosen.top(kind, chosen.of(kind).size)]
-    top, rest = order[:count], order[count:]
-    drawn = np.random.default_rng(seed).permutation(len(rest))[: -(-count // SAMPLE)]
+    best = count - (max(1, count // SAMPLE) if 1 < count < len(order) else 0)
+    top, rest = order[:best], order[best:]
+    drawn = np.random.default_rng(seed).permutation(len(rest))[: count - best]
     sample = [rest[i] for i in sorted(drawn)]
     components = top + sample
     halves, passes = effects(

@@ -1,0 +1,1 @@
+"""The parts of ``bench_localize.py``: tasks, what is measured on them, rows and tables."""
