@@ -48,10 +48,11 @@ def test_two_processes_train_what_one_does(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_find_what_one_does(tmp_path):
-    """Each takes half of the batches; the sums are added up."""
-    _launch("ddp_scores.py", 1, str(tmp_path))
-    _launch("ddp_scores.py", 2, str(tmp_path))
+@pytest.mark.parametrize("script", ["ddp_scores.py", "fsdp_scores.py"])
+def test_two_processes_find_what_one_does(tmp_path, script):
+    """Each takes half of the batches, and the sums are added up; of a sharded model both run all of them together."""
+    _launch(script, 1, str(tmp_path))
+    _launch(script, 2, str(tmp_path))
     one, *two = (read_arrays(tmp_path / f"{n}.safetensors") for n in ("rank0of1", "rank0of2", "rank1of2"))
     assert set(one) == set(two[0]) == set(two[1])
     for name, value in one.items():
