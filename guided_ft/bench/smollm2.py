@@ -120,10 +120,10 @@ _TASKS = ("sums", "facts", "sum_pairs")
 _CORE = ("base", "full", "lora", "guided", "random", "random:late", "guided:two-sided", "lisa", "guided:late")
 
 CAMPAIGNS = (
-    Campaign(("sums",), ("base", "guided:two-sided", "random", "full", "lora", "guided:rank"), draws=1, steps=100),
+    Campaign(("sums",), ("base", "guided:two-sided", "random", "guided:rank", "full", "lora"), draws=1, steps=100),
     # At tiny budgets a map should matter most.
     Campaign(("sums",), ("guided:two-sided", "random"), (0.03,), draws=1, steps=100),
-    Campaign(("facts",), ("base", "guided:two-sided", "random", "full", "lora", "guided:rank"), draws=1, steps=100),
+    Campaign(("facts",), ("base", "guided:two-sided", "random", "guided:rank", "full", "lora"), draws=1, steps=100),
     Campaign(("sums",), _CORE, steps=100),
     Campaign(_TASKS, _CORE, steps=100),
     Campaign(
