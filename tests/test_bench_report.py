@@ -224,6 +224,11 @@ def test_a_default_that_never_gets_there_has_missed_the_goals_of_time():
     assert "missed: never there" in goals([groups])
 
 
+def test_memory_that_was_not_measured_is_no_miss():
+    rows = [row(resident_bytes=0), row(arm="guided", budget=0.3)]
+    assert GOALS[-1].measure(next(iter(group(rows).values())), 0.3) is None
+
+
 def test_what_was_not_run_is_a_dash():
     table = goals([group([row(), row(arm="guided", budget=1.0)])])
     assert table.count("| - |") == len(GOALS)

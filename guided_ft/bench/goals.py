@@ -77,8 +77,12 @@ def _forgetting(other: str, factor: float) -> Measure:
     return measure
 
 
-def _ratio(other: str, most: float, make: Callable[[Lines], Value]) -> Measure:
-    """The default's value over another arm's, seed by seed."""
+def _ratio(other: str, most: float, make: Callable[[Lines], Value], absent: str = "") -> Measure:
+    """The default's value over another arm's, seed by seed.
+
+    Args:
+        absent: what it means that the other arm has the value and the default has not; empty: that it is not known.
+    """
 
     def measure(lines: Lines, budget: float) -> Finding | None:
         mine, theirs = _runs(lines, DEFAULT, budget), _runs(lines, other, budget)
@@ -87,9 +91,8 @@ def _ratio(other: str, most: float, make: Callable[[Lines], Value]) -> Measure:
         value = make(lines)
         found = _paired(mine.draws(value), theirs.draws(value))
         if found is None:
-            # That the other got there and the default did not is no gap in the rows.
-            late = not mine.draws(value) and theirs.draws(value)
-            return Finding("never there", False) if late else None
+            lacking = not mine.draws(value) and theirs.draws(value)
+            return Finding(absent, False) if absent and lacking else None
         return Finding(f"{found[0] / found[1]:.2f}x", found[0] <= most * found[1])
 
     return measure
@@ -104,8 +107,10 @@ GOALS = (
     Goal("score: LoRA's or more, at equal parameters", _score("lora", 0.0)),
     Goal("forgetting at equal score: full's or less (nats)", _forgetting("full", 1.0)),
     Goal("forgetting at equal score: half of LoRA's or less (nats)", _forgetting("lora", 0.5)),
-    Goal("time to full's score, localization included: 0.35x full's or less", _ratio("full", 0.35, _time)),
-    Goal("time to full's score, localization included: 0.6x LoRA's or less", _ratio("lora", 0.6, _time)),
+    Goal(
+        "time to full's score, localization included: 0.35x full's or less", _ratio("full", 0.35, _time, "never there")
+    ),
+    Goal("time to full's score, localization included: 0.6x LoRA's or less", _ratio("lora", 0.6, _time, "never there")),
     Goal("peak memory of training: 0.5x full's or less", _ratio("full", 0.5, lambda lines: memory)),
 )
 
