@@ -233,10 +233,12 @@ def regimes(comparisons: Sequence[Comparison], path: Path, title: str) -> None:
                 plot.grid(False)
                 plot.set_xticks(range(len(budgets)), [words.brief(b) for b in budgets])
                 plot.set_yticks(range(len(sizes)), [f"{n:,}" for n in sizes])
-                plot.set_title(f"{label(pair[0])} against {label(pair[1])}: {metric.label}", loc="left")
-                plot.set_ylabel("training examples" if j == 0 else "")
+                # Who is compared stands over the first panel of a row: the titles must not run into each other.
+                who = "" if j else f"{label(pair[0])} against {label(pair[1])}: "
+                plot.set_title(f"{who}{metric.label}", loc="left")
                 plot.set_xlabel("budget (% of the parameters)" if i == len(pairs) - 1 else "")
         figure.suptitle(title, fontsize=10, x=0.01, ha="left")
+        figure.supylabel("training examples", fontsize=9)
         figure.text(
             0.01,
             0.01,
