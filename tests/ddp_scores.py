@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 
 import families
 import pytest
@@ -13,7 +12,6 @@ import torch
 import torch.distributed as dist
 
 from guided_ft import localize
-from guided_ft.artifact import write_arrays
 from guided_ft.errors import GuidedError
 
 
@@ -38,9 +36,7 @@ def main(out: str) -> None:
     if dist.is_initialized():
         with pytest.raises(GuidedError, match="differs between the processes"):
             localize(families.make("llama"), scoring.sums(3 + rank), "attribution", None)
-    write_arrays(Path(out) / f"rank{rank}of{dist.get_world_size() if dist.is_initialized() else 1}.safetensors", found)
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    scoring.write_ranks(found, out)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 
 import families
 import scoring
@@ -14,7 +13,6 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from guided_ft import localize
-from guided_ft.artifact import write_arrays
 
 METHODS = ("activation", "frequency", "massive", "sink", "block_influence", "angular", "attribution")
 
@@ -36,10 +34,7 @@ def main(out: str) -> None:
         found |= {f"{name} {kind}": scores.of(kind) for kind in scores.kinds}
     exact = localize(model, task, "ablation", None, kinds=("layer", "head"))
     found |= {f"ablation {kind}": exact.of(kind) for kind in exact.kinds}
-    rank, size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    write_arrays(Path(out) / f"rank{rank}of{size}.safetensors", found)
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    scoring.write_ranks(found, out)
 
 
 if __name__ == "__main__":

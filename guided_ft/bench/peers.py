@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -65,7 +66,7 @@ def _rank(model: Any, modules: str | list[str], parameters: int) -> int:
     return max(1, round(parameters / one))
 
 
-class _Rotating(TrainerCallback):
+class _Rotating(TrainerCallback, ABC):
     """Trains another set of parameters every ``every`` steps; forgets the optimizer's state of what rests."""
 
     every = 0
@@ -74,8 +75,8 @@ class _Rotating(TrainerCallback):
         self.layers = Anatomy.of(model).prefix
         self.rng = random.Random(seed)
 
-    def chosen(self, model: Any) -> set[str]:
-        raise NotImplementedError
+    @abstractmethod
+    def chosen(self, model: Any) -> set[str]: ...
 
     def on_step_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         if state.global_step and (not self.every or state.global_step % self.every):

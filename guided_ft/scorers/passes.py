@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Pass:
+class Pass(ABC):
     """How to run one batch. Equal passes over the same data are run once for all who listen.
 
     Attributes:
@@ -30,8 +31,8 @@ class Pass:
     def cost(self) -> int:
         return 1
 
-    def run(self, scene: Scene) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def run(self, scene: Scene) -> None: ...
 
 
 @dataclass(frozen=True)

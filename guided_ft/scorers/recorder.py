@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from .scene import Scene
 
 
-class Recorder:
+class Recorder(ABC):
     """State, what to watch, and a result.
 
     ``localize`` makes one recorder per method, plays the passes that they ask for, each only once, and collects the
@@ -53,16 +54,16 @@ class Recorder:
         self._peaks: dict[Any, torch.Tensor] = {}
 
     # -- to be written ----------------------------------------------------------------------------------------------
+    @abstractmethod
     def watch(self, scene: Scene, step: int) -> None:
         """Set hooks through the scene; they call ``add`` or ``peak``."""
-        raise NotImplementedError
 
-    def done(self, scene: Scene, step: int) -> None:
+    def done(self, scene: Scene, step: int) -> None:  # noqa: B027 - a hook that few need
         """Called after each batch."""
 
+    @abstractmethod
     def result(self, scene: Scene) -> dict[str, np.ndarray]:
         """The scores by kind, ``[layers, components]``."""
-        raise NotImplementedError
 
     def meta(self) -> dict[str, Any]:
         """What else is worth knowing, as JSON data."""
