@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Each process holds a model or two: more of them want more memory than most machines have to spare.
+TEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 .PHONY: demo test fast lint clean
 
@@ -10,10 +12,10 @@ demo: $(READY)
 	$(BIN)/guided-ft run quickstart
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(TEST)
 
 fast: $(READY)
-	$(BIN)/python -m pytest -m "not slow"
+	$(TEST) -m "not slow"
 
 lint: $(READY)
 	$(BIN)/ruff check .

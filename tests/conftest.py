@@ -6,6 +6,8 @@ import os
 
 # Before anything imports the hub's client: no test may reach for the network.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Tests run side by side: the processes that they start must not take every core too.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
