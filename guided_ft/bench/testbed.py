@@ -150,9 +150,6 @@ _TASKS = tuple(skills.NEW)
 CAMPAIGNS = (
     # The question users ask, at a budget at which slices of so small a model can learn.
     Campaign(_TASKS, ("base", "full", "lora", "guided:rank", "random:rank", "guided:two-sided", "random"), (1.0,)),
-    # How few parameters will do, with a map and without.
-    Campaign(_TASKS, ("guided:rank", "guided:rank-one-sided", "random:rank"), (0.3,)),
-    Campaign(_TASKS, ("guided:two-sided", "random"), (0.3, 0.1, 3.0)),
     # Which map, beside the controls.
     Campaign(
         ("next_upper", "later"),
@@ -163,18 +160,22 @@ CAMPAIGNS = (
         (1.0,),
         draws=1,
     ),
-    # Where a map pays: budgets by data sizes.
-    Campaign(_TASKS, ("guided:two-sided", "random"), (1.0, 0.3), (50, 1000)),
     # The peers.
     Campaign(
         ("next_upper", "later"),
         ("lisa", "hft", "badam", "top-layers", "rslora", "dora", "shira", "ia3", "guided:freeze", "guided:lora"),
         (1.0,),
     ),
+    # How few parameters will do, with a map and without.
+    Campaign(_TASKS, ("guided:two-sided", "random"), (0.1,)),
+    Campaign(_TASKS, ("guided:rank", "guided:rank-one-sided", "random:rank"), (0.3,)),
     # Long training, where forgetting is real.
     Campaign(
         _TASKS, ("full", "lora", "guided:rank", "random:rank", "guided:two-sided", "random"), (1.0,), (1000,), steps=600
     ),
+    # Where a map pays: budgets by data sizes.
+    Campaign(_TASKS, ("guided:two-sided", "random"), (0.3, 3.0)),
+    Campaign(_TASKS, ("guided:two-sided", "random"), (1.0, 0.3), (50, 1000)),
     Campaign(_TASKS, ("full", "lora", "guided:two-sided", "guided", "random", "random:late"), (0.3,)),
     Campaign(_TASKS, ("guided:two-sided", "random"), (0.03, 0.1, 0.3, 1.0, 3.0), (50, 100, 300, 1000), draws=5),
 )
