@@ -22,6 +22,8 @@ def run_record(context: Run, results: dict[str, Any], seconds: dict[str, float],
         "name": recipe.name,
         "command": f"guided-ft run {context.folder / 'recipe.yaml'}",
         "model": recipe.model,
+        "dtype": recipe.dtype,
+        "quantization": recipe.quantization,
         "task": {
             "name": meta["task"]["name"],
             "train": len(rows[0]),

@@ -18,6 +18,7 @@ from guided_ft.bench.arms import ARMS, Trial
 from guided_ft.bench.cell import Campaign, Cell
 from guided_ft.bench.rows import check_row, read_rows
 from guided_ft.bench.trial import run_cell
+from guided_ft.errors import GuidedError
 from guided_ft.task import Task
 
 
@@ -145,11 +146,11 @@ class Here:
         return future
 
 
-def plan_of(tmp_path, monkeypatch, work):
+def plan_of(tmp_path, monkeypatch, work, pool=Here):
     campaign = Campaign(("sums",), ("full", "random"), (5.0,), (12,), (1,), 2, 4, rates=2)
     small = suite.Suite("testbed", lambda: "tiny", {}, no_text, None, (campaign,), 4, 64, 8)
     monkeypatch.setattr(run, "load_suite", lambda *a: small)
-    monkeypatch.setattr(run, "_pool", lambda *a: Here(work))
+    monkeypatch.setattr(run, "_pool", lambda *a: pool(work))
     lines = []
     run.run_suite("testbed", tmp_path, say=lines.append)
     return lines
@@ -183,6 +184,26 @@ def test_a_stopped_benchmark_continues(tmp_path, monkeypatch):
     assert not set(done) & set(rest)
     assert len(read_rows(tmp_path / "testbed.jsonl")) == 7
     assert plan_of(tmp_path, monkeypatch, None)[0].startswith("testbed: 7 runs done, 0 due")
+
+
+def test_a_killed_worker_is_told_in_one_line(tmp_path, monkeypatch):
+    from concurrent.futures.process import BrokenProcessPool
+
+    done = []
+
+    class Dying(Here):
+        def submit(self, function, cell):
+            future = super().submit(function, cell)
+            if len(done) == 1:
+                future = type(future)()
+                future.set_exception(BrokenProcessPool("terminated abruptly"))
+            done.append(cell)
+            return future
+
+    with pytest.raises(GuidedError, match=r"the process that ran sums x12 full .* run the same command again") as told:
+        plan_of(tmp_path, monkeypatch, lambda cell: (fake_row(cell), ""), Dying)
+    assert "\n" not in str(told.value)
+    assert len(read_rows(tmp_path / "testbed.jsonl")) == 1
 
 
 def test_what_an_arm_refuses_is_written_with_its_reason(tmp_path, monkeypatch):

@@ -16,10 +16,9 @@ from guided_ft.artifact import read_arrays
 from guided_ft.training import probe_logits
 
 KEYS = {
-    "kind", "version", "name", "command", "model", "task", "method", "retain", "mode", "trainer", "budget", "trainable",
-    "total", "selected", "before", "after", "retention", "loss", "frozen", "reload", "control", "checks", "seconds",
-    "prefix",
-    "peak_bytes", "versions", "machine", "seed", "samples",
+    "kind", "version", "name", "command", "model", "dtype", "quantization", "task", "method", "retain", "mode", "trainer",
+    "budget", "trainable", "total", "selected", "before", "after", "retention", "loss", "frozen", "reload", "control",
+    "checks", "seconds", "prefix", "peak_bytes", "versions", "machine", "seed", "samples",
 }  # fmt: skip
 
 

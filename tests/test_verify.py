@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import warnings
 
 import numpy as np
@@ -42,6 +43,21 @@ def test_verified_components_have_their_exact_effect(options):
         exact = np.array(found["exact"])
         assert found["pearson"] == pytest.approx(np.corrcoef(exact, found["screened"])[0, 1], abs=1e-4)
     assert exact_scores(scores.meta)[components[0]] == found["exact"][0]
+
+
+def test_the_seconds_of_a_map_include_verification(monkeypatch):
+    from guided_ft.scorers import localize as module
+
+    slow, verified = 1.0, module.verified
+
+    def slowly(*args, **options):
+        time.sleep(slow)
+        return verified(*args, **options)
+
+    monkeypatch.setattr(module, "verified", slowly)
+    model, task = make("llama"), task_of()
+    first, both = (localize(model, task, "magnitude", kinds=("head",), verify=n).meta["seconds"] for n in (0, 2))
+    assert both >= slow > first
 
 
 def test_it_is_json_and_comes_back(tmp_path):

@@ -11,7 +11,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,7 @@ def run_suite(
                 break
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 cell = running.pop(future)
-                row, reason = future.result()
+                row, reason = _result(future, cell)
                 if row is None:
                     gone[cell] = reason
                     cells = [cell.to_dict() | {"reason": reason} for cell, reason in gone.items()]
@@ -93,6 +93,16 @@ def run_suite(
                     )
             todo = waiting()
     return results
+
+
+def _result(future: Future[Any], cell: Cell) -> tuple[dict[str, Any] | None, str]:
+    try:
+        return future.result()
+    except BrokenExecutor:
+        raise GuidedError(
+            f"bench: the process that ran {cell} was killed, perhaps for want of memory (what is done is kept: run the "
+            "same command again, with fewer --processes if need be)"
+        ) from None
 
 
 def parse_only(words: list[str]) -> dict[str, set[str]]:

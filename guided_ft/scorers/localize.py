@@ -143,7 +143,9 @@ def localize(
         warn_if_unstable({**extra, **meta})
         if verify:
             how = {k: v for k, v in request.options.items() if k in ("replace", "signed")}
+            began = time.perf_counter()
             meta["verified"] = verified(model, task, scores, mine, verify, seed=seed, progress=progress, **how)
+            meta["seconds"] = round(seconds + time.perf_counter() - began, 3)
         found[label] = ScoreMap.of_arrays(anatomy, {k: scores.of(k) for k in request.kinds}, {**extra, **meta})
     return found if methods is not None else found[method]
 
