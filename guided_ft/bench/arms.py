@@ -232,6 +232,7 @@ ARMS: dict[str, Arm] = {
     "guided:rank-one-sided": Arm(
         _guided(retain=None, kinds=("neuron",), within=20.0), _PARTS, "the same with the gradients of the task alone"
     ),
+    "guided:rank-heads": Arm(_guided(within=20.0), _PARTS, "two-sided, a fifth of the model, heads too, at low rank"),
     "guided:freeze": Arm(_guided(mode="freeze", budget="10%"), _WHOLE, "whole attentions and MLPs, 10 %", False),
     "guided:lora": Arm(_guided(mode="lora"), _LORA, "LoRA on the modules that hold the located parts"),
     # controls
@@ -243,6 +244,12 @@ ARMS: dict[str, Arm] = {
         _guided(strategy="random", needs_map=False, kinds=("neuron",), within=20.0),
         _PARTS,
         "a random fifth of the model as products of low rank",
+        drawn=True,
+    ),
+    "random:rank-heads": Arm(
+        _guided(strategy="random", needs_map=False, within=20.0),
+        _PARTS,
+        "a random fifth of the model, heads too, as products of low rank",
         drawn=True,
     ),
     "shuffled": Arm(_guided(strategy="shuffled"), _PARTS, "as many per layer as two-sided, others", drawn=True),

@@ -12,9 +12,19 @@ from .rows import Row
 
 PLACED = {"guided": "random:late", "guided:late": "random:late"}
 PLACED |= {"guided:rank": "random:rank", "guided:rank-one-sided": "random:rank"}
+PLACED |= {"guided:rank-heads": "random:rank-heads"}
 """Arms that leave the lower layers alone or train products of low rank, and the random choice that does so too."""
 
-CONTROLS = ("random", "random:late", "random:rank", "bottom", "magnitude", "shuffled", "wrong-task")
+CONTROLS = (
+    "random",
+    "random:late",
+    "random:rank",
+    "random:rank-heads",
+    "bottom",
+    "magnitude",
+    "shuffled",
+    "wrong-task",
+)
 """Choices of the same size that a located one must beat to have been worth the locating."""
 
 REFERENCES = ("full", "lora", "lora:qv", "rslora", "dora")

@@ -27,11 +27,13 @@ LABELS = {
     "guided:late": "guided, late layers",
     "guided:rank": "guided, low rank",
     "guided:rank-one-sided": "guided, low rank, one-sided",
+    "guided:rank-heads": "guided, low rank, heads too",
     "guided:freeze": "guided freeze",
     "guided:lora": "guided LoRA",
     "random": "random",
     "random:late": "random, late layers",
     "random:rank": "random, low rank",
+    "random:rank-heads": "random, low rank, heads too",
     "bottom": "lowest scores",
     "magnitude": "magnitude",
     "shuffled": "shuffled in its layers",
@@ -45,7 +47,7 @@ _FAMILY |= {"top-layers": "#5e3c99", "guided": "#1b6ca8", "random": "#7f7f7f", "
 _FAMILY |= {"magnitude": "#a3abb5", "shuffled": "#a3abb5", "wrong-task": "#a3abb5"}
 _VARIANT = {"guided:one-sided": "#66c2a5", "guided:two-sided": "#1a9850", "guided:natural-gain": "#a6d854"}
 _VARIANT |= {"guided:coherence": "#00b5d8", "guided:late": "#80b1d3", "guided:freeze": "#5e4fa2"}
-_VARIANT |= {"guided:rank": "#e7298a", "guided:rank-one-sided": "#f4a6cf"}
+_VARIANT |= {"guided:rank": "#e7298a", "guided:rank-one-sided": "#f4a6cf", "guided:rank-heads": "#e41a1c"}
 _VARIANT |= {"guided:lora": "#8da0cb", "guided:attribution": "#2c7fb8", "guided:fisher": "#b8b800"}
 _MARKERS = "osD^v<>PXph*d"
 
@@ -82,7 +84,16 @@ def marker(arm: str) -> str:
     """A shape that tells the arms of one family apart."""
     kin = [other for other in LABELS if family(other) == family(arm)]
     # Controls share a colour, so that they need shapes of their own.
-    grey = ["random", "random:late", "random:rank", "bottom", "magnitude", "shuffled", "wrong-task"]
+    grey = [
+        "random",
+        "random:late",
+        "random:rank",
+        "random:rank-heads",
+        "bottom",
+        "magnitude",
+        "shuffled",
+        "wrong-task",
+    ]
     kin = grey if arm in grey else kin
     place = kin.index(arm) if arm in kin else len(kin) + sum(map(ord, arm))
     return _MARKERS[place % len(_MARKERS)]

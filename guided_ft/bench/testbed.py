@@ -150,6 +150,8 @@ _TASKS = tuple(skills.NEW)
 CAMPAIGNS = (
     # The question users ask, at a budget at which slices of so small a model can learn.
     Campaign(_TASKS, ("base", "full", "lora", "guided:rank", "random:rank", "guided:two-sided", "random"), (1.0,)),
+    # Some tasks are learned in attention.
+    Campaign(_TASKS, ("guided:rank-heads", "random:rank-heads"), (1.0,)),
     # Which map, beside the controls.
     Campaign(
         ("next_upper", "later"),
