@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +13,7 @@ from .artifact import digest, read_json, write_json
 from .errors import GuidedError, pick
 from .machine import peak_bytes, versions
 from .models import identity
+from .progress import hushed
 from .record import run_record
 
 if TYPE_CHECKING:
@@ -112,12 +111,7 @@ def run(
     """
     if until is not None:
         pick({stage.name: 0 for stage in STAGES}, until, "until")
-    # It misses a kernel that nothing here needs, and says at every pass over an int8 base what it always does.
-    for name in ("bitsandbytes.backends.cpu.ops", "bitsandbytes.autograd._functions"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        # Settings that the libraries pass to each other under their old names; no user can mend them.
-        warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers|trl|peft")
+    with hushed():
         return _run(recipe, until, trust_remote_code, (lambda text: None) if quiet else _say)
 
 

@@ -9,7 +9,6 @@ import os
 import sys
 import threading
 import time
-import warnings
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, wait
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 
 from ..artifact import write_json
 from ..errors import GuidedError, pick
+from ..progress import hushed
 from .cell import Cell, due
 from .rows import append_row, read_rows
 
@@ -50,7 +50,8 @@ def run_suite(
         The file of rows. Cells that an arm refuses (a budget that buys nothing, a peer that is not installed) are named
         with their reason in ``<name>.refused.json``.
     """
-    from .arms import ARMS
+    with hushed():
+        from .arms import ARMS
 
     suite = load_suite(name, quick, data)
     results, refused = out / f"{name}.jsonl", out / f"{name}.refused.json"
@@ -154,12 +155,11 @@ def _start(threads: int | None, what: tuple[Any, ...]) -> None:
 
     if threads:
         torch.set_num_threads(threads)
-    warnings.filterwarnings("ignore", category=FutureWarning)
     # That an arm has nothing to keep below its lowest layer is no news here.
     logging.getLogger("guided_ft").setLevel(logging.ERROR)
-    from .suite import Lab
+    with hushed(), contextlib.redirect_stdout(sys.stderr):
+        from .suite import Lab
 
-    with contextlib.redirect_stdout(sys.stderr):
         _LAB[:] = [Lab(load_suite(*what))]
 
 
@@ -175,6 +175,7 @@ def _work(cell: Cell) -> tuple[dict[str, Any] | None, str]:
     from .trial import run_cell
 
     try:
-        return run_cell(_LAB[0], cell), ""
+        with hushed():
+            return run_cell(_LAB[0], cell), ""
     except GuidedError as error:
         return None, str(error)
