@@ -120,10 +120,11 @@ _TASKS = ("sums", "facts", "sum_pairs")
 _CORE = ("base", "full", "lora", "guided", "random", "random:late", "guided:two-sided", "lisa", "guided:late")
 
 CAMPAIGNS = (
-    Campaign(("sums",), ("base", "guided:two-sided", "full", "lora", "guided:rank", "random"), draws=1, steps=100),
+    Campaign(
+        ("sums",), ("base", "guided:two-sided", "full", "lora", "guided", "guided:rank", "random"), draws=1, steps=100
+    ),
     # At tiny budgets a map should matter most.
     Campaign(("sums",), ("guided:two-sided", "random"), (0.03,), steps=100),
-    Campaign(("sums",), ("guided",), steps=100),
     Campaign(("facts",), ("base", "guided:two-sided", "full", "lora", "guided:rank", "random"), draws=1, steps=100),
     Campaign(("sums",), _CORE, steps=100),
     Campaign(_TASKS, _CORE, steps=100),
