@@ -213,13 +213,19 @@ class Mode:
 WIDTH = 576
 """Hidden size of the model on which the rates were found (SmolLM2-135M)."""
 
+
+def _rate(share: float) -> float:
+    """Up to a hundredth of the parameters the best rate hardly depends on how many train."""
+    return 3.3e-3 * min(1.0, math.sqrt(0.01 / share))
+
+
 MODES = {
     "slice": Mode(
         _slice_config,
         _slice_sizes,
         lambda s, rank: sum(_slice_sizes(s, rank).values()),
         # Products begin with one factor at zero, and so more slowly.
-        lambda share, rank: (1e-2 if rank else 5e-3) * min(1.0, math.sqrt(0.001 / share)),
+        lambda share, rank: (3 if rank else 1) * _rate(share),
     ),
     "freeze": Mode(
         lambda s, rank: None,
@@ -228,6 +234,5 @@ MODES = {
         lambda share, rank: 5e-5,
         takes_rank=False,
     ),
-    # 1e-3 at 2 % of the parameters, and higher where fewer must do the work.
-    "lora": Mode(_lora_config, _lora_names, _lora_count, lambda share, rank: min(5e-3, 1e-3 * math.sqrt(0.02 / share))),
+    "lora": Mode(_lora_config, _lora_names, _lora_count, lambda share, rank: _rate(share)),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from dataclasses import dataclass
+from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 from .artifact import digest, read_json, write_json
@@ -74,11 +75,10 @@ class Plan:
     def learning_rate(self) -> float:
         """A peak learning rate of AdamW to begin with, by the mode and by how much trains.
 
-        For a model of hidden size 576: slices 5e-3 (1e-2 with a rank) up to 0.1 % of the parameters, and less by
-        ``1 / sqrt(share)`` above; LoRA 1e-3 at 2 %, more by ``1 / sqrt(share)`` below, up to 5e-3; freeze 5e-5.
-        Other models: times ``576 / hidden size``, as Adam's rates go with the width (Yang et al. 2022, arXiv
-        2203.03466, table 3). For supervised fine-tuning; DPO takes a fifth. What it loses against a sweep is in
-        benchmarks/RESULTS.md.
+        For a model of hidden size 576: slices and LoRA 3.3e-3 up to 1 % of the parameters, and less by
+        ``1 / sqrt(share)`` above; slices with a rank three times that; freeze 5e-5. Other models: times
+        ``576 / hidden size``, as Adam's rates go with the width (Yang et al. 2022, arXiv 2203.03466, table 3). For
+        supervised fine-tuning; DPO takes a fifth. What it loses against a sweep is in benchmarks/RESULTS.md.
         """
         anatomy = self.selection.anatomy
         rate = MODES[self.mode].rate(self.num_parameters / anatomy.num_parameters, self.rank)
@@ -111,7 +111,9 @@ class Plan:
         if self.peft_config() is None:
             _freeze(self, model)
             return
-        attached = self.attach(copy.copy(model))
+        inner = copy.copy(model)
+        vars(inner).update({name: _rebound(value, model, inner) for name, value in vars(model).items()})
+        attached = self.attach(inner)
         model.__class__ = attached.__class__
         model.__dict__ = attached.__dict__
 
@@ -153,6 +155,18 @@ class Plan:
     def __repr__(self) -> str:
         total = self.selection.anatomy.num_parameters
         return f"Plan({self.mode}: {self.num_parameters:,} of {total:,} parameters, {self.num_parameters / total:.3%})"
+
+
+def _rebound(value: Any, old: object, new: object) -> Any:
+    """A method that a library has put on the object ``old``, with the methods that it wraps, bound to ``new``.
+
+    TRL before 1.16 replaces ``forward`` by a method of the object that calls the former one.
+    """
+    if not (isinstance(value, MethodType) and value.__self__ is old):
+        return value
+    for cell in value.__func__.__closure__ or ():
+        cell.cell_contents = _rebound(cell.cell_contents, old, new)
+    return MethodType(value.__func__, new)
 
 
 def trainable_names(model: nn.Module) -> frozenset[str]:

@@ -157,15 +157,16 @@ def test_the_less_trains_the_larger_the_rate_and_weights_in_place_take_the_small
     anatomy = Anatomy.of(make("llama"))
     wider = 576 / anatomy.hidden_size
     some, more = (select(random(None, anatomy), budget) for budget in ("10%", "40%"))
-    for mode, at_one in (("slice", 5e-3 * 0.001**0.5), ("lora", 1e-3 * 0.02**0.5)):
+    for mode in ("slice", "lora"):
         plan = Plan(more, mode)
         share = plan.num_parameters / anatomy.num_parameters
-        assert plan.learning_rate == pytest.approx(wider * at_one / share**0.5)
+        assert plan.learning_rate == pytest.approx(wider * 3.3e-3 * (0.01 / share) ** 0.5)
         assert plan.learning_rate < Plan(some, mode).learning_rate
     assert Plan(some, "freeze").learning_rate == pytest.approx(wider * 5e-5)
-    assert MODES["slice"].rate(0.0005, None) == MODES["slice"].rate(0.001, None) == 5e-3
-    assert MODES["slice"].rate(0.0005, 1) == 1e-2
-    assert MODES["lora"].rate(1e-6, None) == 5e-3
+    for mode in ("slice", "lora"):
+        assert MODES[mode].rate(1e-6, None) == MODES[mode].rate(0.01, None) == 3.3e-3
+    assert MODES["slice"].rate(0.01, 1) == pytest.approx(9.9e-3)
+    assert MODES["lora"].rate(0.01, 8) == 3.3e-3
 
 
 def test_a_recipe_takes_the_plans_rate_unless_it_has_its_own():
