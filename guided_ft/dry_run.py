@@ -40,8 +40,11 @@ def saved_bytes(model: nn.Module, batch: Batch) -> int:
         _route_evenly(model)
         own = {t.untyped_storage()._cdata for t in (*model.parameters(), *model.buffers())}
         ids = torch.zeros(batch.rows, batch.length, dtype=torch.long)
+        decoder = base_model(model).get_decoder()
+        # OPT of transformers 5.20 draws in training mode which layers to drop, and a fake number has no value.
+        decoder.training = False
         # The output is held, and with it the graph: no storage may be freed and its address used again.
-        held = base_model(model).get_decoder()(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
+        held = decoder(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
     total = sum(storage.nbytes() for storage in saved.values())
     del held
     return total

@@ -218,11 +218,12 @@ def test_resume_ends_in_the_same_bits(tmp_path, name, way, mode):
     plan = ready(make("llama"), mode)
 
     def build(folder):
+        model = base(tmp_path)
         # TRL before 1.16 makes an adapter before it seeds.
         torch.manual_seed(0)
         if way == "callback":
-            return TRAINERS[name](base(tmp_path), folder, [from_task(mode, name)])
-        return TRAINERS[name](base(tmp_path), folder, [GuidedCallback(plan)], plan.peft_config())
+            return TRAINERS[name](model, folder, [from_task(mode, name)])
+        return TRAINERS[name](model, folder, [GuidedCallback(plan)], plan.peft_config())
 
     build(tmp_path / "whole").train()
     build(tmp_path / "cut").train()

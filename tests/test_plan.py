@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import types
 
 import pytest
 import torch
@@ -151,6 +152,24 @@ def test_a_plan_does_not_change_the_model_it_copies():
     keys = list(copy.copy(model).state_dict())
     plan_of(model, "freeze").attach(model)
     assert list(model.state_dict()) == keys
+
+
+@pytest.mark.parametrize("mode", ["slice", "lora"])
+def test_a_forward_that_was_put_on_the_object_follows_into_the_adapter(mode):
+    """TRL before 1.16 replaces ``forward`` by a method of the object, which calls the former one."""
+    model = make("llama")
+    ids = torch.tensor([[1, 2, 3]])
+    expected = model(input_ids=ids).logits
+    former, calls = model.forward, []
+
+    def counted(self, *args, **kwargs):
+        calls.append(self)
+        return former(*args, **kwargs)
+
+    model.forward = types.MethodType(counted, model)
+    plan_of(model, mode).attach_in_place(model)
+    assert torch.equal(model(input_ids=ids).logits, expected)
+    assert calls == [model.get_base_model()]
 
 
 def test_the_less_trains_the_larger_the_rate_and_weights_in_place_take_the_smallest():

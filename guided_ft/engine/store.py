@@ -166,7 +166,7 @@ class PrefixStore:
         try:
             rows = list(csv.DictReader(io.StringIO(read_text(index))))
             found = {row["key"]: (int(row["start"]), int(row["tokens"]), int(row["crc32"])) for row in rows}
-        except (GuidedError, KeyError, TypeError, ValueError):
+        except (GuidedError, KeyError, TypeError, ValueError, csv.Error):
             return
         self._entries = {k: e for k, e in found.items() if e[0] >= 0 < e[1] and e[0] + e[1] <= tokens}
         self._doubted = set(self._entries)
