@@ -105,8 +105,8 @@ def _time(lines: Lines) -> Value:
 GOALS = (
     Goal("score: full fine-tuning's - 1 or more", _score("full", 1.0)),
     Goal("score: LoRA's or more, at equal parameters", _score("lora", 0.0)),
-    Goal("forgetting at equal score: full's or less (nats)", _forgetting("full", 1.0)),
-    Goal("forgetting at equal score: half of LoRA's or less (nats)", _forgetting("lora", 0.5)),
+    Goal("forgetting at equal score: full's or less (nats; a fall is none)", _forgetting("full", 1.0)),
+    Goal("forgetting at equal score: half of LoRA's or less (nats; a fall is none)", _forgetting("lora", 0.5)),
     Goal(
         "time to full's score, localization included: 0.35x full's or less", _ratio("full", 0.35, _time, "never there")
     ),
