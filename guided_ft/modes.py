@@ -211,7 +211,7 @@ class Mode:
 
 
 WIDTH = 576
-"""Hidden size of the model on which the rates were found (SmolLM2-135M)."""
+"""Hidden size that the rates are written for (SmolLM2-135M)."""
 
 
 def _rate(share: float) -> float:
