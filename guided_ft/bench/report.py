@@ -43,8 +43,8 @@ How to read it:
   fine-tuning's run of the same seed on the same machine.
 - *Score at the default's time*: the best score along the curve by the time at which the default recipe's run of the
   same seed is over, localization included: what the others have when they may train no longer than it.
-- Comparisons are paired by seed, and over all tasks a seed of each task is one: of the tasks that both arms were run on,
-  so few seeds are few tasks, and such a verdict is theirs alone. Every random draw of a seed is a pair.
+- Comparisons are paired by seed, and over all tasks a seed of each task is one: of the tasks that both arms ran on, so
+  few seeds are few tasks, and such a verdict is theirs alone. Every random draw of a seed is a pair.
   The interval resamples whole seeds (10,000 times), widened for their small number. p counts relabellings of the runs
   within their seeds, all of them where they are few; Holm's correction is over the budgets, data sizes and steps of one
   arm, control and metric that had enough runs. d_z is the mean of the paired differences over their standard deviation.
