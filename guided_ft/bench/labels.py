@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from .compare import CONTROLS
+
 LABELS = {
     "base": "frozen base",
     "full": "full fine-tuning",
@@ -84,16 +86,6 @@ def marker(arm: str) -> str:
     """A shape that tells the arms of one family apart."""
     kin = [other for other in LABELS if family(other) == family(arm)]
     # Controls share a colour, so that they need shapes of their own.
-    grey = [
-        "random",
-        "random:late",
-        "random:rank",
-        "random:rank-heads",
-        "bottom",
-        "magnitude",
-        "shuffled",
-        "wrong-task",
-    ]
-    kin = grey if arm in grey else kin
+    kin = list(CONTROLS) if arm in CONTROLS else kin
     place = kin.index(arm) if arm in kin else len(kin) + sum(map(ord, arm))
     return _MARKERS[place % len(_MARKERS)]
