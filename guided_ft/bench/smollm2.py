@@ -117,22 +117,22 @@ def _old_skills(lab: Lab, model: Any) -> float:
 
 _TASKS = ("sums", "facts", "sum_pairs")
 
-_CORE = ("base", "full", "lora", "guided", "random", "random:late", "guided:two-sided", "lisa", "guided:late")
+_CORE = ("base", "full", "lora", "guided", "random", "guided:two-sided", "random:late", "lisa", "guided:late")
 
 CAMPAIGNS = (
-    Campaign(
-        ("sums",), ("base", "guided:two-sided", "full", "lora", "guided", "guided:rank", "random"), draws=1, steps=100
-    ),
+    Campaign(("sums",), ("base", "guided:two-sided", "full", "lora", "guided"), steps=100),
+    # Does the default owe what it does to the score, or to the layers that it leaves alone?
+    Campaign(("sums",), ("random", "guided:late", "guided:attribution", "random:late", "lisa"), steps=100),
+    Campaign(("facts",), _CORE, draws=1, steps=100),
     # At tiny budgets a map should matter most.
     Campaign(("sums",), ("guided:two-sided", "random"), (0.03,), steps=100),
-    Campaign(("facts",), ("base", "guided:two-sided", "full", "lora", "guided:rank", "random"), draws=1, steps=100),
-    Campaign(("sums",), _CORE, steps=100),
+    Campaign(_TASKS, _CORE, draws=1, steps=100),
     Campaign(_TASKS, _CORE, steps=100),
     Campaign(
         ("sums",),
         (
             *("lora:qv", "hft", "badam", "top-layers", "rslora", "dora", "shira", "ia3"),
-            *("guided:freeze", "guided:lora", "guided:attribution", "guided:one-sided", "guided:fisher"),
+            *("guided:rank", "guided:freeze", "guided:lora", "guided:one-sided", "guided:fisher"),
             *("guided:natural-gain", "guided:coherence", "shuffled", "bottom", "magnitude", "wrong-task"),
         ),
         seeds=(1,),
