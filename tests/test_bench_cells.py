@@ -32,7 +32,7 @@ def cells(rows, refused=()):
 
 
 def row(cell, validation=0.0, forgetting=0.0):
-    return cell.to_dict() | {"validation": validation, "forgetting": forgetting}
+    return cell.to_dict() | {"validation": validation, "forgetting": forgetting, "score": 0.0}
 
 
 def test_first_every_rate_on_the_sweeps_seed():
@@ -59,6 +59,33 @@ def test_a_diverged_run_is_the_worst_of_equals():
     sweep = [c for c in cells([]) if c.arm == "full"]
     rows = [row(c, forgetting={1.0: None, 2.0: 5.0, 4.0: None}[c.lr]) for c in sweep]
     assert {c.lr for c in cells(rows) if c.phase == "main"} == {2.0}
+
+
+def swept(validation):
+    """Run what is due for ``full`` until its main runs are; return the rates of the sweep and the one that is best."""
+    rows = []
+    while True:
+        waiting = [c for c in cells(rows) if c.arm == "full"]
+        if waiting[0].phase == "main":
+            return [r["lr"] for r in rows], {c.lr for c in waiting}
+        rows.append(row(waiting[0], validation=validation(waiting[0].lr)))
+
+
+@pytest.mark.parametrize(
+    ("validation", "rates", "best"),
+    [
+        ({2.0: 9}, [1.0, 2.0, 4.0], 2.0),
+        ({4.0: 9}, [1.0, 2.0, 4.0, 10.0], 4.0),
+        ({4.0: 8, 10.0: 9}, [1.0, 2.0, 4.0, 10.0, 30.0], 10.0),
+        ({4.0: 7, 10.0: 8, 30.0: 9}, [1.0, 2.0, 4.0, 10.0, 30.0], 30.0),
+        ({1.0: 8, 0.3: 9}, [1.0, 2.0, 4.0, 0.3, 0.1], 0.3),
+        # Nothing learned at any rate: no edge is better than its neighbour.
+        ({}, [1.0, 2.0, 4.0], 1.0),
+        ({2.0: 9, 4.0: 9}, [1.0, 2.0, 4.0], 2.0),
+    ],
+)
+def test_a_sweep_goes_on_past_an_edge_that_is_best(validation, rates, best):
+    assert swept(lambda rate: validation.get(rate, 0)) == (rates, {best})
 
 
 def test_nothing_is_best_before_its_sweep_is_complete():

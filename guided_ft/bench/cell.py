@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from .rates import sweep_of
+
 SWEEP_SEED = 0
 """The learning rate is chosen on this seed, and the results come from others."""
+
+WIDER = 2
+"""Rates that a sweep may add to its list, while its best lies on an edge: the best of a list that ends too early is not
+the arm's best."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,7 @@ class Campaign:
         budgets: percent of the model's parameters.
         sizes: training examples.
         draws: of the arms that draw at random.
-        rates: how many of an arm's learning rates to sweep; None: all.
+        rates: how many of an arm's learning rates to sweep; None: all, and beyond while the best is the last.
     """
 
     tasks: tuple[str, ...]
@@ -115,17 +120,19 @@ def _cells(
         return Cell(suite, model, task, arm, budget, rate, seed, draw, size, campaign.steps, phase)
 
     rates = arms[arm].rates[suite][: campaign.rates]
-    sweep = [cell(rate, SWEEP_SEED, 0, "sweep") for rate in rates]
-    missing = [c for c in sweep if c not in done]
-    yield from missing
-    if not missing:
-        # Ties go to the run that forgot less.
-        best = max(sweep, key=lambda c: (done[c]["validation"], -_forgotten(done[c])))
-        for seed in campaign.seeds:
-            for draw in range(campaign.draws if arms[arm].drawn else 1):
-                yield cell(best.lr, seed, draw, "main")
-
-
-def _forgotten(row: dict[str, Any]) -> float:
-    """Without a figure, the run diverged."""
-    return math.inf if row["forgetting"] is None else row["forgetting"]
+    longest = len(rates) + (WIDER if campaign.rates is None else 0)
+    while True:
+        sweep = [cell(rate, SWEEP_SEED, 0, "sweep") for rate in rates]
+        missing = [c for c in sweep if c not in done]
+        yield from missing
+        if missing:
+            return
+        found = sweep_of(done[c] for c in sweep)
+        assert found is not None
+        beyond = found.beyond
+        if beyond is None or len(rates) == longest:
+            break
+        rates = (*rates, beyond)
+    for seed in campaign.seeds:
+        for draw in range(campaign.draws if arms[arm].drawn else 1):
+            yield cell(found.best, seed, draw, "main")

@@ -38,6 +38,18 @@ class Sweep:
         """Whether the best rate is the lowest or highest that was tried: a better one may lie outside."""
         return self.place in (0, len(self.rates) - 1)
 
+    @property
+    def beyond(self) -> float | None:
+        """The next rate past the edge that the best lies on, in the series 1, 3, 10; None if it lies between others, is
+        alone, or no better in validation than its neighbour."""
+        if not self.on_edge or len(self.rates) < 2:
+            return None
+        place = self.place
+        outward = 1 if place else -1
+        if self.validation[place] == self.validation[place - outward]:
+            return None
+        return _series(round(2 * math.log10(self.best)) + outward)
+
     def regret(self, rate: float) -> float | None:
         """Points of test score that ``rate`` loses against the best by validation; negative if it gains.
 
@@ -69,6 +81,11 @@ def best_rate(rows: Iterable[Row]) -> float | None:
     """The best learning rate of a sweep (see ``Sweep.place``); None for no runs."""
     sweep = sweep_of(rows)
     return sweep.best if sweep else None
+
+
+def _series(place: int) -> float:
+    """The series 1, 3, 10, 30 at a place: 1 at 0, 1e-3 at -6."""
+    return float(f"{3 if place % 2 else 1}e{place // 2}")
 
 
 def _mean(rows: list[Row], field: str) -> float:

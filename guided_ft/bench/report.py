@@ -33,8 +33,8 @@ How to read it:
 
 - ± is the sample standard deviation over runs: seeds, and for a random arm the draws of each seed too. `(2 of 3)` says
   how many of the runs have a value; where none has one there is a dash, and nothing is filled in.
-- Learning rates are chosen on validation examples, in sweeps on one seed; scores are of the test split. `(sweep)` marks
-  an arm that was run no further: such runs are compared with nothing.
+- Learning rates are chosen on validation examples, in sweeps on one seed, which go on while the best rate is the last;
+  scores are of the test split. `(sweep)` marks an arm that was run no further: such runs are compared with nothing.
 - Forgetting is the rise of the held-out loss on old or general data. *At full's score*: read off each run's curve,
   where it first reaches what full fine-tuning ends with on that seed, less 1 point. *At equal score* (comparisons): at
   the highest score that all runs of both arms reach on a seed.
