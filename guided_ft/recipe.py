@@ -69,7 +69,7 @@ class Localize(Section):
     retain: Kept = Field(
         default="self", description="what must be kept: self (text the model samples), none, or a file"
     )
-    examples: Count = Field(default=64, description="training examples to score on")
+    examples: Count = Field(default=32, description="training examples to score on")
     batch_size: Count = Field(default=8, description="examples per forward pass")
     options: Options = Field(default={}, description="options of the scorer")
 

@@ -14,11 +14,13 @@ import torch.nn.functional as F
 from families import make
 
 from guided_ft.bench import choices, run, suite, testbed
-from guided_ft.bench.arms import ARMS, Trial
+from guided_ft.bench.arms import ARMS
 from guided_ft.bench.cell import Campaign, Cell
 from guided_ft.bench.rows import check_row, read_rows
+from guided_ft.bench.setup import Trial
 from guided_ft.bench.trial import run_cell
 from guided_ft.errors import GuidedError
+from guided_ft.recipe import Localize
 from guided_ft.task import Task
 
 
@@ -116,9 +118,16 @@ def test_low_ranks_spend_the_budget_and_no_more(lab, budget, whole):
     assert whole or plan.rank == 1
 
 
-def test_wrong_task_reads_the_other_problem(lab):
-    from guided_ft.bench.arms import Trial
+@pytest.mark.parametrize(("arm", "examples", "texts"), [("guided", 32, 16), ("guided:attribution-late", 8, 32)])
+def test_the_default_locates_as_a_recipe_does(lab, arm, examples, texts):
+    lab.maps.clear()
+    ARMS[arm].prepare(Trial(lab, cell(arm), lab.model(), tiny.sums(40)))
+    [(scores, _)] = lab.maps.values()
+    assert (scores.meta["task"]["examples"], scores.meta["retain"]["examples"]) == (examples, texts)
+    assert Localize().examples == 32
 
+
+def test_wrong_task_reads_the_other_problem(lab):
     trial = Trial(lab, cell("wrong-task"), lab.model(), tiny.sums(8))
     assert trial.task("pairs").is_preference
     assert not trial.task().is_preference

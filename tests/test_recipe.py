@@ -108,7 +108,7 @@ FROZEN = {
     "data.test": 100,
     "localize.method": "attribution",
     "localize.retain": "self",
-    "localize.examples": 64,
+    "localize.examples": 32,
     "localize.batch_size": 8,
     "localize.options": {},
     "select.budget": "0.1%",

@@ -21,6 +21,7 @@ LABELS = {
     "top-layers": "top layers",
     "guided": "guided (default)",
     "guided:attribution": "guided, attribution",
+    "guided:attribution-late": "guided, attribution, late layers",
     "guided:one-sided": "guided, one-sided",
     "guided:two-sided": "guided, two-sided",
     "guided:fisher": "guided, Fisher",
@@ -50,7 +51,12 @@ _FAMILY |= {"magnitude": "#a3abb5", "shuffled": "#a3abb5", "wrong-task": "#a3abb
 _VARIANT = {"guided:one-sided": "#66c2a5", "guided:two-sided": "#1a9850", "guided:natural-gain": "#a6d854"}
 _VARIANT |= {"guided:coherence": "#00b5d8", "guided:late": "#80b1d3", "guided:freeze": "#5e4fa2"}
 _VARIANT |= {"guided:rank": "#e7298a", "guided:rank-one-sided": "#f4a6cf", "guided:rank-heads": "#e41a1c"}
-_VARIANT |= {"guided:lora": "#8da0cb", "guided:attribution": "#2c7fb8", "guided:fisher": "#b8b800"}
+_VARIANT |= {
+    "guided:lora": "#8da0cb",
+    "guided:attribution": "#2c7fb8",
+    "guided:attribution-late": "#253494",
+    "guided:fisher": "#b8b800",
+}
 _MARKERS = "osD^v<>PXph*d"
 
 

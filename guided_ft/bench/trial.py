@@ -18,8 +18,9 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from ..engine.labelled import labelled_only
 from ..machine import machine, peak_bytes, reset_peak, versions
-from .arms import ARMS, Setup, Trial
+from .arms import ARMS
 from .cell import Cell
+from .setup import Setup, Trial
 from .suite import Lab, Problem
 
 LOOKS = (0.125, 0.25, 0.5, 0.75)

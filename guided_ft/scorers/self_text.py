@@ -15,7 +15,7 @@ _BATCH = 16
 
 
 def self_text(
-    model: nn.Module, *, num_examples: int = 32, num_tokens: int = 48, seed: int = 0, progress: bool | None = None
+    model: nn.Module, *, num_examples: int = 16, num_tokens: int = 48, seed: int = 0, progress: bool | None = None
 ) -> Task:
     """Sample texts from the model at temperature 1, starting from its first token.
 
