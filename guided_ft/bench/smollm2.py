@@ -121,12 +121,12 @@ _CORE = ("base", "full", "lora", "guided", "random", "guided:two-sided", "random
 
 CAMPAIGNS = (
     Campaign(("sums",), ("base", "guided:two-sided", "full", "lora", "guided"), steps=100),
+    # At tiny budgets a map should matter most.
+    Campaign(("sums",), ("guided:two-sided", "random"), (0.03,), steps=100),
     # Does the default owe what it does to the score, or to the layers that it leaves alone?
     Campaign(("sums",), ("random", "guided:late", "guided:attribution", "random:late", "lisa"), steps=100),
     Campaign(("sums",), ("guided:attribution-late",), steps=100),
     Campaign(("facts",), _CORE, draws=1, steps=100),
-    # At tiny budgets a map should matter most.
-    Campaign(("sums",), ("guided:two-sided", "random"), (0.03,), steps=100),
     Campaign(_TASKS, _CORE, draws=1, steps=100),
     Campaign(_TASKS, _CORE, steps=100),
     Campaign(
