@@ -121,6 +121,8 @@ _CORE = ("base", "full", "lora", "guided", "random", "guided:two-sided", "random
 
 CAMPAIGNS = (
     Campaign(("sums",), ("base", "guided:two-sided", "full", "lora", "guided"), steps=100),
+    # The scorer that did best on the testbed.
+    Campaign(("sums",), ("guided:natural-gain",), steps=100),
     # At tiny budgets a map should matter most.
     Campaign(("sums",), ("guided:two-sided", "random"), (0.03,), steps=100),
     # Does the default owe what it does to the score, or to the layers that it leaves alone?

@@ -162,6 +162,7 @@ CAMPAIGNS = (
         (1.0,),
         draws=1,
     ),
+    Campaign(_TASKS, ("guided:natural-gain", "guided:fisher", "guided:one-sided", "guided:coherence"), (1.0,)),
     # The peers.
     Campaign(
         ("next_upper", "later"),
