@@ -163,6 +163,8 @@ CAMPAIGNS = (
         draws=1,
     ),
     Campaign(_TASKS, ("guided:natural-gain", "guided:fisher", "guided:one-sided", "guided:coherence"), (1.0,)),
+    # What the default recipe is meant to reach.
+    Campaign(_TASKS, ("guided", "lora"), (0.3,)),
     # The peers.
     Campaign(
         ("next_upper", "later"),
