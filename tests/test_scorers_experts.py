@@ -26,7 +26,7 @@ def test_every_method_scores_every_family(moe_family, method):
 
 def test_two_sided_scores_of_text_that_the_model_samples(moe_family):
     scores = localize(make(moe_family), task_of(4), "attribution", retain="self")
-    assert scores.meta["retain"]["examples"] == 32
+    assert scores.meta["retain"]["examples"] == 16
     assert (scores.neuron >= 0).all()
 
 
