@@ -90,6 +90,11 @@ ARMS: dict[str, Arm] = {
         _PARTS,
         f"the recipes' default: {_RECIPE.method}, task over retain, upper 60 %, {_RECIPE.examples} examples",
     ),
+    "guided:neurons": Arm(
+        guided(_RECIPE.method, first=0.4, examples=_RECIPE.examples, texts=None, kinds=("neuron",)),
+        _PARTS,
+        "as the default, but heads are not chosen",
+    ),
     "guided:attribution-late": Arm(
         guided("attribution", first=0.4), _PARTS, "attribution, task over retain, upper 60 %, located on more examples"
     ),

@@ -20,6 +20,7 @@ LABELS = {
     "badam": "BAdam",
     "top-layers": "top layers",
     "guided": "guided (default)",
+    "guided:neurons": "guided, neurons only",
     "guided:attribution": "guided, attribution",
     "guided:attribution-late": "guided, attribution, late layers",
     "guided:one-sided": "guided, one-sided",
@@ -56,6 +57,7 @@ _VARIANT |= {
     "guided:attribution": "#2c7fb8",
     "guided:attribution-late": "#253494",
     "guided:fisher": "#b8b800",
+    "guided:neurons": "#e6ab02",
 }
 _MARKERS = "osD^v<>PXph*d"
 

@@ -121,6 +121,8 @@ _CORE = ("base", "full", "lora", "guided", "random", "guided:two-sided", "random
 
 CAMPAIGNS = (
     Campaign(("sums",), ("base", "guided:two-sided", "full", "lora", "guided"), steps=100),
+    # A head is dear: it takes a third of this budget.
+    Campaign(("sums",), ("guided:neurons",), steps=100),
     # The scorer that did best on the testbed.
     Campaign(("sums",), ("guided:natural-gain",), steps=100),
     # At tiny budgets a map should matter most.
@@ -142,7 +144,8 @@ CAMPAIGNS = (
         draws=1,
         steps=100,
     ),
-    Campaign(("sums",), ("guided:two-sided", "guided", "random"), (0.01, 0.03, 0.1, 1.0, 3.0), (50, 300), steps=100),
+    # Where the testbed's map of regimes is looked up again: few parameters, few examples.
+    Campaign(("sums",), ("guided:two-sided", "random"), (0.1, 0.3), (300, 50), steps=100),
 )
 
 QUICK = (Campaign(("sums",), ("full", "guided", "random"), (0.3,), (16,), (), 1, steps=3, rates=1),)
