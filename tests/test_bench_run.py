@@ -20,7 +20,6 @@ from guided_ft.bench.rows import check_row, read_rows
 from guided_ft.bench.setup import Trial
 from guided_ft.bench.trial import run_cell
 from guided_ft.errors import GuidedError
-from guided_ft.recipe import Localize
 from guided_ft.task import Task
 
 
@@ -118,13 +117,21 @@ def test_low_ranks_spend_the_budget_and_no_more(lab, budget, whole):
     assert whole or plan.rank == 1
 
 
-@pytest.mark.parametrize(("arm", "examples", "texts"), [("guided", 32, 16), ("guided:attribution-late", 8, 32)])
-def test_the_default_locates_as_a_recipe_does(lab, arm, examples, texts):
+@pytest.mark.parametrize(
+    ("arm", "kinds", "examples", "texts"),
+    [
+        ("guided", ("neuron",), 32, 16),
+        ("guided:heads", ("head", "neuron"), 32, 16),
+        ("guided:attribution-late", ("head", "neuron"), 8, 32),
+    ],
+)
+def test_the_default_locates_as_the_quickstart_does(lab, arm, kinds, examples, texts):
     lab.maps.clear()
-    ARMS[arm].prepare(Trial(lab, cell(arm), lab.model(), tiny.sums(40)))
+    setup = ARMS[arm].prepare(Trial(lab, cell(arm), lab.model(), tiny.sums(40)))
     [(scores, _)] = lab.maps.values()
+    assert scores.kinds == kinds
+    assert {c.kind for c in setup.guided.plan.selection.components} <= set(kinds)
     assert (scores.meta["task"]["examples"], scores.meta["retain"]["examples"]) == (examples, texts)
-    assert Localize().examples == 32
 
 
 def test_wrong_task_reads_the_other_problem(lab):

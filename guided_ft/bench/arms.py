@@ -8,7 +8,7 @@ from typing import Any
 
 from ..callback import GuidedCallback
 from ..plan import Plan
-from ..recipe import Localize
+from ..recipe import Recipe
 from ..selection import Selection
 from . import peers
 from .located import guided
@@ -62,7 +62,14 @@ def _with_callback(make: Callable[[Any, int], Any]) -> Prepare:
     return prepare
 
 
-_RECIPE = Localize()
+_DEFAULT = Recipe.load("quickstart")
+"""What users start from. Its ``first_layer`` is 12 of 30: here the same share of any model's layers."""
+
+
+def _default(**changes: Any) -> Prepare:
+    localize, kinds = _DEFAULT.localize, _DEFAULT.select.kinds
+    return guided(localize.method, examples=localize.examples, texts=None, first=0.4, **({"kinds": kinds} | changes))
+
 
 _WHOLE: Rates = {"testbed": (1e-4, 3e-4, 1e-3, 3e-3), "smollm2": (1e-5, 3e-5, 1e-4, 3e-4)}
 _PARTS: Rates = {"testbed": (1e-3, 3e-3, 1e-2, 3e-2), "smollm2": (1e-3, 3e-3, 1e-2, 3e-2)}
@@ -86,15 +93,12 @@ ARMS: dict[str, Arm] = {
     "ia3": Arm(_peer(peers.ia3), _VECTOR, "IA3: scales of k, v and the MLP", False),
     # located
     "guided": Arm(
-        guided(_RECIPE.method, first=0.4, examples=_RECIPE.examples, texts=None),
+        _default(),
         _PARTS,
-        f"the recipes' default: {_RECIPE.method}, task over retain, upper 60 %, {_RECIPE.examples} examples",
+        f"the quickstart's choice: {', '.join(_DEFAULT.select.kinds)}s by {_DEFAULT.localize.method} on "
+        f"{_DEFAULT.localize.examples} examples, task over retain, upper 60 % of the layers",
     ),
-    "guided:neurons": Arm(
-        guided(_RECIPE.method, first=0.4, examples=_RECIPE.examples, texts=None, kinds=("neuron",)),
-        _PARTS,
-        "as the default, but heads are not chosen",
-    ),
+    "guided:heads": Arm(_default(kinds=("head", "neuron")), _PARTS, "as the default, heads too"),
     "guided:attribution-late": Arm(
         guided("attribution", first=0.4), _PARTS, "attribution, task over retain, upper 60 %, located on more examples"
     ),

@@ -20,7 +20,7 @@ LABELS = {
     "badam": "BAdam",
     "top-layers": "top layers",
     "guided": "guided (default)",
-    "guided:neurons": "guided, neurons only",
+    "guided:heads": "guided (default), heads too",
     "guided:attribution": "guided, attribution",
     "guided:attribution-late": "guided, attribution, late layers",
     "guided:one-sided": "guided, one-sided",
@@ -57,7 +57,7 @@ _VARIANT |= {
     "guided:attribution": "#2c7fb8",
     "guided:attribution-late": "#253494",
     "guided:fisher": "#b8b800",
-    "guided:neurons": "#e6ab02",
+    "guided:heads": "#e6ab02",
 }
 _MARKERS = "osD^v<>PXph*d"
 
