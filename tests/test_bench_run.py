@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import math
+from collections import Counter
 
 import pytest
 import tiny
@@ -16,6 +17,7 @@ from families import make
 from guided_ft.bench import choices, run, suite, testbed
 from guided_ft.bench.arms import ARMS
 from guided_ft.bench.cell import Campaign, Cell
+from guided_ft.bench.compare import PLACED
 from guided_ft.bench.rows import check_row, read_rows
 from guided_ft.bench.setup import Trial
 from guided_ft.bench.trial import run_cell
@@ -115,6 +117,21 @@ def test_low_ranks_spend_the_budget_and_no_more(lab, budget, whole):
     # A fifth of the model is chosen wherever the budget buys a rank for it.
     assert (plan.selection.num_parameters > 0.19 * total) == whole
     assert whole or plan.rank == 1
+
+
+@pytest.mark.parametrize("arm", PLACED)
+def test_a_placed_control_chooses_other_parts_from_the_same_place(lab, arm):
+    def chosen(name):
+        setup = ARMS[name].prepare(Trial(lab, cell(name, budget=10.0), lab.model(), tiny.sums(40)))
+        return setup.guided.plan.selection.components
+
+    located, control = chosen(arm), chosen(PLACED[arm])
+    assert set(located) != set(control)
+    assert {c.kind for c in located} == {c.kind for c in control}
+    if PLACED[arm].startswith("shuffled"):
+        assert Counter((c.kind, c.layer) for c in located) == Counter((c.kind, c.layer) for c in control)
+    else:
+        assert min(c.layer for c in control) == min(c.layer for c in located)
 
 
 @pytest.mark.parametrize(

@@ -120,6 +120,9 @@ ARMS: dict[str, Arm] = {
     "guided:lora": Arm(guided(mode="lora"), _LORA, "LoRA on the modules that hold the located parts"),
     # controls
     "random": Arm(guided(strategy="random", needs_map=False), _PARTS, "slices drawn at random", drawn=True),
+    "random:default": Arm(
+        _default(strategy="random", needs_map=False), _PARTS, "random, of what the default may choose", drawn=True
+    ),
     "random:late": Arm(
         guided(strategy="random", needs_map=False, first=0.4), _PARTS, "random, upper 60 % of the layers", drawn=True
     ),
@@ -136,6 +139,9 @@ ARMS: dict[str, Arm] = {
         drawn=True,
     ),
     "shuffled": Arm(guided(strategy="shuffled"), _PARTS, "as many per layer as two-sided, others", drawn=True),
+    "shuffled:natural-gain": Arm(
+        guided("natural_gain", strategy="shuffled"), _PARTS, "as many per layer as natural gain, others", drawn=True
+    ),
     "bottom": Arm(guided(strategy="bottom"), _PARTS, "the lowest scores of two-sided"),
     "magnitude": Arm(guided("magnitude", None), _PARTS, "the largest weights"),
     "wrong-task": Arm(guided(other_task=True), _PARTS, "two-sided, of another task"),

@@ -10,19 +10,22 @@ from .curves import forgetting_at, shared_target
 from .groups import Groups, Line, Runs, Setting
 from .rows import Row
 
-PLACED = {"guided": "random:late", "guided:late": "random:late"}
+PLACED = {"guided": "random:default", "guided:heads": "random:late", "guided:late": "random:late"}
+PLACED |= {"guided:two-sided": "shuffled", "guided:natural-gain": "shuffled:natural-gain"}
 PLACED |= {"guided:rank": "random:rank", "guided:rank-one-sided": "random:rank"}
 PLACED |= {"guided:rank-heads": "random:rank-heads"}
-"""Arms that leave the lower layers alone or train products of low rank, and the random choice that does so too."""
+"""Arms, and the random choice that is placed as they are: as late, as many a layer, or as products of low rank too."""
 
 CONTROLS = (
     "random",
+    "random:default",
     "random:late",
     "random:rank",
     "random:rank-heads",
     "bottom",
     "magnitude",
     "shuffled",
+    "shuffled:natural-gain",
     "wrong-task",
 )
 """Choices of the same size that a located one must beat to have been worth the locating."""

@@ -35,12 +35,14 @@ LABELS = {
     "guided:freeze": "guided freeze",
     "guided:lora": "guided LoRA",
     "random": "random",
+    "random:default": "random, placed as the default",
     "random:late": "random, late layers",
     "random:rank": "random, low rank",
     "random:rank-heads": "random, low rank, heads too",
     "bottom": "lowest scores",
     "magnitude": "magnitude",
     "shuffled": "shuffled in its layers",
+    "shuffled:natural-gain": "natural gain, shuffled in its layers",
     "wrong-task": "located for a wrong task",
 }
 """In the order of tables and legends."""

@@ -117,7 +117,7 @@ def _old_skills(lab: Lab, model: Any) -> float:
 
 _TASKS = ("sums", "facts", "sum_pairs")
 
-_CORE = ("base", "full", "lora", "guided", "random", "guided:two-sided", "random:late", "lisa", "guided:late")
+_CORE = ("base", "full", "lora", "guided", "random", "guided:two-sided", "random:default", "lisa", "guided:late")
 
 CAMPAIGNS = (
     Campaign(("sums",), ("base", "guided:two-sided", "full", "lora", "guided"), steps=100),
@@ -130,7 +130,7 @@ CAMPAIGNS = (
     # Three seeds cannot show that the default falls behind, or that it does not.
     Campaign(("sums",), ("guided", "full", "lora"), seeds=(1, 2, 3, 4, 5, 6), steps=100),
     # Does the default owe what it does to the score, or to the layers that it leaves alone?
-    Campaign(("sums",), ("random", "guided:late", "guided:attribution", "random:late", "lisa"), steps=100),
+    Campaign(("sums",), ("random", "random:default", "guided:late", "guided:attribution", "lisa"), steps=100),
     Campaign(("sums",), ("guided:attribution-late",), steps=100),
     Campaign(("facts",), _CORE, draws=1, steps=100),
     Campaign(_TASKS, _CORE, draws=1, steps=100),
