@@ -242,7 +242,8 @@ def regimes(comparisons: Sequence[Comparison], path: Path, title: str) -> None:
         figure.text(
             0.01,
             0.01,
-            "Blue: better than the control, brown: worse, grey: not run. ● p < 0.05 after Holm's correction, ○ before.",
+            "Blue: better than the control, brown: worse, grey: not run, or no score that both reach. "
+            "● p < 0.05 after Holm's correction, ○ before.",
             fontsize=8,
         )
         figure.tight_layout(rect=(0, 0.22 / figure.get_figheight(), 1, 1 - 0.1 / figure.get_figheight()))

@@ -127,6 +127,7 @@ CAMPAIGNS = (
     Campaign(("sums",), ("guided:natural-gain",), steps=100),
     # At tiny budgets a map should matter most.
     Campaign(("sums",), ("guided:two-sided", "random"), (0.03,), steps=100),
+    Campaign(("sums",), ("shuffled",), (0.03,), draws=1, steps=100),
     # Three seeds cannot show that the default falls behind, or that it does not.
     Campaign(("sums",), ("guided", "full", "lora"), seeds=(1, 2, 3, 4, 5, 6), steps=100),
     # Does the default owe what it does to the score, or to the layers that it leaves alone?
