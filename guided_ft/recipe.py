@@ -78,7 +78,7 @@ class Select(Section):
     """What the scores are spent on."""
 
     budget: Budget = Field(default="0.1%", description="share (0.1%, 0.001) or number of parameters to train")
-    kinds: Kinds = Field(default=("head", "neuron"), description="what may be chosen: layer, head, neuron")
+    kinds: Kinds = Field(default=("neuron",), description="what may be chosen: layer, head, neuron")
     strategy: Strategy = Field(default="top", description="top, bottom, random, or shuffled within layers")
     first_layer: Steps = Field(default=0, description="lowest layer that may be chosen: training stops below it")
 

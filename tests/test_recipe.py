@@ -67,6 +67,7 @@ def test_the_shipped_recipes_are_what_their_names_say() -> None:
     assert (dpo.train.trainer, dpo.data.preference, dpo.train.learning_rate, dpo.train.steps) == ("dpo", True, 1e-3, 60)
     assert (freeze.train.mode, freeze.select.kinds, freeze.select.budget) == ("freeze", ("layer",), "6%")
     assert (freeze.train.learning_rate, lora.train.mode, lora.train.learning_rate) == (5e-5, "lora", 2e-3)
+    assert lora.select.kinds == ("head", "neuron")
     for recipe in (quick, dpo, freeze, lora):
         assert recipe.data.options == {"min_terms": 2, "max_terms": 2, "min_digits": 2, "max_digits": 2}
         assert (recipe.data.contains, recipe.data.test) == (" + ", 100)
@@ -112,7 +113,7 @@ FROZEN = {
     "localize.batch_size": 8,
     "localize.options": {},
     "select.budget": "0.1%",
-    "select.kinds": ("head", "neuron"),
+    "select.kinds": ("neuron",),
     "select.strategy": "top",
     "select.first_layer": 0,
     "train.trainer": "sft",
