@@ -6,7 +6,9 @@ import contextlib
 import dataclasses
 import json
 import math
+import sys
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import tiny
@@ -55,6 +57,17 @@ def lab(tmp_path_factory):
 def cell(arm, task="sums", lr=1e-2, budget=5.0, phase="sweep", draw=0):
     budget = budget if ARMS[arm].budgeted else None
     return Cell("testbed", "tiny", task, arm, budget, lr, 0, draw, 12, 4, phase)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_base_is_in_memory_before_the_first_run_is_measured(lab):
+    mapped = [line.split() for line in Path("/proc/self/maps").read_text().splitlines()]
+    files = [
+        tuple(int(end, 16) for end in words[0].split("-")) for words in mapped if words[-1].endswith(".safetensors")
+    ]
+    places = [p.data_ptr() for p in lab._base.parameters()]
+    assert places
+    assert not [place for place in places for low, high in files if low <= place < high]
 
 
 @pytest.mark.slow

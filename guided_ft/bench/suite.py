@@ -67,7 +67,8 @@ class Lab:
     def __init__(self, suite: Suite) -> None:
         self.suite = suite
         self.tokenizer = load_tokenizer(suite.model())
-        self._base = load_model(suite.model())
+        # Loaded weights are a mapped file, and whoever reads them first would be charged for their memory.
+        self._base = copy.deepcopy(load_model(suite.model()))
         self._remembered = _Remembered(self._base)
         self._starts: dict[tuple[str, int, int], tuple[float, float]] = {}
         self.text = suite.held_out(self.tokenizer)
