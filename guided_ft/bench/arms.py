@@ -63,12 +63,15 @@ def _with_callback(make: Callable[[Any, int], Any]) -> Prepare:
 
 
 _DEFAULT = Recipe.load("quickstart")
-"""What users start from. Its ``first_layer`` is 12 of 30: here the same share of any model's layers."""
+"""What users start from."""
+
+_LATE = _DEFAULT.select.first_layer / 30
+"""Its first layer is one of SmolLM2's 30: the same share of any model's layers is left alone."""
 
 
 def _default(**changes: Any) -> Prepare:
     localize, kinds = _DEFAULT.localize, _DEFAULT.select.kinds
-    return guided(localize.method, examples=localize.examples, texts=None, first=0.4, **({"kinds": kinds} | changes))
+    return guided(localize.method, examples=localize.examples, texts=None, first=_LATE, **({"kinds": kinds} | changes))
 
 
 _WHOLE: Rates = {"testbed": (1e-4, 3e-4, 1e-3, 3e-3), "smollm2": (1e-5, 3e-5, 1e-4, 3e-4)}
@@ -100,7 +103,9 @@ ARMS: dict[str, Arm] = {
     ),
     "guided:heads": Arm(_default(kinds=("head", "neuron")), _PARTS, "as the default, heads too"),
     "guided:attribution-late": Arm(
-        guided("attribution", first=0.4), _PARTS, "attribution, task over retain, upper 60 %, located on more examples"
+        guided("attribution", first=_LATE),
+        _PARTS,
+        "attribution, task over retain, upper 60 %, located on more examples",
     ),
     "guided:attribution": Arm(guided("attribution"), _PARTS, "attribution, task over retain, all layers"),
     "guided:one-sided": Arm(guided(retain=None), _PARTS, "squared gradients of the task alone"),
@@ -108,7 +113,7 @@ ARMS: dict[str, Arm] = {
     "guided:fisher": Arm(guided("fisher"), _PARTS, "squared gradients of single examples, task over retain"),
     "guided:natural-gain": Arm(guided("natural_gain"), _PARTS, "loss to win per KL on the retain set"),
     "guided:coherence": Arm(guided("coherence", None), _PARTS, "where the examples' gradients agree"),
-    "guided:late": Arm(guided(first=0.4), _PARTS, "squared gradients, task over retain, upper 60 % of the layers"),
+    "guided:late": Arm(guided(first=_LATE), _PARTS, "squared gradients, task over retain, upper 60 % of the layers"),
     "guided:rank": Arm(
         guided(kinds=("neuron",), within=20.0), _PARTS, "two-sided, a fifth of the model as products of low rank"
     ),
@@ -124,7 +129,7 @@ ARMS: dict[str, Arm] = {
         _default(strategy="random", needs_map=False), _PARTS, "random, of what the default may choose", drawn=True
     ),
     "random:late": Arm(
-        guided(strategy="random", needs_map=False, first=0.4), _PARTS, "random, upper 60 % of the layers", drawn=True
+        guided(strategy="random", needs_map=False, first=_LATE), _PARTS, "random, upper 60 % of the layers", drawn=True
     ),
     "random:rank": Arm(
         guided(strategy="random", needs_map=False, kinds=("neuron",), within=20.0),

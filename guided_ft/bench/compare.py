@@ -11,6 +11,7 @@ from .groups import Groups, Line, Runs, Setting
 from .rows import Row
 
 PLACED = {"guided": "random:default", "guided:heads": "random:late", "guided:late": "random:late"}
+PLACED |= {"guided:attribution-late": "random:late"}
 PLACED |= {"guided:two-sided": "shuffled", "guided:natural-gain": "shuffled:natural-gain"}
 PLACED |= {"guided:rank": "random:rank", "guided:rank-one-sided": "random:rank"}
 PLACED |= {"guided:rank-heads": "random:rank-heads"}
