@@ -74,7 +74,7 @@ def test_the_base_is_in_memory_before_the_first_run_is_measured(lab):
 @pytest.mark.parametrize("arm", ARMS)
 def test_every_arm_gives_a_complete_row(lab, arm):
     budget = {"guided:lora": 20.0}.get(arm, 5.0)
-    row = run_cell(lab, cell(arm, lr=0.0 if arm == "base" else 1e-2, budget=budget))
+    row = run_cell(lab, cell(arm, lr=0.0 if arm == "base" else 1e-2, budget=budget, phase="main"))
     check_row(row, arm)
     assert math.isfinite(row["forgetting"])
     assert row["kl"] >= -1e-6
@@ -98,6 +98,13 @@ def test_a_row_tells_the_truth(lab):
     assert (row["old_skills"], row["base_old_skills"]) == (25.0, 25.0)
     assert row["seconds"] >= 4 * row["step_seconds"] / 2
     assert row["localize_seconds"] == 0
+
+
+@pytest.mark.parametrize(("phase", "points"), [("sweep", []), ("main", [0, 1, 2, 3, 4])])
+def test_only_a_main_run_is_looked_at_on_its_way(lab, phase, points):
+    row = run_cell(lab, cell("full", phase=phase))
+    check_row(row, phase)
+    assert [point["step"] for point in row["curve"]] == points
 
 
 def test_a_diverged_run_is_a_row_too(lab):

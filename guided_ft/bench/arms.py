@@ -117,9 +117,6 @@ ARMS: dict[str, Arm] = {
     "guided:rank": Arm(
         guided(kinds=("neuron",), within=20.0), _PARTS, "two-sided, a fifth of the model as products of low rank"
     ),
-    "guided:rank-one-sided": Arm(
-        guided(retain=None, kinds=("neuron",), within=20.0), _PARTS, "the same with the gradients of the task alone"
-    ),
     "guided:rank-heads": Arm(guided(within=20.0), _PARTS, "two-sided, a fifth of the model, heads too, at low rank"),
     "guided:freeze": Arm(guided(mode="freeze", budget="10%"), _WHOLE, "whole attentions and MLPs, 10 %", False),
     "guided:lora": Arm(guided(mode="lora"), _LORA, "LoRA on the modules that hold the located parts"),

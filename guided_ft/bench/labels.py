@@ -30,7 +30,6 @@ LABELS = {
     "guided:coherence": "guided, coherence",
     "guided:late": "guided, late layers",
     "guided:rank": "guided, low rank",
-    "guided:rank-one-sided": "guided, low rank, one-sided",
     "guided:rank-heads": "guided, low rank, heads too",
     "guided:freeze": "guided freeze",
     "guided:lora": "guided LoRA",
@@ -53,7 +52,7 @@ _FAMILY |= {"top-layers": "#5e3c99", "guided": "#1b6ca8", "random": "#7f7f7f", "
 _FAMILY |= {"magnitude": "#a3abb5", "shuffled": "#a3abb5", "wrong-task": "#a3abb5"}
 _VARIANT = {"guided:one-sided": "#66c2a5", "guided:two-sided": "#1a9850", "guided:natural-gain": "#a6d854"}
 _VARIANT |= {"guided:coherence": "#00b5d8", "guided:late": "#80b1d3", "guided:freeze": "#5e4fa2"}
-_VARIANT |= {"guided:rank": "#e7298a", "guided:rank-one-sided": "#f4a6cf", "guided:rank-heads": "#e41a1c"}
+_VARIANT |= {"guided:rank": "#e7298a", "guided:rank-heads": "#e41a1c"}
 _VARIANT |= {
     "guided:lora": "#8da0cb",
     "guided:attribution": "#2c7fb8",

@@ -117,7 +117,7 @@ def _old_skills(lab: Lab, model: Any) -> float:
 
 _TASKS = ("sums", "facts", "sum_pairs")
 
-_CORE = ("base", "full", "lora", "guided", "random", "guided:two-sided", "random:default", "lisa", "guided:late")
+_CORE = ("base", "full", "lora", "guided", "random", "random:default", "lisa", "guided:late")
 
 CAMPAIGNS = (
     Campaign(("sums",), ("base", "guided:two-sided", "full", "lora", "guided"), steps=100),
@@ -130,25 +130,25 @@ CAMPAIGNS = (
     Campaign(("sums",), ("shuffled",), (0.03,), draws=1, steps=100),
     # Three seeds cannot show that the default falls behind, or that it does not.
     Campaign(("sums",), ("guided", "full", "lora"), seeds=(1, 2, 3, 4, 5, 6), steps=100),
+    Campaign(("facts",), _CORE, draws=1, steps=100),
     # Does the default owe what it does to the score, or to the layers that it leaves alone?
     Campaign(("sums",), ("random", "random:default", "guided:late", "guided:attribution", "lisa"), steps=100),
-    Campaign(("sums",), ("guided:attribution-late",), steps=100),
-    Campaign(("facts",), _CORE, draws=1, steps=100),
     Campaign(_TASKS, _CORE, draws=1, steps=100),
-    Campaign(_TASKS, _CORE, steps=100),
+    Campaign(("sums",), ("guided:two-sided", "random"), (0.01,), steps=100),
     Campaign(
         ("sums",),
         (
             *("lora:qv", "hft", "badam", "top-layers", "rslora", "dora", "shira", "ia3"),
             *("guided:rank", "guided:freeze", "guided:lora", "guided:one-sided", "guided:fisher"),
-            *("guided:natural-gain", "guided:coherence", "shuffled", "bottom", "magnitude", "wrong-task"),
+            *("guided:coherence", "shuffled", "bottom", "magnitude", "wrong-task"),
         ),
         seeds=(1,),
         draws=1,
         steps=100,
     ),
-    # Where the testbed's map of regimes is looked up again: few parameters, few examples.
-    Campaign(("sums",), ("guided:two-sided", "random"), (0.1, 0.3), (300, 50), steps=100),
+    Campaign(_TASKS, _CORE, steps=100),
+    # Few examples, where the testbed's map of regimes is looked up again.
+    Campaign(("sums",), ("guided:natural-gain", "random"), sizes=(50,), steps=100),
 )
 
 QUICK = (Campaign(("sums",), ("full", "guided", "random"), (0.3,), (16,), (), 1, steps=3, rates=1),)

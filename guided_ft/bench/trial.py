@@ -24,7 +24,7 @@ from .setup import Setup, Trial
 from .suite import Lab, Problem
 
 LOOKS = (0.125, 0.25, 0.5, 0.75)
-"""Shares of the training after which score and forgetting are looked at, besides its end."""
+"""Shares of the training of a main run after which score and forgetting are looked at, besides its end."""
 
 GLIMPSE = 50
 """Validation examples of a look."""
@@ -57,8 +57,8 @@ def run_cell(lab: Lab, cell: Cell) -> dict[str, Any]:
     skills = None
     if cell.phase == "main":
         skills = lab.old_skills(trained) if cell.lr else lab.base_skills
+        watch.look(trained, cell.steps if cell.lr else 0)
     total = sum(p.numel() for p in lab.model().parameters())
-    watch.look(trained, cell.steps if cell.lr else 0)
     return cell.to_dict() | {
         "score": score,
         "validation": valid,
@@ -86,7 +86,8 @@ class _Watch(TrainerCallback):
 
     def __init__(self, lab: Lab, problem: Problem, rows: list[Any], cell: Cell, setup: Setup) -> None:
         self.lab, self.cell, self.problem, self.rows = lab, cell, problem, rows
-        self.looks = {max(1, round(share * cell.steps)) for share in LOOKS}
+        # A rate is chosen by how its run ends, and looks take a sixth of a run's time.
+        self.looks = {max(1, round(share * cell.steps)) for share in LOOKS if cell.phase == "main"}
         self.steps: list[float] = []
         self.seconds, self.cpu_seconds = setup.localize_seconds, setup.localize_cpu
         self.curve: list[dict[str, float | None]] = []
@@ -95,8 +96,9 @@ class _Watch(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         self.note_peak()
-        score, forgetting = self.lab.start(self.cell, self.rows)
-        self._note(0, score, forgetting)
+        if self.looks:
+            score, forgetting = self.lab.start(self.cell, self.rows)
+            self._note(0, score, forgetting)
         reset_peak()
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
