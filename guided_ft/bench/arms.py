@@ -120,6 +120,7 @@ ARMS: dict[str, Arm] = {
     "guided:rank-heads": Arm(guided(within=20.0), _PARTS, "two-sided, a fifth of the model, heads too, at low rank"),
     "guided:freeze": Arm(guided(mode="freeze", budget="10%"), _WHOLE, "whole attentions and MLPs, 10 %", False),
     "guided:lora": Arm(guided(mode="lora"), _LORA, "LoRA on the modules that hold the located parts"),
+    "guided:lora-late": Arm(_default(mode="lora"), _LORA, "LoRA on the modules that hold the default's choice"),
     # controls
     "random": Arm(guided(strategy="random", needs_map=False), _PARTS, "slices drawn at random", drawn=True),
     "random:default": Arm(

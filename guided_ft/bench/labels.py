@@ -33,6 +33,7 @@ LABELS = {
     "guided:rank-heads": "guided, low rank, heads too",
     "guided:freeze": "guided freeze",
     "guided:lora": "guided LoRA",
+    "guided:lora-late": "guided LoRA, late layers",
     "random": "random",
     "random:default": "random, placed as the default",
     "random:late": "random, late layers",
@@ -55,6 +56,7 @@ _VARIANT |= {"guided:coherence": "#00b5d8", "guided:late": "#80b1d3", "guided:fr
 _VARIANT |= {"guided:rank": "#e7298a", "guided:rank-heads": "#e41a1c"}
 _VARIANT |= {
     "guided:lora": "#8da0cb",
+    "guided:lora-late": "#5571b5",
     "guided:attribution": "#2c7fb8",
     "guided:attribution-late": "#253494",
     "guided:fisher": "#b8b800",

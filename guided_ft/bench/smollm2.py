@@ -139,8 +139,8 @@ CAMPAIGNS = (
         ("sums",),
         (
             *("lora:qv", "hft", "badam", "top-layers", "rslora", "dora", "shira", "ia3"),
-            *("guided:rank", "guided:freeze", "guided:lora", "guided:one-sided", "guided:fisher"),
-            *("guided:coherence", "shuffled", "bottom", "magnitude", "wrong-task"),
+            *("guided:rank", "guided:freeze", "guided:lora", "guided:lora-late"),
+            *("guided:one-sided", "guided:fisher", "guided:coherence", "shuffled", "bottom", "magnitude", "wrong-task"),
         ),
         seeds=(1,),
         draws=1,
