@@ -10,7 +10,7 @@ from typing import Any
 
 from .. import artifact
 from ..errors import GuidedError
-from . import figures, tables, words
+from . import figures, regimes, tables, words
 from .compare import CONTROLS, REFERENCES, Comparison, against, against_random, located
 from .duels import duels, tally
 from .goals import goals
@@ -155,9 +155,9 @@ def _comparisons(page: _Page, groups: Groups, found: list[Comparison]) -> None:
             page.parts += [f"#### {heading}", f"{tables.described(setting, budget)}.", duels(mine)]
     for steps in sorted({each.setting.steps for each in found}):
         mapped = [each for each in found if each.setting.steps == steps and against_random(each)]
-        if figures.has_regimes(mapped):
+        if regimes.worth_drawing(mapped):
             path = page.figure(setting, f"regimes {steps}")
-            figures.regimes(mapped, path, f"{setting.suite}, {setting.task}, {steps:,} steps: located minus random")
+            regimes.draw(mapped, path, f"{setting.suite}, {setting.task}, {steps:,} steps: located minus random")
     page.parts.append(words.folded("Wins, ties and losses over all budgets, data sizes and steps", tally(found)))
 
 
