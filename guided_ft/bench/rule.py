@@ -8,7 +8,7 @@ from .labels import family
 WITHIN = 2.0
 """Points of score that the rule may lose against the best rate of a sweep."""
 
-_MODES = {"lora": "lora", "guided:lora": "lora", "guided:freeze": "freeze"}
+_MODES = {"lora": "lora", "guided:lora": "lora", "guided:lora-late": "lora", "guided:freeze": "freeze"}
 _SLICES = ("guided", "random", "shuffled", "bottom", "magnitude", "wrong-task")
 
 
