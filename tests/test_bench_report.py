@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -77,6 +78,20 @@ def test_the_page_shows_what_was_drawn(made):
         if line.startswith("|"):
             assert line.endswith("|")
             assert "nan" not in line.split()
+
+
+def test_a_pair_of_arms_is_mapped_for_the_data_sizes_it_was_run_with(tmp_path):
+    ran = {("guided:two-sided", 50), ("guided:two-sided", 300), ("guided:fisher", 300), ("random", 50), ("random", 300)}
+    rows = [
+        row(arm=arm, data_size=size, budget=0.3, seed=seed, score=70.0 + seed + len(arm))
+        for arm, size in sorted(ran)
+        for seed in (1, 2, 3)
+    ]
+    [figure] = [path for path in write_report(results(tmp_path / "results", rows), tmp_path) if "regimes" in path.name]
+    words = Counter(re.findall(r"<text[^>]*>([^<]*)</text>", figure.read_text()))
+    assert (words["guided, two-sided against random"], words["guided, Fisher against random"]) == (1, 1)
+    # Of either there are two panels: score and forgetting.
+    assert (words["50"], words["300"]) == (2, 4)
 
 
 def test_the_sheet_holds_the_means(made):

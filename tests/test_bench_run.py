@@ -336,9 +336,10 @@ def test_workers_end_with_a_killed_parent(tmp_path):
 def test_accuracy_equals_one_answer_at_a_time():
     model, tokenizer = make("llama"), tiny.tokenizer()
     questions = [
-        choices.Question(f"Q {i}:", tuple(f" {'x' * (1 + (i * j) % 5)}{j}" for j in range(4)), i % 4) for i in range(20)
+        choices.Question(f"Q {i}:", tuple(f"{(i + j) % 7}{'x' * ((i * j) % 5)}{j}" for j in range(4)), i % 4)
+        for i in range(40)
     ]
-    right = 0
+    right = []
     for q in questions:
         scores = []
         for answer in q.answers:
@@ -347,9 +348,10 @@ def test_accuracy_equals_one_answer_at_a_time():
             with torch.no_grad():
                 logits = model(input_ids=ids).logits[0, start - 1 : -1]
             scores.append(-float(F.cross_entropy(logits, ids[0, start:], reduction="sum")) / len(answer))
-        right += scores.index(max(scores)) == q.right
-    assert choices.accuracy(model, tokenizer, questions, batch_size=7) == pytest.approx(100 * right / 20)
-    assert 0 < right < 20
+        right.append(scores.index(max(scores)) == q.right)
+    assert choices.accuracy(model, tokenizer, questions, batch_size=7) == pytest.approx(100 * sum(right) / 40)
+    assert [choices.accuracy(model, tokenizer, [q]) for q in questions] == [100 * yes for yes in right]
+    assert 0 < sum(right) < 40
 
 
 def test_missing_sets_are_one_line(monkeypatch, tmp_path, capsys):
