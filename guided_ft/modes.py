@@ -231,7 +231,8 @@ MODES = {
         lambda s, rank: None,
         freeze_sizes,
         lambda s, rank: sum(freeze_sizes(s).values()),
-        lambda share, rank: 5e-5,
+        # Whole weights: what is best for one module of a model, and for all of it, lies on this line.
+        lambda share, rank: 3.3e-3 * min(1.0, 0.01 / share),
         takes_rank=False,
     ),
     "lora": Mode(_lora_config, _lora_names, _lora_count, lambda share, rank: _rate(share)),

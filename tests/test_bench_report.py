@@ -263,8 +263,8 @@ def test_the_default_rate_is_the_plans():
         ({"mode": "freeze"}, "guided:freeze"),
     ):
         other = replace(plan, **change)
-        budget = None if arm == "guided:freeze" else 100 * other.num_parameters / anatomy.num_parameters
-        assert rule("smollm2", arm, budget) * wider == pytest.approx(other.learning_rate)
+        share = 100 * other.num_parameters / anatomy.num_parameters
+        assert rule("smollm2", arm, share) * wider == pytest.approx(other.learning_rate)
     assert [rule("smollm2", arm, 0.3) for arm in ("full", "dora", "lora:qv", "lisa", "base")] == [None] * 5
     narrow = 576 / testbed.SIZES["testbed"]["hidden"] * rule("smollm2", "random", 0.3)
     assert rule("testbed", "random", 0.3) == pytest.approx(narrow)
@@ -274,9 +274,14 @@ def test_sweeps_in_which_the_default_rate_is_good_enough_are_counted(tmp_path):
     rows = [row(phase="sweep", lr=lr, validation=v, score=v) for lr, v in ((1e-3, 10), (5e-3, 90))]  # no arm of ours
     for budget, here, best in ((0.1, 80, 82), (0.3, 80, 82.5)):
         for lr, score in ((1e-3, 10), (rule("testbed", "random", budget), here), (9e-2, best)):
-            rows.append(row(phase="sweep", arm="random", budget=budget, lr=lr, validation=score, score=score))
+            at = {"phase": "sweep", "arm": "random", "budget": budget, "fraction": budget, "lr": lr}
+            rows.append(row(**at, validation=score, score=score))
+    # Its budget is its own: what counts is what it trained.
+    for lr, score in ((1e-4, 10), (rule("testbed", "guided:freeze", 8.0), 70), (9e-3, 73)):
+        at = {"phase": "sweep", "arm": "guided:freeze", "fraction": 8.0, "lr": lr}
+        rows.append(row(**at, validation=score, score=score))
     page = write_report(results(tmp_path / "results", rows), tmp_path)[0].read_text()
-    assert "best rate of the sweep in 1 of 2 sweeps; at worst it loses 2.5." in page
+    assert "best rate of the sweep in 1 of 3 sweeps; at worst it loses 3." in page
 
 
 # -- few rows, bad rows ---------------------------------------------------------------------------------------------------

@@ -16,11 +16,10 @@ _WIDTHS = {"testbed": 192, "smollm2": 576}
 """Hidden sizes of the suites' models."""
 
 
-def rule(suite: str, arm: str, budget: float | None) -> float | None:
-    """What a plan suggests for an arm and a budget (per cent of the parameters); None for arms of others."""
+def rule(suite: str, arm: str, trained: float) -> float | None:
+    """What a plan suggests for an arm that trains so many per cent of the parameters; None for arms of others."""
     mode = _MODES.get(arm, "slice" if family(arm) in _SLICES else "")
     if mode not in MODES:
         return None
     rank = 1 if "rank" in arm else None
-    # An arm without a budget has a rate that does not depend on it.
-    return MODES[mode].rate((budget or 100.0) / 100, rank) * WIDTH / _WIDTHS[suite]
+    return MODES[mode].rate(trained / 100, rank) * WIDTH / _WIDTHS[suite]

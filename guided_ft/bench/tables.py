@@ -17,7 +17,7 @@ from .rule import WITHIN
 TOLERANCE = 1.0
 """Points below full fine-tuning's last score that count as having reached it: about the noise of the held-out part."""
 
-Rule = Callable[[str, str, "float | None"], "float | None"]
+Rule = Callable[[str, str, float], "float | None"]
 """A learning rate for a suite, an arm and a budget (per cent); None where the rule says nothing."""
 
 
@@ -168,18 +168,23 @@ def learning_rates(rows: Iterable[Row], rule: Rule | None = None) -> str:
             words.number(sweep.score[sweep.place], 1),
         ]
         if rule is not None:
-            rate = rule(setting.suite, line.arm, line.budget)
+            rate = rule(setting.suite, line.arm, _trained(found[setting, line]))
             lost = None if rate is None else sweep.regret(rate)
             cells += [words.brief(rate), words.number(lost, 1, True)]
         made.append(cells)
     return words.table([*head, *(["rule", "points lost"] if rule is not None else [])], made, texts=2)
 
 
+def _trained(rows: list[Row]) -> float:
+    """Per cent of the parameters: what an arm trains may be less than its budget, or have a budget of its own."""
+    return math.fsum(row["fraction"] for row in rows) / len(rows)
+
+
 def kept_by_the_rule(rows: Iterable[Row], rule: Rule) -> str:
     """In how many sweeps of our own arms the rule is as good as the best rate, to within ``WITHIN`` points."""
     lost = []
     for (setting, line), mine in sweeps(rows).items():
-        rate, sweep = rule(setting.suite, line.arm, line.budget), sweep_of(mine)
+        rate, sweep = rule(setting.suite, line.arm, _trained(mine)), sweep_of(mine)
         assert sweep is not None
         points = None if rate is None else sweep.regret(rate)
         if points is not None:
