@@ -75,7 +75,7 @@ def _default(**changes: Any) -> Prepare:
 
 
 _WHOLE: Rates = {"testbed": (1e-4, 3e-4, 1e-3, 3e-3), "smollm2": (1e-5, 3e-5, 1e-4, 3e-4)}
-_SOME: Rates = {"testbed": (3e-4, 1e-3, 3e-3, 1e-2), "smollm2": (3e-5, 1e-4, 3e-4, 1e-3)}
+_BLOCKS: Rates = {"testbed": (3e-4, 1e-3, 3e-3, 1e-2), "smollm2": (3e-5, 1e-4, 3e-4, 1e-3)}
 _PARTS: Rates = {"testbed": (1e-3, 3e-3, 1e-2, 3e-2), "smollm2": (1e-3, 3e-3, 1e-2, 3e-2)}
 _LORA: Rates = {"testbed": (1e-3, 3e-3, 1e-2, 3e-2), "smollm2": (3e-4, 1e-3, 3e-3, 1e-2)}
 _VECTOR: Rates = {"testbed": (3e-3, 1e-2, 3e-2, 1e-1), "smollm2": (3e-3, 1e-2, 3e-2, 1e-1)}
@@ -119,7 +119,7 @@ ARMS: dict[str, Arm] = {
         guided(kinds=("neuron",), within=20.0), _PARTS, "two-sided, a fifth of the model as products of low rank"
     ),
     "guided:rank-heads": Arm(guided(within=20.0), _PARTS, "two-sided, a fifth of the model, heads too, at low rank"),
-    "guided:freeze": Arm(guided(mode="freeze", budget="10%"), _SOME, "whole attentions and MLPs, 10 %", False),
+    "guided:freeze": Arm(guided(mode="freeze", budget="10%"), _BLOCKS, "whole attentions and MLPs, 10 %", False),
     "guided:lora": Arm(guided(mode="lora"), _LORA, "LoRA on the modules that hold the located parts"),
     "guided:lora-late": Arm(_default(mode="lora"), _LORA, "LoRA on the modules that hold the default's choice"),
     # controls

@@ -13,8 +13,7 @@ from .rows import Row
 PLACED = {"guided": "random:default", "guided:heads": "random:late", "guided:late": "random:late"}
 PLACED |= {"guided:attribution-late": "random:late"}
 PLACED |= {"guided:two-sided": "shuffled", "guided:natural-gain": "shuffled:natural-gain"}
-PLACED |= {"guided:rank": "random:rank"}
-PLACED |= {"guided:rank-heads": "random:rank-heads"}
+PLACED |= {"guided:rank": "random:rank", "guided:rank-heads": "random:rank-heads"}
 """Arms, and the random choice that is placed as they are: as late, as many a layer, or as products of low rank too."""
 
 CONTROLS = (

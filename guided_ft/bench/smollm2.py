@@ -148,6 +148,7 @@ CAMPAIGNS = (
         draws=1,
         steps=100,
     ),
+    # The other two draws.
     Campaign(_TASKS, _CORE, steps=100),
     # Few examples, where the testbed's map of regimes is looked up again.
     Campaign(("sums",), ("guided:natural-gain", "random"), sizes=(50,), steps=100),

@@ -146,7 +146,7 @@ def _old_skills(lab: Lab, model: Any) -> float:
 
 
 _TASKS = tuple(skills.NEW)
-_SOME = ("next_upper", "later", "capitals")
+_THREE = ("next_upper", "later", "capitals")
 
 CAMPAIGNS = (
     # The question users ask, at a budget at which slices of so small a model can learn.
@@ -181,11 +181,11 @@ CAMPAIGNS = (
     # Of what the default may choose, at random.
     Campaign(_TASKS, ("random:default",)),
     # Long runs, where forgetting is real.
-    Campaign(_SOME, ("full", "lora", "guided:natural-gain", "random"), (1.0,), (1000,), steps=600),
+    Campaign(_THREE, ("full", "lora", "guided:natural-gain", "random"), (1.0,), (1000,), steps=600),
     # Where a map pays: budgets by data sizes. One neuron is 0.018 % of so small a model.
     Campaign(_TASKS, ("guided:natural-gain", "random"), (0.3, 3.0)),
-    Campaign(_SOME, ("guided:natural-gain", "random"), (0.03,)),
-    Campaign(_SOME, ("guided:natural-gain", "random"), (0.1, 0.3, 3.0), (50, 1000)),
+    Campaign(_THREE, ("guided:natural-gain", "random"), (0.03,)),
+    Campaign(_THREE, ("guided:natural-gain", "random"), (0.1, 0.3, 3.0), (50, 1000)),
     Campaign(_TASKS, ("guided:natural-gain", "random"), (1.0,), (1000, 100)),
 )
 

@@ -86,7 +86,7 @@ class _Watch(TrainerCallback):
 
     def __init__(self, lab: Lab, problem: Problem, rows: list[Any], cell: Cell, setup: Setup) -> None:
         self.lab, self.cell, self.problem, self.rows = lab, cell, problem, rows
-        # A rate is chosen by how its run ends, and looks take a sixth of a run's time.
+        # A rate is chosen by how its run ends.
         self.looks = {max(1, round(share * cell.steps)) for share in LOOKS if cell.phase == "main"}
         self.steps: list[float] = []
         self.seconds, self.cpu_seconds = setup.localize_seconds, setup.localize_cpu
