@@ -18,7 +18,7 @@ TOLERANCE = 1.0
 """Points below full fine-tuning's last score that count as having reached it: about the noise of the held-out part."""
 
 Rule = Callable[[str, str, float], "float | None"]
-"""A learning rate for a suite, an arm and what it trains (per cent of the parameters); None where the rule is silent."""
+"""A learning rate for a suite, an arm and what it trains (per cent of the parameters); None: the rule is silent."""
 
 
 def full_target(lines: dict[Line, Runs]) -> Callable[[Row], float | None]:
