@@ -49,6 +49,7 @@ def row(**changes: Any) -> Row:
         "fraction": 100.0,
         "adapter_bytes": 16_000_000,
         "machine": "2 x test processor",
+        "weights": "0123456789abcdef",
         "versions": {"python": "3.11", "guided_ft": "0.1.0"},
         "phase": "main",
     } | changes

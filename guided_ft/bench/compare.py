@@ -113,6 +113,7 @@ class Comparison:
 
 def compare(setting: Setting, line: Line, runs: Runs, control: str, others: Runs, metric: Metric) -> Comparison | None:
     """Compare two arms on a metric; None if no seed has a value of both."""
+    runs, others = runs.beside(others, "weights"), others.beside(runs, "weights")
     first, second = metric.values(runs, others)
     pairs = statistics.paired(first, second)
     if not pairs:

@@ -44,9 +44,17 @@ def _runs(lines: Lines, arm: str, budget: float) -> Runs | None:
     return runs if runs is not None and runs.phase == "main" else None
 
 
+def _pair(lines: Lines, budget: float, other: str, name: str) -> tuple[Runs, Runs] | tuple[None, None]:
+    """The default's runs and those of another arm, as far as they can be compared (see ``Runs.partners``)."""
+    mine, theirs = _runs(lines, DEFAULT, budget), _runs(lines, other, budget)
+    if mine is None or theirs is None:
+        return None, None
+    return mine.beside(theirs, name), theirs.beside(mine, name)
+
+
 def _means(lines: Lines, budget: float, other: str, metric: str) -> tuple[float, float] | None:
     """Means of the default and of another arm over the seeds that both have a value on."""
-    mine, theirs = _runs(lines, DEFAULT, budget), _runs(lines, other, budget)
+    mine, theirs = _pair(lines, budget, other, "weights")
     if mine is None or theirs is None:
         return None
     values = next(each for each in METRICS if each.name == metric).values
@@ -85,7 +93,7 @@ def _ratio(other: str, most: float, make: Callable[[Lines], Value], absent: str 
     """
 
     def measure(lines: Lines, budget: float) -> Finding | None:
-        mine, theirs = _runs(lines, DEFAULT, budget), _runs(lines, other, budget)
+        mine, theirs = _pair(lines, budget, other, "machine")
         if mine is None or theirs is None:
             return None
         value = make(lines)

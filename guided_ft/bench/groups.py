@@ -83,6 +83,17 @@ class Runs:
     def seeds(self) -> list[int]:
         return sorted({row["seed"] for row in self.rows})
 
+    def partners(self, row: Row, name: str) -> list[Row]:
+        """The runs of the same seed as ``row`` that are like it in a field.
+
+        Scores are compared where the base model had the same ``weights``, and time on the same ``machine``.
+        """
+        return [each for each in self.at_seed(row["seed"]) if each[name] == row[name]]
+
+    def beside(self, others: Runs, name: str) -> Runs:
+        """Those runs that have a partner among the others."""
+        return replace(self, rows=tuple(row for row in self.rows if others.partners(row, name)))
+
 
 Groups = dict[Setting, dict[Line, Runs]]
 

@@ -41,6 +41,8 @@ How to read it:
 - Time includes localization, and is the processor's where a run was on a CPU, so that other work on the machine does
   not count. Memory is what the run took beyond what the process held before. Relative figures are to full
   fine-tuning's run of the same seed on the same machine.
+- A base model that is pre-trained where the benchmark runs comes out a little different on another processor. Runs are
+  compared only where it had the same weights.
 - *Score at the default's time*: the best score along the curve by the time at which the default recipe's run of the
   same seed is over, localization included: what the others have when they may train no longer than it.
 - Comparisons are paired by seed, and over all tasks a seed of each task is one: of the tasks that both arms ran on, so

@@ -80,11 +80,13 @@ FIELDS: dict[str, str] = {
     "adapter_bytes": "count?",
     "curve": "curve",
     "machine": "text",
+    "weights": "text",
     "versions": "versions",
     "phase": "phase",
 }
 """Every field a row must have, and its kind; with ``?`` it may be null (not measured, or not finite). Scores are 0-100,
-budgets and fractions per cent of the parameters, losses nats, times seconds. More fields are kept and ignored."""
+budgets and fractions per cent of the parameters, losses nats, times seconds. ``weights`` tells the base model's from
+others of the same name. More fields are kept and ignored."""
 
 _POINT = {"step": "count", "score": "percent", "forgetting": "number?", "seconds": "amount"}
 

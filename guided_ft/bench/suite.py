@@ -13,6 +13,8 @@ import torch
 from torch import nn
 from transformers.modeling_outputs import CausalLMOutput
 
+from ..artifact import digest
+from ..certify import fingerprint
 from ..data import Row
 from ..evaluate import answers, exact_match, preference_accuracy, retention
 from ..models import load_model, load_tokenizer
@@ -78,6 +80,11 @@ class Lab:
     def model(self) -> Any:
         """The base model, afresh."""
         return copy.deepcopy(self._base)
+
+    @cached_property
+    def weights(self) -> str:
+        """Tells the base model from one that was pre-trained by the same recipe on another processor."""
+        return digest(fingerprint(self._base))
 
     @cached_property
     def base_loss(self) -> float:

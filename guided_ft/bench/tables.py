@@ -26,7 +26,7 @@ def full_target(lines: dict[Line, Runs]) -> Callable[[Row], float | None]:
     full = lines.get(Line("full", None))
 
     def target(row: Row) -> float | None:
-        ends = [r["curve"][-1]["score"] for r in (full.at_seed(row["seed"]) if full else ()) if r["curve"]]
+        ends = [r["curve"][-1]["score"] for r in (full.partners(row, "weights") if full else ()) if r["curve"]]
         return sum(ends) / len(ends) - TOLERANCE if ends else None
 
     return target
@@ -48,8 +48,7 @@ def relative(lines: dict[Line, Runs], value: Value) -> Value:
     full = lines.get(Line("full", None))
 
     def ratio(row: Row) -> float | None:
-        same = [r for r in (full.at_seed(row["seed"]) if full else ()) if r["machine"] == row["machine"]]
-        theirs = [v for v in map(value, same) if v]
+        theirs = [v for v in map(value, full.partners(row, "machine") if full else ()) if v]
         mine = value(row)
         return None if mine is None or not theirs else mine * len(theirs) / math.fsum(theirs)
 
@@ -75,7 +74,7 @@ def by_default(lines: dict[Line, Runs], budget: float | None) -> Value:
     default = lines.get(Line("guided", budget))
 
     def value(row: Row) -> float | None:
-        ends = [end for r in (default.at_seed(row["seed"]) if default else ()) if (end := total_seconds(r))]
+        ends = [end for r in (default.partners(row, "machine") if default else ()) if (end := total_seconds(r))]
         return score_by(row, math.fsum(ends) / len(ends)) if ends else None
 
     return value
@@ -218,7 +217,8 @@ def behind(rows: Sequence[Row], written: int, refused: Sequence[Row] = ()) -> st
     absent = [label(arm) for arm in LABELS if arm not in {row["arm"] for row in rows}]
     notes = [
         f"{words.counted(len(rows), 'run')}; {words.counted(written - len(rows), 'row')} replaced by a later one.",
-        f"Machines: {'; '.join(sorted({words.escape(row['machine']) for row in rows}))}.",
+        f"Machines: {_counted(rows, 'machine')}.",
+        f"Weights of the base model: {_counted(rows, 'weights')}.",
         f"Versions: {'; '.join(sorted({_versions(row) for row in rows}))}.",
         f"No rows: {'; '.join(absent) or 'none missing'}.",
     ]
@@ -227,6 +227,11 @@ def behind(rows: Sequence[Row], written: int, refused: Sequence[Row] = ()) -> st
     for (arm, reason), count in sorted(reasons.items()):
         notes.append(f"Refused: {label(arm)}, {words.counted(count, 'run')}: {words.escape(reason)}.")
     return "\n\n".join([words.table(head, lines, texts=2), "\n".join(f"- {note}" for note in notes)])
+
+
+def _counted(rows: Sequence[Row], name: str) -> str:
+    counts = Counter(row[name] for row in rows)
+    return "; ".join(f"{words.escape(value)} ({words.counted(counts[value], 'run')})" for value in sorted(counts))
 
 
 def _versions(row: Row) -> str:

@@ -77,6 +77,7 @@ def run_cell(lab: Lab, cell: Cell) -> dict[str, Any]:
         "adapter_bytes": _shipped_bytes(trained) if cell.lr else 0,
         "curve": watch.curve,
         "machine": machine(),
+        "weights": lab.weights,
         "versions": versions(),
     }
 
