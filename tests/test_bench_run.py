@@ -10,6 +10,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import bench_rows
 import pytest
 import tiny
 import torch
@@ -210,10 +211,7 @@ def plan_of(tmp_path, monkeypatch, work, pool=Here):
 
 
 def fake_row(cell):
-    zero = dict.fromkeys(("score", "validation", "forgetting", "seconds", "localize_seconds", "cpu_seconds"), 1.0)
-    zero |= {"step_seconds": 1.0, "peak_bytes": 1, "trainable": 1, "fraction": 1.0, "adapter_bytes": 1, "kl": 0.0}
-    zero |= {"old_skills": None, "base_old_skills": None, "curve": [], "machine": "x", "versions": {}}
-    return cell.to_dict() | zero
+    return bench_rows.row(**cell.to_dict())
 
 
 def test_a_stopped_benchmark_continues(tmp_path, monkeypatch):
