@@ -29,12 +29,16 @@ def versions() -> dict[str, str]:
 
 
 def machine() -> str:
-    """The processor or accelerator, in words."""
+    """The processor or accelerator, in words.
+
+    A processor's name may say nothing of its instructions (those of virtual machines don't), and they decide how fast
+    it is: ``2 x AMD EPYC, AVX2``.
+    """
     import torch
 
     if torch.cuda.is_available():
         return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}"
-    return f"{os.cpu_count()} x {_processor()}"
+    return f"{os.cpu_count()} x {_processor()}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def _processor() -> str:

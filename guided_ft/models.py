@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import io
 import os
 import shutil
 import sys
@@ -168,12 +170,12 @@ def _embedded(name: str) -> Path:
 def _convert(folder: Path, file: str, target: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
 
-    if not sys.stderr.isatty():
-        logging.disable_progress_bar()
-    model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=torch.float32)
-    # The weights are plain float32 now; with its marks, saving and training would refuse the model.
-    forget_quantization(model)
-    model.save_pretrained(target)
-    AutoTokenizer.from_pretrained(folder, gguf_file=file).save_pretrained(target)
+    # The reader of such files has a bar of its own, which no switch turns off.
+    quiet = contextlib.nullcontext() if sys.stderr.isatty() else contextlib.redirect_stderr(io.StringIO())
+    with quiet:
+        model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=torch.float32)
+        # The weights are plain float32 now; with its marks, saving and training would refuse the model.
+        forget_quantization(model)
+        model.save_pretrained(target)
+        AutoTokenizer.from_pretrained(folder, gguf_file=file).save_pretrained(target)

@@ -17,6 +17,7 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 from .artifact import read_json, write_arrays, write_json
 from .callback import GuidedCallback
 from .checkpoint import checkpoints, newest_complete
+from .modes import PACE
 from .plan import Plan
 from .task import Task
 
@@ -116,7 +117,7 @@ def _show_progress(trainer: Any) -> None:
 def learning_rate(recipe: Recipe, plan: Plan) -> float:
     """The recipe's own, or what its plan suggests."""
     asked = recipe.train.learning_rate
-    return plan.learning_rate * _PACE[recipe.train.trainer] if asked == "auto" else asked
+    return plan.learning_rate * PACE[recipe.train.trainer] if asked == "auto" else asked
 
 
 def _common(recipe: Recipe, plan: Plan, folder: Path) -> dict[str, Any]:
@@ -172,9 +173,6 @@ def _dpo(recipe: Recipe, plan: Plan, rows: list, model: Any, tokenizer: Any, fol
 
 
 _TRAINERS = {"sft": _sft, "dpo": _dpo}
-
-_PACE = {"sft": 1.0, "dpo": 0.2}
-"""Of ``Plan.learning_rate``: preferences are learned at smaller steps."""
 
 
 def _dataset(rows: list[dict[str, Any]]) -> Dataset:

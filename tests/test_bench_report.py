@@ -14,7 +14,7 @@ from bench_rows import benchmark, curve, row
 from families import make
 
 from guided_ft.anatomy import Anatomy
-from guided_ft.bench import testbed
+from guided_ft.bench import smollm2, testbed
 from guided_ft.bench.arms import ARMS
 from guided_ft.bench.compare import CONTROLS, PLACED, REFERENCES, against, located
 from guided_ft.bench.goals import GOALS, goals
@@ -25,7 +25,9 @@ from guided_ft.bench.rule import rule
 from guided_ft.budget import select
 from guided_ft.errors import GuidedError
 from guided_ft.plan import Plan
+from guided_ft.recipe import Recipe
 from guided_ft.scorers.random import random
+from guided_ft.training import learning_rate
 
 pytest.importorskip("matplotlib")
 
@@ -283,7 +285,7 @@ def test_the_default_rate_is_the_plans():
     plan = Plan(select(random(None, anatomy), "40%"))
     share = 100 * plan.num_parameters / anatomy.num_parameters
     for arm in ("guided:two-sided", "random", "shuffled"):
-        assert rule("smollm2", arm, share) * wider == pytest.approx(plan.learning_rate)
+        assert rule("smollm2", "sums", arm, share) * wider == pytest.approx(plan.learning_rate)
     for change, arm in (
         ({"rank": 1}, "guided:rank"),
         ({"mode": "lora"}, "lora"),
@@ -291,20 +293,31 @@ def test_the_default_rate_is_the_plans():
     ):
         other = replace(plan, **change)
         share = 100 * other.num_parameters / anatomy.num_parameters
-        assert rule("smollm2", arm, share) * wider == pytest.approx(other.learning_rate)
-    assert [rule("smollm2", arm, 0.3) for arm in ("full", "dora", "lora:qv", "lisa", "base")] == [None] * 5
-    narrow = 576 / testbed.SIZES["testbed"]["hidden"] * rule("smollm2", "random", 0.3)
-    assert rule("testbed", "random", 0.3) == pytest.approx(narrow)
+        assert rule("smollm2", "sums", arm, share) * wider == pytest.approx(other.learning_rate)
+    assert [rule("smollm2", "sums", arm, 0.3) for arm in ("full", "dora", "lora:qv", "lisa", "base")] == [None] * 5
+    narrow = 576 / testbed.SIZES["testbed"]["hidden"] * rule("smollm2", "sums", "random", 0.3)
+    assert rule("testbed", "later", "random", 0.3) == pytest.approx(narrow)
+
+
+def test_the_default_rate_of_pairs_is_a_recipes(monkeypatch):
+    monkeypatch.setattr(smollm2, "_sets", lambda: None)
+    plan = Plan(select(random(None, Anatomy.of(make("llama"))), "40%"))
+    recipe = Recipe.load("dpo_sums", ["train.learning_rate=auto"])
+    paces = {False: 1.0, True: learning_rate(recipe, plan) / plan.learning_rate}
+    assert paces[True] < 1
+    for task, problem in smollm2.suite().problems.items():
+        expected = paces[problem.is_preference] * rule("smollm2", "sums", "random", 0.3)
+        assert rule("smollm2", task, "random", 0.3) == pytest.approx(expected)
 
 
 def test_sweeps_in_which_the_default_rate_is_good_enough_are_counted(tmp_path):
     rows = [row(phase="sweep", lr=lr, validation=v, score=v) for lr, v in ((1e-3, 10), (5e-3, 90))]  # no arm of ours
     for budget, here, best in ((0.1, 80, 82), (0.3, 80, 82.5)):
-        for lr, score in ((1e-3, 10), (rule("testbed", "random", budget), here), (9e-2, best)):
+        for lr, score in ((1e-3, 10), (rule("testbed", "later", "random", budget), here), (9e-2, best)):
             at = {"phase": "sweep", "arm": "random", "budget": budget, "fraction": budget, "lr": lr}
             rows.append(row(**at, validation=score, score=score))
     # Its budget is its own: what counts is what it trained.
-    for lr, score in ((1e-4, 10), (rule("testbed", "guided:freeze", 8.0), 70), (9e-3, 73)):
+    for lr, score in ((1e-4, 10), (rule("testbed", "later", "guided:freeze", 8.0), 70), (9e-3, 73)):
         at = {"phase": "sweep", "arm": "guided:freeze", "fraction": 8.0, "lr": lr}
         rows.append(row(**at, validation=score, score=score))
     page = write_report(results(tmp_path / "results", rows), tmp_path)[0].read_text()

@@ -211,7 +211,7 @@ def plan_of(tmp_path, monkeypatch, work, pool=Here):
 
 
 def fake_row(cell):
-    return bench_rows.row(**cell.to_dict())
+    return bench_rows.row(**cell.to_dict(), curve=[])
 
 
 def test_a_stopped_benchmark_continues(tmp_path, monkeypatch):
@@ -394,3 +394,11 @@ def test_the_testbed_model_is_the_same_again(tmp_path, monkeypatch):
         assert testbed.folder("quick") == folder
         found.append(load_file(folder / "model.safetensors"))
     assert all(torch.equal(found[0][k], found[1][k]) for k in found[0])
+
+
+def test_a_model_beside_the_rows_is_taken(tmp_path, monkeypatch):
+    monkeypatch.setattr(testbed, "cached", lambda name, make: tmp_path / "made" / name)
+    [name] = {testbed.folder("quick", rows).name for rows in (None, tmp_path)}
+    (tmp_path / name).mkdir()
+    assert testbed.folder("quick", tmp_path) == tmp_path / name
+    assert testbed.folder("quick") == tmp_path / "made" / name

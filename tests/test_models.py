@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import pytest
+import tiny
+import transformers
+from families import make as tiny_model
+from tqdm import tqdm
 
-from guided_ft.models import cached
+from guided_ft.models import _convert, cached
 
 
 @pytest.fixture(autouse=True)
@@ -42,3 +46,16 @@ def test_a_process_that_was_faster_is_right(tmp_path):
 
     assert (cached("it", make) / "weights").read_text() == "theirs"
     assert [p.name for p in tmp_path.iterdir()] == ["it"]
+
+
+def test_converting_is_quiet_when_nobody_watches(tmp_path, monkeypatch, capsys):
+    def read(*args, **kwargs):
+        for _ in tqdm(range(3), desc="Converting"):
+            pass
+        return tiny_model("llama")
+
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", read)
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", lambda *a, **k: tiny.tokenizer())
+    _convert(tmp_path, "model.gguf", tmp_path / "made")
+    assert capsys.readouterr().err == ""
+    assert (tmp_path / "made" / "model.safetensors").is_file()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..modes import MODES, WIDTH
+from ..modes import MODES, PACE, WIDTH
 from .labels import family
 
 WITHIN = 2.0
@@ -11,15 +11,18 @@ WITHIN = 2.0
 _MODES = {"lora": "lora", "guided:lora": "lora", "guided:lora-late": "lora", "guided:freeze": "freeze"}
 _SLICES = ("guided", "random", "shuffled", "bottom", "magnitude", "wrong-task")
 
+_PREFERENCES = ("sum_pairs",)
+"""Tasks that are learned from pairs, by DPO."""
 
 _WIDTHS = {"testbed": 192, "smollm2": 576}
 """Hidden sizes of the suites' models."""
 
 
-def rule(suite: str, arm: str, trained: float) -> float | None:
-    """What a plan suggests for an arm that trains so many per cent of the parameters; None for arms of others."""
+def rule(suite: str, task: str, arm: str, trained: float) -> float | None:
+    """What a recipe takes for an arm that trains so many per cent of the parameters; None for arms of others."""
     mode = _MODES.get(arm, "slice" if family(arm) in _SLICES else "")
     if mode not in MODES:
         return None
     rank = 1 if "rank" in arm else None
-    return MODES[mode].rate(trained / 100, rank) * WIDTH / _WIDTHS[suite]
+    pace = PACE["dpo" if task in _PREFERENCES else "sft"]
+    return pace * MODES[mode].rate(trained / 100, rank) * WIDTH / _WIDTHS[suite]

@@ -53,7 +53,7 @@ def run_suite(
     with hushed():
         from .arms import ARMS
 
-    suite = load_suite(name, quick, data)
+    suite = load_suite(name, quick, data, out)
     results, refused = out / f"{name}.jsonl", out / f"{name}.refused.json"
     model = Path(suite.model()).name
     rows = read_rows(results) if results.exists() else []
@@ -68,7 +68,7 @@ def run_suite(
     began, finished = time.perf_counter(), 0
     todo = waiting()
     say(f"{name}: {len(rows)} runs done, {len(todo)} due now (more when a sweep is complete)")
-    with _pool(processes, threads, (name, quick, data)) as pool:
+    with _pool(processes, threads, (name, quick, data, out)) as pool:
         while True:
             while todo and len(running) < processes and (limit is None or finished + len(running) < limit):
                 cell = todo.pop(0)
@@ -119,12 +119,12 @@ def parse_only(words: list[str]) -> dict[str, set[str]]:
     return only
 
 
-def load_suite(name: str, quick: bool, data: Path | None) -> Any:
-    """Make a suite by name."""
+def load_suite(name: str, quick: bool, data: Path | None, out: Path) -> Any:
+    """Make a suite by name; a model of the suite's own may lie beside the rows in ``out``."""
     from . import smollm2, testbed
 
     makers = {
-        "testbed": lambda: testbed.suite("quick", testbed.QUICK) if quick else testbed.suite(),
+        "testbed": lambda: testbed.suite("quick", testbed.QUICK) if quick else testbed.suite(rows=out),
         "smollm2": lambda: smollm2.suite(data, smollm2.QUICK if quick else ()),
     }
     return makers[name]()

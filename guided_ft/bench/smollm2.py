@@ -135,8 +135,10 @@ CAMPAIGNS = (
     Campaign(("facts",), _CORE, draws=1, steps=100),
     # Does the default owe what it does to the score, or to the layers that it leaves alone?
     Campaign(("sums",), ("random", "random:default", "guided:late", "guided:attribution", "lisa"), steps=100),
+    # The default forgets less than it may and learns less than it should: does it want more neurons?
+    Campaign(("sums",), ("guided",), (0.5,), steps=100),
     Campaign(_TASKS, _CORE, draws=1, steps=100),
-    Campaign(("sums",), ("guided:two-sided", "random"), (0.01,), steps=100),
+    # Every other arm, once.
     Campaign(
         ("sums",),
         (
@@ -149,8 +151,9 @@ CAMPAIGNS = (
         steps=100,
     ),
     # The other two draws.
-    Campaign(_TASKS, _CORE, steps=100),
-    # Few examples, where the testbed's map of regimes is looked up again.
+    Campaign(_TASKS, ("random",), steps=100),
+    # Fewer neurons and fewer examples, where the testbed's map of regimes is looked up again.
+    Campaign(("sums",), ("guided:two-sided", "random"), (0.01,), steps=100),
     Campaign(("sums",), ("guided:natural-gain", "random"), sizes=(50,), steps=100),
 )
 

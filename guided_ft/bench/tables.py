@@ -17,8 +17,8 @@ from .rule import WITHIN
 TOLERANCE = 1.0
 """Points below full fine-tuning's last score that count as having reached it: about the noise of the held-out part."""
 
-Rule = Callable[[str, str, float], "float | None"]
-"""A learning rate for a suite, an arm and what it trains (per cent of the parameters); None: the rule is silent."""
+Rule = Callable[[str, str, str, float], "float | None"]
+"""A learning rate for a suite, a task, an arm and what it trains (per cent of the parameters); None: it is silent."""
 
 
 def full_target(lines: dict[Line, Runs]) -> Callable[[Row], float | None]:
@@ -167,7 +167,7 @@ def learning_rates(rows: Iterable[Row], rule: Rule | None = None) -> str:
             words.number(sweep.score[sweep.place], 1),
         ]
         if rule is not None:
-            rate = rule(setting.suite, line.arm, _trained(found[setting, line]))
+            rate = rule(setting.suite, setting.task, line.arm, _trained(found[setting, line]))
             lost = None if rate is None else sweep.regret(rate)
             cells += [words.brief(rate), words.number(lost, 1, True)]
         made.append(cells)
@@ -183,7 +183,7 @@ def kept_by_the_rule(rows: Iterable[Row], rule: Rule) -> str:
     """In how many sweeps of our own arms the rule is as good as the best rate, to within ``WITHIN`` points."""
     lost = []
     for (setting, line), mine in sweeps(rows).items():
-        rate, sweep = rule(setting.suite, line.arm, _trained(mine)), sweep_of(mine)
+        rate, sweep = rule(setting.suite, setting.task, line.arm, _trained(mine)), sweep_of(mine)
         assert sweep is not None
         points = None if rate is None else sweep.regret(rate)
         if points is not None:
@@ -191,8 +191,9 @@ def kept_by_the_rule(rows: Iterable[Row], rule: Rule) -> str:
     kept = sum(points <= WITHIN for points in lost)
     worst = f"; at worst it loses {max(lost):.1f}" if lost else ""
     return (
-        f"The default rate (`Plan.learning_rate`, by mode, budget and width) loses at most {WITHIN:g} points of score "
-        f"against the best rate of the sweep in {kept} of {words.counted(len(lost), 'sweep')}{worst}."
+        "The default rate (`Plan.learning_rate`, by mode, budget and width; a fifth of it for pairs) loses at most "
+        f"{WITHIN:g} points of score against the best rate of the sweep in {kept} of "
+        f"{words.counted(len(lost), 'sweep')}{worst}."
     )
 
 

@@ -35,19 +35,28 @@ END = "\n"
 _SYMBOLS = string.ascii_letters + string.digits + " +-=."
 
 
-def folder(size: str = "testbed") -> Path:
-    """Where the pre-trained model is kept: made on first use, the same for the same recipe."""
+def folder(size: str = "testbed", rows: Path | None = None) -> Path:
+    """Where the pre-trained model is kept: made on first use, the same for the same recipe.
+
+    Args:
+        rows: folder of the rows. A model that lies there is taken before one is made: another processor would end at
+            other weights, and runs of different weights cannot be compared.
+    """
     recipe = digest([SIZES[size], LENGTH, ROWS, RATE, SEED, _SYMBOLS, *itertools.islice(_lines(), 200)])[:12]
+    name = f"{size}-{recipe}"
+    if rows is not None and (rows / name).is_dir():
+        return rows / name
 
     def make(target: Path) -> None:
         from transformers.utils import logging
 
         logging.disable_progress_bar()
         tokenizer = make_tokenizer()
-        _pretrain(size, tokenizer).save_pretrained(target)
+        # In half precision it is small enough to lie beside the rows.
+        _pretrain(size, tokenizer).half().save_pretrained(target)
         tokenizer.save_pretrained(target)
 
-    return cached(f"{size}-{recipe}", make)
+    return cached(name, make)
 
 
 def make_tokenizer() -> Any:
@@ -111,11 +120,11 @@ def _pretrain(size: str, tokenizer: Any) -> Any:
 
 
 # -- the suite --------------------------------------------------------------------------------------------------------
-def suite(size: str = "testbed", campaigns: tuple[Campaign, ...] = ()) -> Suite:
-    """Fine-tune on new skills; what may be forgotten are the old ones, and text."""
+def suite(size: str = "testbed", campaigns: tuple[Campaign, ...] = (), rows: Path | None = None) -> Suite:
+    """Fine-tune on new skills; what may be forgotten are the old ones, and text. ``rows``: see ``folder``."""
     return Suite(
         name="testbed",
-        model=lambda: str(folder(size)),
+        model=lambda: str(folder(size, rows)),
         problems={name: Problem(_rows(name), new_tokens=8) for name in skills.NEW},
         held_out=_held_out,
         old_skills=_old_skills,
