@@ -75,25 +75,30 @@ def test_the_page_shows_what_was_drawn(made):
     assert all(path.read_text().startswith("<?xml") for path in plots)
     assert f"({lines.name})" in page.read_text()
     assert f"({comparisons.name})" in page.read_text()
-    assert [p.name for p in plots if "regimes" in p.name] == ["bench_testbed_all-tasks_regimes-100.svg"]
+    assert [p.name for p in plots if "regimes" in p.name] == ["bench_testbed_all-tasks_regimes.svg"]
     for line in page.read_text().splitlines():
         if line.startswith("|"):
             assert line.endswith("|")
             assert "nan" not in line.split()
 
 
-def test_a_pair_of_arms_is_mapped_for_the_data_sizes_it_was_run_with(tmp_path):
-    ran = {("guided:two-sided", 50), ("guided:two-sided", 300), ("guided:fisher", 300), ("random", 50), ("random", 300)}
+def test_a_pair_of_arms_is_mapped_for_the_lengths_and_data_sizes_it_was_run_with(tmp_path):
+    ran = {("guided:two-sided", size, steps) for size, steps in ((50, 100), (300, 100), (300, 500))}
+    ran |= {("random", *rest) for _, *rest in ran} | {("guided:fisher", 300, 100)}
     rows = [
-        row(arm=arm, data_size=size, budget=0.3, seed=seed, score=70.0 + seed + len(arm))
-        for arm, size in sorted(ran)
+        row(arm=arm, data_size=size, steps=steps, budget=0.3, seed=seed, score=70.0 + seed + len(arm))
+        for arm, size, steps in sorted(ran)
         for seed in (1, 2, 3)
     ]
     [figure] = [path for path in write_report(results(tmp_path / "results", rows), tmp_path) if "regimes" in path.name]
     words = Counter(re.findall(r"<text[^>]*>([^<]*)</text>", figure.read_text()))
-    assert (words["guided, two-sided against random"], words["guided, Fisher against random"]) == (1, 1)
-    # Of either there are two panels: score and forgetting.
-    assert (words["50"], words["300"]) == (2, 4)
+    # Who is compared stands in the first of its rows; the second panel has the rows of the first.
+    for line in ("guided, two-sided against random: 50 x 100", "300 x 100", "300 x 500"):
+        assert words[line] == 1, line
+    assert words["guided, Fisher against random: 300 x 100"] == 1
+    differences = {"guided:two-sided": 16 - 6, "guided:fisher": 13 - 6}
+    assert words[f"+{differences['guided:two-sided']:.1f}"] == 3
+    assert words[f"+{differences['guided:fisher']:.1f}"] == 1
 
 
 def test_the_sheet_holds_the_means(made):
@@ -276,6 +281,13 @@ def test_memory_that_was_not_measured_is_no_miss():
 def test_what_was_not_run_is_a_dash():
     table = goals([group([row(), row(arm="guided", budget=1.0)])])
     assert table.count("| - |") == len(GOALS)
+
+
+def test_the_default_is_judged_at_a_budget_that_lora_has_too():
+    default = [row(arm="guided", budget=budget) for budget in (0.1, 0.3, 0.5, 0.9)]
+    for budgets, shown in (((), "0.5"), ((0.1, 0.3), "0.3"), ((0.9,), "0.5")):
+        rows = [row(), *default, *(row(arm="lora", budget=budget) for budget in budgets)]
+        assert f"| reversal, {shown} % |" in goals([group(rows)])
 
 
 # -- the default rate -------------------------------------------------------------------------------------------------

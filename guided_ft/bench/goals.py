@@ -126,7 +126,7 @@ GOALS = (
 def goals(tasks: Sequence[Groups]) -> str:
     """A table: every goal, and on every task what the default recipe did (first) and the other arm (second).
 
-    At the largest budget up to ``MOST`` in the setting where most was run. A dash: not run.
+    In the setting where most was run, at a budget up to ``MOST``: see ``_budget``. A dash: not run.
     """
     settings = [headline(mine)[0] for mine in tasks]
     budgets = [_budget(mine[setting]) for mine, setting in zip(tasks, settings, strict=True)]
@@ -142,6 +142,7 @@ def goals(tasks: Sequence[Groups]) -> str:
 
 
 def _budget(lines: Lines) -> float | None:
-    """The largest budget up to ``MOST`` at which the default has main runs."""
-    budgets = [line.budget for line, runs in lines.items() if line.arm == DEFAULT and runs.phase == "main"]
-    return max((b for b in budgets if b is not None and b <= MOST), default=None)
+    """The largest budget at which the default has main runs, of those at which LoRA has too, if there are any."""
+    found = [line.budget for line, runs in lines.items() if line.arm == DEFAULT and runs.phase == "main"]
+    budgets = [budget for budget in found if budget is not None and budget <= MOST]
+    return max(budgets, key=lambda budget: (_runs(lines, "lora", budget) is not None, budget), default=None)

@@ -1,4 +1,4 @@
-"""The map of regimes: where locating helps, by budget and data size."""
+"""The map of regimes: where locating helps, by budget, data size and length of training."""
 
 from __future__ import annotations
 
@@ -14,76 +14,84 @@ from .duels import sorted_by_arm
 from .figures import drawing
 from .labels import label
 
-_MAPPED = ("score", "forgetting_at_equal_score")
+_MAPPED = {"score": 10.0, "forgetting_at_equal_score": 0.5}
+"""The metrics, and the least difference that is drawn in full colour: small ones must look small."""
+
+_CAPTION = (
+    "A row: who is compared, training examples x steps. Blue: better than the control, brown: worse. "
+    "Empty: not run, or no score that both reach. ** p < 0.05 after Holm's correction, * before it only."
+)
 
 
 def draw(comparisons: Sequence[Comparison], path: Path, title: str) -> None:
-    """Budget by data size, one row of panels an arm and its control, one column a metric: the mean difference.
+    """Mean differences, one panel a metric: a row for an arm, its control, data size and steps, a column a budget.
 
-    Blue is better for the arm, brown worse; a filled dot marks p < 0.05 after Holm's correction, an open one before.
+    Blue is better for the arm, brown worse; two stars mark p < 0.05 after Holm's correction, one before it only.
     """
     from matplotlib.colors import LinearSegmentedColormap
 
     from ..report.scales import DIVERGING
 
     colours = LinearSegmentedColormap.from_list("better", [(float(str(place)), str(ink)) for place, ink in DIVERGING])
-    comparisons = [each for each in comparisons if each.metric.name in _MAPPED]
-    pairs = list(dict.fromkeys((each.line.arm, each.control) for each in sorted_by_arm(comparisons)))
     metrics = [metric for metric in METRICS if metric.name in _MAPPED]
+    comparisons = [each for each in sorted_by_arm(comparisons) if each.metric in metrics]
+    pairs = dict.fromkeys(map(_pair, comparisons))
+    # A pair's rows stand together, the fewest examples first, whatever budgets they were run with.
+    rows = sorted(dict.fromkeys(map(_row, comparisons)), key=lambda row: (list(pairs).index(row[:2]), row[2:]))
     budgets = sorted({each.line.budget or 0.0 for each in comparisons})
-    # A pair has rows for the data sizes that it was run with: the others would be grey throughout.
-    sizes = {
-        pair: sorted({each.setting.data_size for each in comparisons if (each.line.arm, each.control) == pair})
-        for pair in pairs
-    }
-    width, heights = max(4.6, 1.3 + 0.72 * len(budgets)), [0.75 + 0.36 * len(sizes[pair]) for pair in pairs]
-    with drawing(path, width * len(metrics), sum(heights) + 1.0) as figure:
-        plots = figure.subplots(len(pairs), len(metrics), squeeze=False, height_ratios=heights)
-        for j, metric in enumerate(metrics):
-            mine = [each for each in comparisons if each.metric.name == metric.name]
-            most = max((abs(each.difference) for each in mine), default=0) or 1.0
-            for i, pair in enumerate(pairs):
-                cells = {
-                    (sizes[pair].index(each.setting.data_size), budgets.index(each.line.budget or 0.0)): each
-                    for each in mine
-                    if (each.line.arm, each.control) == pair
-                }
-                values = np.full((len(sizes[pair]), len(budgets)), np.nan)
-                for place, each in cells.items():
-                    values[place] = each.difference * metric.better
-                plot = plots[i][j]
-                plot.imshow(values, cmap=colours, vmin=-most, vmax=most, aspect="auto", origin="lower")
-                _cells(plot, cells, most)
-                plot.grid(False)
-                plot.set_xticks(range(len(budgets)), [words.brief(b) for b in budgets])
-                plot.set_yticks(range(len(sizes[pair])), [f"{n:,}" for n in sizes[pair]])
-                # Who is compared stands over the first panel of a row: the titles must not run into each other.
-                plot.set_title("" if j else f"{label(pair[0])} against {label(pair[1])}", loc="left")
-                plot.set_xlabel("budget (% of the parameters)" if i == len(pairs) - 1 else "")
-        what = ", right ".join(metric.label for metric in metrics)
-        figure.suptitle(f"{title}: left {what}", fontsize=10, x=0.01, ha="left")
-        figure.supylabel("training examples", fontsize=9)
-        figure.text(
-            0.01,
-            0.01,
-            "Blue: better than the control, brown: worse, grey: not run, or no score that both reach. "
-            "● p < 0.05 after Holm's correction, ○ before.",
-            fontsize=8,
-        )
-        figure.tight_layout(rect=(0, 0.22 / figure.get_figheight(), 1, 1 - 0.2 / figure.get_figheight()))
+    width = max(2.6, 0.62 * len(budgets))
+    with drawing(path, 4.4 + width * len(metrics), 1.3 + 0.27 * len(rows)) as figure:
+        plots = figure.subplots(1, len(metrics), squeeze=False, sharey=True)[0]
+        for plot, metric in zip(plots, metrics, strict=True):
+            cells = {
+                (rows.index(_row(each)), budgets.index(each.line.budget or 0.0)): each
+                for each in comparisons
+                if each.metric == metric
+            }
+            most = max([_MAPPED[metric.name], *(abs(each.difference) for each in cells.values())])
+            values = np.full((len(rows), len(budgets)), np.nan)
+            for place, each in cells.items():
+                values[place] = each.difference * metric.better
+            plot.imshow(values, cmap=colours, vmin=-most, vmax=most, aspect="auto")
+            _cells(plot, cells, most)
+            plot.grid(False)
+            plot.tick_params(length=0)
+            plot.set_xticks(range(len(budgets)), [words.brief(budget) for budget in budgets])
+            plot.set_yticks(range(len(rows)), [_named(row, rows[i - 1] if i else None) for i, row in enumerate(rows)])
+            plot.set_title(metric.label, loc="left")
+            plot.set_xlabel("budget (% of the parameters)")
+            for i in range(1, len(rows)):
+                if rows[i][:2] != rows[i - 1][:2]:
+                    plot.axhline(i - 0.5, color="#cccccc", linewidth=0.5)
+        figure.suptitle(title, fontsize=10, x=0.01, ha="left")
+        figure.text(0.01, 0.01, _CAPTION, fontsize=7)
+        figure.tight_layout(rect=(0, 0.22 / figure.get_figheight(), 1, 1 - 0.05 / figure.get_figheight()))
+
+
+def _pair(each: Comparison) -> tuple[str, str]:
+    return each.line.arm, each.control
+
+
+def _row(each: Comparison) -> tuple[str, str, int, int]:
+    return each.line.arm, each.control, each.setting.data_size, each.setting.steps
+
+
+def _named(row: tuple[str, str, int, int], above: tuple[str, str, int, int] | None) -> str:
+    """Who is compared, where the row above does not say it."""
+    arm, control, examples, steps = row
+    who = "" if above and above[:2] == row[:2] else f"{label(arm)} against {label(control)}: "
+    return f"{who}{examples:,} x {steps:,}"
 
 
 def _cells(plot: Any, cells: dict[tuple[int, int], Comparison], most: float) -> None:
-    plot.set_facecolor("#dddddd")
     for (y, x), each in cells.items():
         sure = each.adjusted is not None and each.adjusted < ALPHA
-        mark = "●" if sure else "○" if each.p is not None and each.p < ALPHA else ""
+        mark = "**" if sure else "*" if each.p is not None and each.p < ALPHA else ""
         ink = "white" if abs(each.difference) > 0.6 * most else "black"
-        digits = each.metric.digits if each.metric.digits < 3 else 3
-        text = words.number(each.difference, digits, True)
-        plot.text(x, y, f"{text} {mark}".strip(), ha="center", va="center", color=ink, fontsize=7)
+        text = words.number(each.difference, min(each.metric.digits, 3), True)
+        plot.text(x, y, text + mark, ha="center", va="center", color=ink, fontsize=7)
 
 
 def worth_drawing(comparisons: Sequence[Comparison]) -> bool:
     """Whether there is more than one cell to draw."""
-    return len({(each.line.budget, each.setting.data_size) for each in comparisons}) > 1
+    return len({(*_row(each)[2:], each.line.budget) for each in comparisons}) > 1

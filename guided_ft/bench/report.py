@@ -155,11 +155,9 @@ def _comparisons(page: _Page, groups: Groups, found: list[Comparison]) -> None:
     ):
         if mine:
             page.parts += [f"#### {heading}", f"{tables.described(setting, budget)}.", duels(mine)]
-    for steps in sorted({each.setting.steps for each in found}):
-        mapped = [each for each in found if each.setting.steps == steps and against_random(each)]
-        if regimes.worth_drawing(mapped):
-            path = page.figure(setting, f"regimes {steps}")
-            regimes.draw(mapped, path, f"{setting.suite}, {setting.task}, {steps:,} steps: located minus random")
+    mapped = [each for each in found if against_random(each)]
+    if regimes.worth_drawing(mapped):
+        regimes.draw(mapped, page.figure(setting, "regimes"), f"{setting.suite}, {setting.task}: located minus random")
     page.parts.append(words.folded("Wins, ties and losses over all budgets, data sizes and steps", tally(found)))
 
 
