@@ -194,8 +194,8 @@ CAMPAIGNS = (
     # Where a map pays: budgets by data sizes. One neuron is 0.018 % of so small a model.
     Campaign(_TASKS, ("guided:natural-gain", "random"), (0.3, 3.0)),
     Campaign(_THREE, ("guided:natural-gain", "random"), (0.03,)),
-    Campaign(_THREE, ("guided:natural-gain", "random"), (0.1, 0.3, 3.0), (50, 1000)),
     Campaign(_TASKS, ("guided:natural-gain", "random"), (1.0,), (1000, 100)),
+    Campaign(_THREE, ("guided:natural-gain", "random"), (0.1, 0.3, 3.0), (50, 1000)),
 )
 
 QUICK = (Campaign(("later",), ("base", "full", "lora", "guided", "random"), (2.0,), (50,), (1,), 2, steps=8, rates=1),)
