@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import re
 from collections import Counter
 from dataclasses import replace
@@ -22,6 +23,7 @@ from guided_ft.bench.groups import ALL_TASKS, Line, group, headline, pooled
 from guided_ft.bench.labels import LABELS, colour, label, marker, ordered
 from guided_ft.bench.report import write_report
 from guided_ft.bench.rule import rule
+from guided_ft.bench.same_rate import same_rate
 from guided_ft.budget import select
 from guided_ft.errors import GuidedError
 from guided_ft.plan import Plan
@@ -99,6 +101,27 @@ def test_a_pair_of_arms_is_mapped_for_the_lengths_and_data_sizes_it_was_run_with
     differences = {"guided:two-sided": 16 - 6, "guided:fisher": 13 - 6}
     assert words[f"+{differences['guided:two-sided']:.1f}"] == 3
     assert words[f"+{differences['guided:fisher']:.1f}"] == 1
+
+
+def test_what_a_map_does_at_one_rate_is_read_off_the_sweeps(tmp_path):
+    rows = []
+    for i, task in enumerate(("one", "two", "three", "four", "five", "six")):
+        at = {"task": task, "phase": "sweep", "lr": 1e-3, "budget": 0.3}
+        gain, more = (9.0, None) if i == 4 else (-1.0, 0.3) if i == 3 else (5.0, 0.11 + i / 100)
+        rows.append(row(arm="random", score=50.0, forgetting=0.1, **at))
+        # The sixth began at other weights, and the second rate was tried by one of the two.
+        weights = "other" if i == 5 else "0123456789abcdef"
+        rows.append(row(arm="guided:fisher", score=50.0 + gain, forgetting=more, curve=[], weights=weights, **at))
+        rows.append(row(arm="guided:fisher", **at | {"lr": 3e-3}))
+    [found] = same_rate(rows)
+    assert (found.arm, found.control, found.rate) == ("guided:fisher", "random", 1e-3)
+    assert found.scores == (5.0, 5.0, 5.0, -1.0, 9.0)
+    assert found.forgetting == pytest.approx((0.01, 0.02, 0.03, 0.2, math.inf))
+    page = write_report(results(tmp_path / "results", rows), tmp_path)[0].read_text()
+    assert "| guided, Fisher | random | 0.001 | 5 | +4.6 | 4 : 1 | +0.0300 | 5 : 0 |" in page
+    fewer = [each for each in rows if each["task"] != "one"]
+    assert same_rate(fewer) == []
+    assert "at the same learning rate" not in write_report(results(tmp_path / "fewer", fewer), tmp_path)[0].read_text()
 
 
 def test_the_sheet_holds_the_means(made):

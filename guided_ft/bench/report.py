@@ -17,6 +17,8 @@ from .goals import goals
 from .groups import Groups, Setting, at_budget, by_subject, group, headline, pooled
 from .rows import Row, dedupe, read_rows
 from .rule import rule
+from .same_rate import same_rate
+from .same_rate import table as same_rate_table
 from .sheets import comparisons_sheet, lines_sheet
 
 SUITES = ("testbed", "smollm2")
@@ -53,6 +55,10 @@ How to read it:
 - *win* and *loss* are p < 0.05 after correction. *too few runs*: so many could not have given p < 0.05, whatever came
   out.
 """
+
+_AT_ONE_RATE = """\
+From the sweeps: one seed a setting (task, budget, data size and steps) and one draw, so there is no test. An arm that
+gains at low rates and loses at high ones does what a larger rate would; choosing a rate for each arm takes that away."""
 
 
 @dataclass
@@ -107,6 +113,10 @@ def write_report(results_folder: str | os.PathLike[str], out_folder: str | os.Pa
             found = _compared(mine)
             compared += found if several else []
             _comparisons(page, mine, found)
+        at_one_rate = same_rate(runs)
+        if at_one_rate:
+            page.parts += ["### Located against random at the same learning rate", _AT_ONE_RATE]
+            page.parts.append(same_rate_table(at_one_rate))
         for mine in by_subject(groups).values():
             _task(page, mine)
         compared += _compared(groups)
