@@ -58,7 +58,7 @@ How to read it:
 
 _AT_ONE_RATE = """\
 From the sweeps: one seed a setting (task, budget, data size and steps) and one draw, so there is no test. An arm that
-gains at low rates and loses at high ones does what a larger rate would; choosing a rate for each arm takes that away."""
+gains at low rates and loses at high ones does what a larger rate would: choosing a rate for each arm takes it away."""
 
 
 @dataclass
