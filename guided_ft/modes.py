@@ -217,9 +217,14 @@ PACE = {"sft": 1.0, "dpo": 0.2}
 """Of a mode's rate, by trainer: preferences are learned at smaller steps."""
 
 
-def _rate(share: float) -> float:
-    """Up to a hundredth of the parameters the best rate hardly depends on how many train."""
-    return 3.3e-3 * min(1.0, math.sqrt(0.01 / share))
+_RATE = 3.3e-3
+
+
+def _slice_rate(share: float, rank: int | None) -> float:
+    """From 0.05 to 3 % of the parameters the best rate hardly depends on how many train."""
+    rate = _RATE * max(1.0, 0.0005 / share) * min(1.0, math.sqrt(0.03 / share))
+    # Products begin with one factor at zero, and so more slowly.
+    return 3 * rate if rank else rate
 
 
 MODES = {
@@ -227,16 +232,20 @@ MODES = {
         _slice_config,
         _slice_sizes,
         lambda s, rank: sum(_slice_sizes(s, rank).values()),
-        # Products begin with one factor at zero, and so more slowly.
-        lambda share, rank: (3 if rank else 1) * _rate(share),
+        _slice_rate,
     ),
     "freeze": Mode(
         lambda s, rank: None,
         freeze_sizes,
         lambda s, rank: sum(freeze_sizes(s).values()),
         # On SmolLM2 what suits whole weights, 9 % of them and all of them, lies near this line.
-        lambda share, rank: 3.3e-3 * min(1.0, 0.01 / share),
+        lambda share, rank: _RATE * min(1.0, 0.01 / share),
         takes_rank=False,
     ),
-    "lora": Mode(_lora_config, _lora_names, _lora_count, lambda share, rank: _rate(share)),
+    "lora": Mode(
+        _lora_config,
+        _lora_names,
+        _lora_count,
+        lambda share, rank: _RATE * min(1.0, math.sqrt(0.01 / share)),
+    ),
 }

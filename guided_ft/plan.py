@@ -75,11 +75,11 @@ class Plan:
     def learning_rate(self) -> float:
         """A peak learning rate of AdamW to begin with, by the mode and by how much trains.
 
-        For a model of hidden size 576: slices and LoRA 3.3e-3 up to 1 % of the parameters, and less by ``1 /
-        sqrt(share)`` above; slices with a rank three times that; freeze the same up to 1 % and less by ``1 / share``
-        above. Other models: times ``576 / hidden size``, as Adam's rates go with the width (Yang et al. 2022, arXiv
-        2203.03466, table 3). For supervised fine-tuning; DPO takes a fifth. What it loses against the sweeps, on some
-        of which it was chosen, is in benchmarks/RESULTS.md.
+        For a model of hidden size 576: slices 3.3e-3 from 0.05 to 3 % of the parameters, more by ``1 / share`` below
+        and less by ``1 / sqrt(share)`` above; with a rank three times that. LoRA and freeze 3.3e-3 up to 1 %, and less
+        above, LoRA by ``1 / sqrt(share)`` and freeze by ``1 / share``. Other models: times ``576 / hidden size``, as
+        Adam's rates go with the width (Yang et al. 2022, arXiv 2203.03466, table 3). For supervised fine-tuning; DPO
+        takes a fifth. What it loses against the sweeps, on some of which it was chosen, is in benchmarks/RESULTS.md.
         """
         anatomy = self.selection.anatomy
         rate = MODES[self.mode].rate(self.num_parameters / anatomy.num_parameters, self.rank)

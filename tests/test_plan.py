@@ -176,13 +176,14 @@ def test_the_less_trains_the_larger_the_rate_and_whole_weights_take_the_smallest
     anatomy = Anatomy.of(make("llama"))
     wider = 576 / anatomy.hidden_size
     some, more = (select(random(None, anatomy), budget) for budget in ("10%", "40%"))
-    for mode, power in (("slice", 0.5), ("lora", 0.5), ("freeze", 1)):
+    for mode, most, power in (("slice", 0.03, 0.5), ("lora", 0.01, 0.5), ("freeze", 0.01, 1)):
         plan = Plan(more, mode)
         share = plan.num_parameters / anatomy.num_parameters
-        assert plan.learning_rate == pytest.approx(wider * 3.3e-3 * (0.01 / share) ** power)
+        assert plan.learning_rate == pytest.approx(wider * 3.3e-3 * (most / share) ** power)
         assert plan.learning_rate < Plan(some, mode).learning_rate
     for mode in MODES:
-        assert MODES[mode].rate(1e-6, None) == MODES[mode].rate(0.01, None) == 3.3e-3
+        assert MODES[mode].rate(0.0006, None) == MODES[mode].rate(0.01, None) == 3.3e-3
+    assert MODES["slice"].rate(0.0001, None) == pytest.approx(5 * 3.3e-3)
     assert MODES["slice"].rate(0.01, 1) == pytest.approx(9.9e-3)
     assert MODES["lora"].rate(0.01, 8) == 3.3e-3
 
