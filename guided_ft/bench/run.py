@@ -39,6 +39,7 @@ def run_suite(
     """Run the missing cells of a suite and append their rows to ``out/<name>.jsonl``.
 
     Args:
+        out: folder of the rows, where a pre-trained model of the suite's own may lie too.
         quick: a handful of tiny runs, to prove that everything works.
         only: fields of a cell and the values wanted, as text: ``{"arm": {"full", "lora"}}``.
         processes: runs at a time.
