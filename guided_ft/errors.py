@@ -13,11 +13,18 @@ class GuidedError(ValueError):
     """
 
 
+MANY = 20
+"""Words that one line can list."""
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return the mend for a mistyped ``word``: the nearest known one, or all of them."""
+    """Return the mend for a mistyped ``word``: the nearest known one, or all, as far as a line can hold them."""
     names = sorted(known)
     near = difflib.get_close_matches(word, names, n=1)
-    return f"did you mean '{near[0]}'?" if near else f"one of: {', '.join(names)}"
+    if near:
+        return f"did you mean '{near[0]}'?"
+    rest = f", ... ({len(names)} in all)" if len(names) > MANY else ""
+    return f"one of: {', '.join(names[:MANY])}{rest}"
 
 
 def pick(table: dict, name: str, what: str):

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, Field
 from pydantic.fields import FieldInfo
 
-from .errors import GuidedError, did_you_mean
+from .errors import MANY, GuidedError, did_you_mean
 from .strict_yaml import CONTROL, shown
 
 
@@ -45,7 +45,8 @@ def wrong_word(value: Any, known: Iterable[str]) -> str:
         return f"unknown value {show(value)} ({did_you_mean(value[:60], words)})"
     # A bare no, off or ~ is not text in YAML; who writes it means the word none, where there is one.
     mend = "write none" if "none" in words and not value else f"write a word such as {words[0]}"
-    return f"expected {listed(words)}, got {show(value)} ({mend})"
+    expected = listed(words) if len(words) <= MANY else f"one of {len(words)} words"
+    return f"expected {expected}, got {show(value)} ({mend})"
 
 
 def listed(words: Iterable[str]) -> str:

