@@ -39,8 +39,10 @@ class RecipeError(GuidedError):
 
 
 def translate(error: ValidationError, model: type[BaseModel]) -> list[Problem]:
-    """Return the problems behind a ValidationError of ``model``."""
-    return [(spell(e["loc"]), _say(e, model)) for e in error.errors(include_url=False)]
+    """Return the problems behind a ValidationError of ``model``; those that no one will be shown have no text."""
+    found = enumerate(error.errors(include_url=False))
+    # Looking for the key that was meant takes longest, and a wrong file may hold thousands.
+    return [(spell(e["loc"]), _say(e, model) if i < MAX_PROBLEMS else "") for i, e in found]
 
 
 def spell(loc: Sequence[Any]) -> str:
