@@ -124,6 +124,30 @@ def test_what_a_map_does_at_one_rate_is_read_off_the_sweeps(tmp_path):
     assert "at the same learning rate" not in write_report(results(tmp_path / "fewer", fewer), tmp_path)[0].read_text()
 
 
+def test_a_gentler_choice_of_rates_is_compared_too():
+    rows = []
+    for task in ("one", "two", "three", "four", "five"):
+        # 60 % of 100 examples is uncertain by 4.9 points: at 3e-3 the located arm is as good, and random is not.
+        for lr, located_, drawn in ((1e-3, 40, 40), (3e-3, 56, 55), (1e-2, 60, 60), (3e-2, 10, 10)):
+            at = {"task": task, "phase": "sweep", "lr": lr, "budget": 0.3, "forgetting": lr}
+            rows.append(row(arm="random", validation=drawn, score=drawn, **at))
+            rows.append(row(arm="guided:fisher", validation=located_, score=located_ + 1, **at))
+    *_, best, gentlest = found = same_rate(rows)
+    assert [each.rate for each in found] == [
+        1e-3,
+        3e-3,
+        1e-2,
+        3e-2,
+        "the best on validation",
+        "the lowest within its error",
+    ]
+    assert (set(best.scores), set(best.forgetting)) == ({1.0}, {0.0})
+    assert set(gentlest.scores) == {-3.0}
+    assert gentlest.forgetting == pytest.approx([3e-3 - 1e-2] * 5)
+    three = [each for each in rows if each["lr"] != 3e-2]
+    assert [each.rate for each in same_rate(three)] == [1e-3, 3e-3, 1e-2], "three rates are no sweep to pick from"
+
+
 def test_the_sheet_holds_the_means(made):
     rows, (_, lines, *_) = made
     mine = [r for r in rows if (r["task"], r["arm"], r["budget"]) == ("later", "random", 0.3)]

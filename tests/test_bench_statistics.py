@@ -12,9 +12,9 @@ from bench_rows import row
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from guided_ft.bench import statistics
+from guided_ft.bench import skills, smollm2, statistics, testbed
 from guided_ft.bench.curves import clock, forgetting_at, score_by, seconds_to, shared_target
-from guided_ft.bench.rates import best_rate, sweep_of
+from guided_ft.bench.rates import EXAMPLES, best_rate, sweep_of
 
 VALUE = st.integers(-20, 20).map(float)
 
@@ -204,6 +204,25 @@ def test_the_best_rate_is_chosen_on_validation():
     assert best_rate(sweep((1e-3, 60, 0.1, 0), (1e-2, 60, 0.1, 0))) == 1e-3, "then to the lower rate"
     assert best_rate(sweep((1e-3, 60, None, 0), (1e-2, 60, 9.0, 0))) == 1e-2, "a diverged run loses a tie"
     assert best_rate([]) is None
+
+
+def test_the_gentlest_rate_is_the_lowest_that_the_examples_cannot_tell_from_the_best():
+    # The standard error of 80 % of 100 examples is 4 points.
+    assert sweep_of(sweep((1e-3, 75.9, 0, 0), (3e-3, 76, 0, 0), (1e-2, 79, 0, 0), (3e-2, 80, 0, 0))).gentlest == 3e-3
+    runs = sweep((3e-3, 76, 0, 0), (1e-2, 79, 0, 0), (3e-2, 80, 0, 0))
+    assert sweep_of([*runs, *runs]).gentlest == 1e-2, "with twice the runs it is 2.8"
+    assert sweep_of(sweep((1e-3, 100, 0.2, 0), (1e-2, 100, 0.1, 0), (3e-2, 99, 0, 0))).gentlest == 1e-3
+
+
+@pytest.mark.parametrize("problem", ["sums", "sum_pairs"])
+def test_sweeps_are_judged_on_as_many_examples_as_is_said(problem):
+    rows = {"sums": smollm2._sums, "sum_pairs": smollm2._sum_pairs}[problem]
+    assert len(rows(300, 0)[1]) == EXAMPLES
+
+
+@pytest.mark.parametrize("skill", skills.NEW)
+def test_those_of_the_testbed_too(skill):
+    assert len(testbed._rows(skill)(300, 0)[1]) == EXAMPLES
 
 
 def test_what_a_rule_loses():

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 from .rows import Row
 
+EXAMPLES = 100
+"""Validation examples of a run (of facts to be remembered half as many as were trained, if that is less)."""
+
 
 @dataclass(frozen=True)
 class Sweep:
@@ -32,6 +35,15 @@ class Sweep:
     @property
     def best(self) -> float:
         return self.rates[self.place]
+
+    @property
+    def gentlest(self) -> float:
+        """The lowest rate whose validation is within one standard error of the best one's, so that its examples cannot
+        tell the two apart (the one-standard-error rule: Breiman et al., Classification and Regression Trees, 1984)."""
+        best = self.validation[self.place]
+        examples = EXAMPLES * self.runs / len(self.rates)
+        error = math.sqrt(best * (100 - best) / examples)
+        return next(rate for rate, found in zip(self.rates, self.validation, strict=True) if found >= best - error)
 
     @property
     def on_edge(self) -> bool:

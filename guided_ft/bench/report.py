@@ -58,7 +58,11 @@ How to read it:
 
 _AT_ONE_RATE = """\
 From the sweeps: one seed a setting (task, budget, data size and steps) and one draw, so there is no test. An arm that
-gains at low rates and loses at high ones does what a larger rate would: choosing a rate for each arm takes it away."""
+gains at low rates and loses at high ones does what a larger rate would: choosing a rate for each arm takes it away.
+
+Sweeps pick by validation score alone, and so like high rates. In the last two lines of a pair each arm has a rate of
+its own: the one that its sweep picked, and the lowest whose validation score is within one standard error of that
+one's."""
 
 
 @dataclass

@@ -1,20 +1,31 @@
-"""Located against random at the same learning rate, from the sweeps: what a map does before a rate is chosen for it."""
+"""Located against random at the same learning rate, and at rates that are picked in two ways: what a map does, and what
+the picking does. From the sweeps."""
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 
 from . import words
 from .compare import PLACED, located
 from .groups import Setting
 from .labels import label, ordered
+from .rates import sweep_of
 from .rows import Row
 
 LEAST = 5
 """Settings below which nothing is shown: each is one seed."""
+
+
+BEST, GENTLEST = "the best on validation", "the lowest within its error"
+"""Rates that differ from arm to arm: what a sweep picks, and ``Sweep.gentlest``."""
+
+COMPLETE = 4
+"""Rates below which a sweep picks nothing."""
+
+Rate = float | str
 
 
 @dataclass(frozen=True)
@@ -22,34 +33,50 @@ class SameRate:
     """``arm`` minus ``control`` at one rate, setting by setting (task, budget, data size and steps).
 
     Args:
+        rate: a learning rate, or how each arm's was picked.
         scores: differences in points.
         forgetting: differences in nats; infinite where only one of the two diverged.
     """
 
     arm: str
     control: str
-    rate: float
+    rate: Rate
     scores: tuple[float, ...]
     forgetting: tuple[float, ...]
 
 
 def same_rate(rows: Iterable[Row]) -> list[SameRate]:
     """Compare every located arm with random choices, of all layers and placed as it is, rate by rate."""
-    runs: dict[tuple[str, float], dict[tuple[object, ...], Row]] = {}
+    sweeps: dict[str, dict[Hashable, list[Row]]] = {}
     for row in rows:
         if row["phase"] == "sweep":
             setting = (Setting.of(row), row["budget"], row["seed"], row["weights"])
-            runs.setdefault((row["arm"], row["lr"]), {})[setting] = row
+            sweeps.setdefault(row["arm"], {}).setdefault(setting, []).append(row)
+    runs = {arm: _by_rate(mine) for arm, mine in sweeps.items()}
     found = []
-    for arm in ordered(arm for arm, _ in runs if located(arm)):
+    for arm in ordered(filter(located, runs)):
         for control in dict.fromkeys(("random", PLACED.get(arm, "random"))):
-            for rate in sorted(rate for other, rate in runs if other == arm):
-                mine, theirs = runs[arm, rate], runs.get((control, rate), {})
+            for rate in sorted(runs[arm], key=lambda rate: (isinstance(rate, str), rate)):
+                mine, theirs = runs[arm][rate], runs.get(control, {}).get(rate, {})
                 shared = [setting for setting in mine if setting in theirs]
                 if len(shared) >= LEAST:
                     pairs = [(mine[setting], theirs[setting]) for setting in shared]
                     scores = tuple(one["score"] - other["score"] for one, other in pairs)
                     found.append(SameRate(arm, control, rate, scores, tuple(map(_forgotten, pairs))))
+    return found
+
+
+def _by_rate(sweeps: dict[Hashable, list[Row]]) -> dict[Rate, dict[Hashable, Row]]:
+    """The runs of an arm by rate and setting; those of complete sweeps by the ways of picking one, too."""
+    found: dict[Rate, dict[Hashable, Row]] = {}
+    for setting, rows in sweeps.items():
+        runs: dict[Rate, Row] = {row["lr"]: row for row in rows}
+        if len(runs) >= COMPLETE:
+            sweep = sweep_of(rows)
+            assert sweep is not None
+            runs |= {BEST: runs[sweep.best], GENTLEST: runs[sweep.gentlest]}
+        for rate, row in runs.items():
+            found.setdefault(rate, {})[setting] = row
     return found
 
 
@@ -63,7 +90,9 @@ def table(compared: Iterable[SameRate]) -> str:
     head = ["arm", "against", "learning rate", "settings", "score (points, mean)", "higher : lower"]
     made = [
         [
-            *(label(each.arm), label(each.control), words.brief(each.rate), str(len(each.scores))),
+            *(label(each.arm), label(each.control)),
+            each.rate if isinstance(each.rate, str) else words.brief(each.rate),
+            str(len(each.scores)),
             words.number(statistics.fmean(each.scores), 1, True),
             _sides(each.scores),
             words.number(statistics.median(each.forgetting), 4, True),
@@ -71,7 +100,7 @@ def table(compared: Iterable[SameRate]) -> str:
         ]
         for each in compared
     ]
-    return words.table([*head, "forgetting (nats, median)", "more : less"], made, texts=2)
+    return words.table([*head, "forgetting (nats, median)", "more : less"], made, texts=3)
 
 
 def _sides(differences: tuple[float, ...]) -> str:
