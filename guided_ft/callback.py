@@ -10,11 +10,12 @@ import torch
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from .anatomy import base_model
 from .artifact import digest, read_json, write_json
 from .budget import select
 from .certify import Certificate, canonical, fingerprint
-from .checkpoint import checkpoints, fault, newest_complete, seal
-from .engine import Engine
+from .checkpoint import fault, newest_complete, seal
+from .engine import Engine, close_left_open
 from .errors import GuidedError
 from .plan import Plan, full_precision, trainable_names
 from .scoremap import ScoreMap
@@ -23,6 +24,7 @@ from .scorers.tap import GradientWatch
 from .sizes import parse_size
 from .slice.packing import forbid_packing
 from .task import Task
+from .trainer_call import TrainerCall
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +46,8 @@ class GuidedCallback(TrainerCallback):
     plan. At the end it checks that every other tensor is bit-identical.
 
     Training computes only what it needs: logits where labels are, and no gradient below the lowest chosen layer. A
-    training-mode forward with labels therefore returns the logits of the labelled positions only.
+    training-mode forward with labels therefore returns the logits of the labelled positions only, unless
+    ``full_logits``.
 
     Args:
         plan: what to train; or None, and then:
@@ -56,6 +59,7 @@ class GuidedCallback(TrainerCallback):
         seed: of the sampled retain text and of random choices.
         prefix_cache: size of the file in which the states that enter the lowest chosen layer are kept from one epoch to
             the next, such as ``"2GB"``; ``"auto"``: 2 GiB where it helps; None: no cache. The losses are the same.
+        full_logits: compute the logits of every position, for a ``compute_loss`` of your own that reads them.
 
     Attributes:
         plan: the plan in force, once the trainer is built.
@@ -80,6 +84,7 @@ class GuidedCallback(TrainerCallback):
         lr_scale: float = 1.0,
         seed: int = 0,
         prefix_cache: str | int | None = None,
+        full_logits: bool = False,
         options: dict[str, Any] | None = None,
     ) -> None:
         if (plan is None) == (task is None):
@@ -90,7 +95,7 @@ class GuidedCallback(TrainerCallback):
         self.engine: Engine | None = None
         if prefix_cache is not None:
             parse_size(prefix_cache)
-        self._prefix_cache = prefix_cache
+        self._prefix_cache, self._full_logits = prefix_cache, full_logits
         self._task = task
         self._localize: dict[str, Any] = {"method": method, "retain": retain, "seed": seed, **(options or {})}
         self._select: dict[str, Any] = {"budget": budget, "kinds": kinds, "strategy": strategy, "seed": seed}
@@ -100,6 +105,7 @@ class GuidedCallback(TrainerCallback):
         self._plan: dict[str, Any] = {"mode": mode, "rank": rank, "lr_scale": lr_scale}
         self._watch = GradientWatch()
         self._frozen: dict[str, str] | None = None
+        self._decoder: nn.Module | None = None
 
     # -- applying ---------------------------------------------------------------------------------------------------
     def on_init_end(
@@ -107,7 +113,9 @@ class GuidedCallback(TrainerCallback):
     ) -> None:
         """The only moment before the optimizer is made: find the plan, apply it, fingerprint the rest."""
         forbid_packing(model)
-        if self.plan is None:
+        close_left_open(model)
+        # One that was made for another model does not fit this one.
+        if self.plan is None or (self._task is not None and not self.plan.is_attached(model)):
             self.plan = self._make_plan(model, Path(args.output_dir), write=args.should_save)
         if not self.plan.is_attached(model):
             if hasattr(model, "peft_config"):
@@ -116,6 +124,7 @@ class GuidedCallback(TrainerCallback):
                 )
             self.plan.attach_in_place(model)
         full_precision(model)
+        self._decoder = base_model(model).get_decoder()
         trained = {canonical(name) for name in self.plan.expected_trainable}
         self._frozen = fingerprint(model, skip=trained)
         self._check_trainable(model)
@@ -135,15 +144,19 @@ class GuidedCallback(TrainerCallback):
             fingerprint(model),
         )
         record = folder / "guided" / "request.json"
-        if record.exists() and read_json(record, "request").get("request") == request:
-            return Plan.load(folder / "guided" / "plan.json")
+        found = read_json(record, "request") if record.exists() else {}
+        if found.get("request") == request:
+            plan = Plan.load(folder / "guided" / "plan.json")
+            # A callback with a ready plan may have written its own there since.
+            if plan.hash == found.get("plan"):
+                return plan
         self.scores = localize(model, self._task, **self._localize)
         plan = Plan(select(self.scores, **self._select), **self._plan)
         plan = _same_on_all_ranks(plan)
         if write:
             self.scores.save(folder / "guided" / "scores.safetensors")
             plan.save(folder / "guided" / "plan.json")
-            write_json(record, {"kind": "request", "version": 1, "request": request})
+            write_json(record, {"kind": "request", "version": 1, "request": request, "plan": plan.hash})
         return plan
 
     # -- guarding ---------------------------------------------------------------------------------------------------
@@ -157,28 +170,35 @@ class GuidedCallback(TrainerCallback):
         lr_scheduler: Any = None,
         **kwargs: Any,
     ) -> None:
-        plan = self._ready()
+        plan, call = self._ready(), TrainerCall()
         self._check_trainable(model)
         if optimizer is not None:
             self._check_optimizer(model, optimizer)
         if state.global_step:
-            self._check_resumed(Path(args.output_dir), state.global_step)
+            self._check_resumed(call.resumed_from or Path(args.output_dir) / f"checkpoint-{state.global_step}")
         elif plan.lr_scale != 1.0:
             # A resumed scheduler brings its scaled rates along.
             _scale_learning_rate(optimizer, lr_scheduler, plan.lr_scale)
+        self._close_engine()
+        folder = Path(args.output_dir) / "guided" / "prefix"
+        assert self._frozen is not None
+        self.engine = Engine(
+            model,
+            plan.first_layer,
+            args,
+            state.num_train_epochs,
+            self._prefix_cache,
+            folder,
+            self._frozen,
+            lambda: call.over,
+            self._full_logits,
+        )
+        if self.engine.note:
+            logger.warning("no prefix cache: %s", self.engine.note)
         if not args.fp16:
             # With fp16 a gradient that overflows is normal: the loss scaler skips the step.
             self._watch.open({n: p for n, p in model.named_parameters() if p.requires_grad})
-        self._open_engine(args, state, model)
-
-    def _open_engine(self, args: TrainingArguments, state: TrainerState, model: nn.Module) -> None:
-        self._close_engine()
-        first = self._ready().first_layer
-        folder = Path(args.output_dir) / "guided" / "prefix"
-        assert self._frozen is not None
-        self.engine = Engine(model, first, args, state.num_train_epochs, self._prefix_cache, folder, self._frozen)
-        if self.engine.note:
-            logger.warning("no prefix cache: %s", self.engine.note)
+            self.engine.on_close(self._watch.close)
 
     def _close_engine(self) -> None:
         if self.engine is not None:
@@ -189,7 +209,6 @@ class GuidedCallback(TrainerCallback):
     ) -> None:
         bad = self._watch.bad()
         if bad:
-            self._watch.close()
             self._close_engine()
             raise GuidedError(
                 f"step {state.global_step + 1}: the gradient of {bad[0]} is not finite ({len(bad)} parameters in all; "
@@ -204,6 +223,11 @@ class GuidedCallback(TrainerCallback):
 
     def _check_trainable(self, model: nn.Module) -> None:
         expected, found = self._ready().expected_trainable, trainable_names(model)
+        if expected != found and self._decoder is not base_model(model).get_decoder():
+            raise GuidedError(
+                "GuidedCallback: the trainer trains another model than it was built with (model_init makes one anew: "
+                "pass the model itself)"
+            )
         if expected != found:
             wrong = sorted(found - expected) or sorted(expected - found)
             state = "trainable but not in the plan" if found - expected else "in the plan but not trainable"
@@ -221,11 +245,10 @@ class GuidedCallback(TrainerCallback):
                 "trainer's constructor)"
             )
 
-    def _check_resumed(self, run: Path, step: int) -> None:
-        folder = run / f"checkpoint-{step}"
-        wrong = fault(folder, self._ready().hash) if folder in checkpoints(run) else None
+    def _check_resumed(self, folder: Path) -> None:
+        wrong = fault(folder, self._ready().hash) if folder.is_dir() else None
         if wrong:
-            good = newest_complete(run, self._ready().hash)
+            good = newest_complete(folder.parent, self._ready().hash)
             mend = f"resume from {good.name}" if good else "start afresh"
             raise GuidedError(f"{folder.name} cannot be resumed ({wrong}): {mend}")
 
@@ -238,7 +261,6 @@ class GuidedCallback(TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
     ) -> None:
-        self._watch.close()
         self._close_engine()
         plan = self._ready()
         assert self._frozen is not None
@@ -256,11 +278,13 @@ class GuidedCallback(TrainerCallback):
 
 def _scale_learning_rate(optimizer: Any, scheduler: Any, scale: float) -> None:
     for group in optimizer.param_groups:
-        for key in ("lr", "initial_lr"):
-            if key in group:
-                group[key] *= scale
+        # A trainer that trains again keeps its optimizer.
+        if not group.get("guided_scaled"):
+            group |= {key: group[key] * scale for key in ("lr", "initial_lr") if key in group}
+            group["guided_scaled"] = True
     if hasattr(scheduler, "base_lrs"):
-        scheduler.base_lrs = [lr * scale for lr in scheduler.base_lrs]
+        scheduler.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
+        scheduler._last_lr = [group["lr"] for group in optimizer.param_groups]
 
 
 def _same_on_all_ranks(plan: Plan) -> Plan:

@@ -18,16 +18,23 @@ def canonical(name: str) -> str:
 
 
 def base_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    """All parameters and buffers of the base model by canonical name; adapters' own are left out.
+    """All parameters and saved buffers of the base model by canonical name; adapters' own are left out.
 
-    With them the scales of quantized weights: two models may have the same codes.
+    With them the scales of quantized weights: two models may have the same codes. Buffers that are not saved are
+    computed, some in every pass anew: the frequencies of long and dynamic rotary positions.
     """
     adapters = tuple(
         f"{name}.{child}." if name else f"{child}."
         for name, module in model.named_modules()
         for child in (*getattr(module, "adapter_layer_names", ()), *getattr(module, "other_param_names", ()))
     )
-    named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    computed = {
+        f"{name}.{buffer}" if name else buffer
+        for name, module in model.named_modules(remove_duplicate=False)
+        for buffer in module._non_persistent_buffers_set
+    }
+    buffers = [(name, tensor) for name, tensor in model.named_buffers(remove_duplicate=False) if name not in computed]
+    named = [*model.named_parameters(remove_duplicate=False), *buffers]
     for name, layer in quantized_layers(model).items():
         named += [(f"{name}.weight.{key}", scales) for key, scales in storage_of(layer).scales(layer).items()]
     return {canonical(name): tensor for name, tensor in named if not name.startswith(adapters)}

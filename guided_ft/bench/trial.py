@@ -16,6 +16,7 @@ from peft import PeftModel, get_peft_model_state_dict
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
+from ..anatomy import Anatomy
 from ..engine.labelled import labelled_only
 from ..machine import machine, peak_bytes, reset_peak, versions
 from .arms import ARMS
@@ -45,8 +46,8 @@ def run_cell(lab: Lab, cell: Cell) -> dict[str, Any]:
         trainer = _trainer(lab, cell, problem, train, setup, watch, Path(folder))
         trained = trainer.model
         if setup.guided is None:
-            # What spares our arms the logits that nobody reads is given to all of them.
-            stack.enter_context(labelled_only(trained))
+            # What spares our arms all that nobody reads is given to the others, too.
+            stack.enter_context(labelled_only(trained, Anatomy.of(trained)))
         trainable = sum(p.numel() for p in trained.parameters() if p.requires_grad)
         if cell.lr:
             trainer.train()

@@ -1,5 +1,5 @@
 """What makes a step cheap: the head and the lower layers do only what training needs."""
 
-from .engine import Engine
+from .engine import Engine, close_left_open
 
-__all__ = ["Engine"]
+__all__ = ["Engine", "close_left_open"]

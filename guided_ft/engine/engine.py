@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 from torch import nn
@@ -21,9 +24,14 @@ from .store import PrefixStore, clear_others
 ONE_STEP_BYTES = 64 << 20
 """Enough for the states that two passes over one batch share."""
 
+_OPEN: WeakValueDictionary[int, Engine] = WeakValueDictionary()
+"""By the ``id`` of the decoder that an engine works on."""
+
 
 class Engine:
     """Makes the training steps of a plan cheaper without changing what they compute.
+
+    A training that ends by an error tells nobody: when ``over()`` says so, the next forward pass closes the engine.
 
     Args:
         model: the model with the plan attached.
@@ -33,6 +41,8 @@ class Engine:
         cache: size of the prefix cache (``"2GB"``), ``"auto"`` (2 GiB, where it helps), or None for none.
         folder: where the cache lies.
         frozen: fingerprints of the frozen tensors by name: what the cached states depend on.
+        over: whether the training that it serves has ended.
+        full_logits: compute logits at every position, for losses that want them.
 
     Raises:
         GuidedError: if a size was given and the states below ``first`` would not repeat.
@@ -51,14 +61,18 @@ class Engine:
         cache: str | int | None,
         folder: Path,
         frozen: dict[str, str],
+        over: Callable[[], bool],
+        full_logits: bool = False,
     ) -> None:
+        close_left_open(model)
+        self.over = over
         self.prefix: Prefix | None = None
         self.note: str | None = None
         self._store: PrefixStore | None = None
         self._stack = ExitStack()
         limit = None if cache is None else parse_size(cache)
-        if getattr(args, "torch_compile", False) or getattr(args, "fsdp", None) or getattr(args, "deepspeed", None):
-            self.note = "torch.compile, FSDP and DeepSpeed need the model as it is"
+        if _needs_the_model_as_it_is(args):
+            self.note = "torch.compile, FSDP, DeepSpeed and DataParallel need the model as it is"
             return
         anatomy = Anatomy.of(model)
         unsafe = not_repeatable(model, anatomy, first)
@@ -72,8 +86,16 @@ class Engine:
         # Without a cache, the split still keeps gradients from flowing below a checkpointed layer.
         if self._store is not None or (args.gradient_checkpointing and first and not unsafe):
             self.prefix = Prefix(model, anatomy, first, self._store)
-            self._stack.enter_context(self.prefix.open())
-        self._stack.enter_context(labelled_only(model, anatomy))
+            self._stack.enter_context(self.prefix.open(self._active))
+        if not full_logits:
+            self._stack.enter_context(labelled_only(model, anatomy, self._active))
+        _OPEN[id(base_model(model).get_decoder())] = self
+
+    def _active(self) -> bool:
+        if self.over():
+            self.close()
+            return False
+        return True
 
     def _open_store(
         self,
@@ -105,6 +127,10 @@ class Engine:
         if self._store is not None:
             self._store.flush()
 
+    def on_close(self, act: Callable[[], None]) -> None:
+        """Do this when the engine is closed."""
+        self._stack.callback(act)
+
     def close(self) -> None:
         """Give the model back as it was."""
         self._stack.close()
@@ -119,6 +145,24 @@ class Engine:
         return {"cache": True, "first": p.first, "hits": p.hits, "misses": p.misses, "difference": p.difference}
 
 
+def close_left_open(model: nn.Module) -> None:
+    """Close the engine of a training of this model that has ended by an error."""
+    engine = _OPEN.get(id(base_model(model).get_decoder()))
+    if engine is not None and engine.over():
+        engine.close()
+
+
+def _needs_the_model_as_it_is(args: Any) -> bool:
+    # `accelerate launch` says it in the environment alone.
+    launched = any(os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true" for name in ("FSDP", "DEEPSPEED"))
+    # More than one device in one process: DataParallel's replicas would run the wrappers of the first.
+    return (
+        launched
+        or getattr(args, "n_gpu", 0) > 1
+        or any(getattr(args, name, None) for name in ("torch_compile", "fsdp", "deepspeed"))
+    )
+
+
 def not_repeatable(model: nn.Module, anatomy: Anatomy, first: int) -> str | None:
     """Say why the states below layer ``first`` may differ between two passes over a text; None if they cannot."""
     base = base_model(model)
@@ -129,8 +173,10 @@ def not_repeatable(model: nn.Module, anatomy: Anatomy, first: int) -> str | None
     for module in lower | outside:
         for name, value in vars(module).items():
             chance = value if isinstance(value, float) else 0.0
-            if chance > 0 and (re.search("drop", name) or (isinstance(module, nn.Dropout) and name == "p")):
-                return f"dropout below layer {first} makes its states random ({name}={value}; set it to 0)"
+            dropped = chance > 0 and (re.search("drop", name) or (isinstance(module, nn.Dropout) and name == "p"))
+            # NEFTune adds its noise in a hook on the embedding (arXiv 2310.05914).
+            if dropped or (name == "neftune_noise_alpha" and value):
+                return f"{name}={value} below layer {first} makes its states random (set it to 0)"
     trained = {id(p) for layer in layers[first:] for p in layer.parameters()}
     for name, parameter in decoder.named_parameters():
         if parameter.requires_grad and id(parameter) not in trained:

@@ -18,8 +18,15 @@ from ..anatomy import Anatomy, base_model, behind_attention
 from ..formats import IGNORE
 
 
+def always() -> bool:
+    """The answer for what ends by itself."""
+    return True
+
+
 @contextmanager
-def labelled_only(model: nn.Module, anatomy: Anatomy | None = None) -> Iterator[None]:
+def labelled_only(
+    model: nn.Module, anatomy: Anatomy | None = None, active: Callable[[], bool] = always
+) -> Iterator[None]:
     """Inside, a training-mode forward with ``labels [rows, tokens]`` computes only what the labels ask for.
 
     The output then holds ``logits [1, scored, vocabulary]`` in the order of the labels; what TRL's fused head returns
@@ -28,6 +35,7 @@ def labelled_only(model: nn.Module, anatomy: Anatomy | None = None) -> Iterator[
 
     Args:
         anatomy: of the model; None leaves the last layer as it is.
+        active: asked at each call; while it is false the model is left alone.
     """
     base = base_model(model)
     scored: list[torch.Tensor] = []
@@ -63,7 +71,7 @@ def labelled_only(model: nn.Module, anatomy: Anatomy | None = None) -> Iterator[
 
     with ExitStack() as stack:
         stack.enter_context(wrapped_forward(base.get_decoder(), decode))
-        stack.enter_context(wrapped_forward(base, score))
+        stack.enter_context(wrapped_forward(base, score, active))
         for module in _behind_attention(base, anatomy) if anatomy else ():
             stack.enter_context(wrapped_forward(module, compute))
         yield
@@ -88,12 +96,21 @@ def _spread(out: Any, mask: torch.Tensor) -> Any:
 
 
 @contextmanager
-def wrapped_forward(module: nn.Module, wrapper: Callable[..., Any]) -> Iterator[None]:
-    """Inside, ``module(*args)`` calls ``wrapper(forward, *args)``. Ends with the module exactly as it was."""
+def wrapped_forward(
+    module: nn.Module, wrapper: Callable[..., Any], active: Callable[[], bool] = always
+) -> Iterator[None]:
+    """Inside, ``module(*args)`` calls ``wrapper(forward, *args)``, and plain ``forward`` while ``active()`` is false.
+
+    Ends with the module exactly as it was.
+    """
+
+    def call(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return wrapper(forward, *args, **kwargs) if active() else forward(*args, **kwargs)
+
     own = module.__dict__.get("forward")
     forward = module.forward
     # generate() and PEFT read the signature of forward.
-    module.forward = functools.wraps(forward)(functools.partial(wrapper, forward))
+    module.forward = functools.wraps(forward)(functools.partial(call, forward))
     try:
         yield
     finally:

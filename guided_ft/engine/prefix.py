@@ -17,7 +17,7 @@ from torch import nn
 
 from ..anatomy import Anatomy, base_model
 from ..errors import GuidedError
-from .labelled import wrapped_forward
+from .labelled import always, wrapped_forward
 from .store import PrefixStore
 
 TOLERANCE = 0.02
@@ -47,9 +47,9 @@ class Prefix:
         self._signature = inspect.signature(type(self.decoder).forward)
 
     @contextmanager
-    def open(self) -> Iterator[Prefix]:
-        """Inside, training-mode forward passes are split. Other calls are left alone."""
-        with wrapped_forward(self.decoder, self._forward):
+    def open(self, active: Callable[[], bool] = always) -> Iterator[Prefix]:
+        """Inside, training-mode forward passes are split while ``active()``. Other calls are left alone."""
+        with wrapped_forward(self.decoder, self._forward, active):
             yield self
 
     def _forward(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

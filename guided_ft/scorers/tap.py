@@ -228,10 +228,13 @@ class GradientWatch:
 
     def bad(self) -> list[str]:
         """Names with a gradient that was not finite since the last call."""
-        names = list(self._finite)
-        flags = torch.stack([f.to("cpu", non_blocking=True) for f in self._finite.values()]) if names else []
+        found = list(self._finite.items())
         self._finite.clear()
-        return [name for name, finite in zip(names, flags, strict=True) if not finite]
+        if not found:
+            return []
+        # One copy from the device, which is waited for.
+        flags = torch.stack([finite.to(found[0][1].device) for _, finite in found]).tolist()
+        return [name for (name, _), finite in zip(found, flags, strict=True) if not finite]
 
     def close(self) -> None:
         for handle in self._handles:

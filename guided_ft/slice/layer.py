@@ -46,6 +46,11 @@ def check_slice(module: nn.Module, axis: int, index: list[int]) -> tuple[int, in
     if features is None:
         experts = "; experts take {'neurons': {expert: index}}" if hasattr(base, "num_experts") else ""
         raise GuidedError(f"slice: cannot train rows of a {type(base).__name__} (only of linear layers{experts})")
+    if not isinstance(getattr(base, "weight", None), torch.Tensor):
+        raise GuidedError(
+            f"slice: {type(base).__name__} keeps its weight in a way that is not known here (full precision, and "
+            "bitsandbytes' 4 and 8 bits, are)"
+        )
     limit = features[1] if axis == int(is_transposed(base)) else features[0]
     if index[-1] >= limit:
         raise GuidedError(f"slice: index {index[-1]} is outside axis {axis} (0 to {limit - 1})")

@@ -136,11 +136,12 @@ class SliceModel(BaseTuner):
             yield
 
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
-        if isinstance(child, SliceExperts):
-            # The experts themselves go back; PEFT would look for their `weight`.
-            setattr(parent, child_name, new_module)
-        else:
+        if isinstance(new_module, SliceLayer):
             super()._replace_module(parent, child_name, new_module, child)
+        else:
+            # What was there goes back. PEFT would give it the `weight` of the layer around it, which experts and
+            # trained tokens do not have.
+            setattr(parent, child_name, new_module)
 
     def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
         if safe_merge:
