@@ -76,7 +76,68 @@ def test_what_cannot_be_had_is_named(settings, message):
     assert "\n" not in str(error.value)
 
 
-def test_a_bad_line_is_named(tmp_path):
-    (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n[1]\n')
+def write(folder, *rows):
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return Data(source="file", path=str(folder / "rows.jsonl"), train=1, test=1)
+
+
+@pytest.mark.parametrize("line", ["[1]", "{", "[" * 100_000])
+def test_a_bad_line_is_named(tmp_path, line):
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n' + line + "\n")
     with pytest.raises(GuidedError, match=r"rows.jsonl:2: not a JSON object"):
         load_rows(Data(source="file", path=str(tmp_path / "rows.jsonl")))
+
+
+def test_lines_end_where_json_lines_end(tmp_path):
+    rows = [{"prompt": f"a\u2028b\u2029c\x85d{i}", "completion": "e"} for i in range(2)]
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+    (tmp_path / "rows.jsonl").write_bytes("\r\n".join([*lines, "", ""]).encode())
+    train, test = load_rows(Data(source="file", path=str(tmp_path / "rows.jsonl"), train=1, test=1))
+    assert sorted(row["prompt"] for row in train + test) == [row["prompt"] for row in rows]
+
+
+def test_the_input_of_an_instruction_is_part_of_the_prompt(tmp_path):
+    rows = [{"instruction": "Add.", "input": text, "output": "5"} for text in ("2 + 3", "1 + 4", " ")]
+    train, test = load_rows(write(tmp_path, *rows).model_copy(update={"train": 2}))
+    assert {row["prompt"] for row in train + test} == {"Add.\n\n2 + 3", "Add.\n\n1 + 4", "Add."}
+    assert all(row["completion"] == " 5" for row in train + test)
+
+
+def said(text, role="user"):
+    return [{"role": role, "content": text}]
+
+
+GOOD = {"prompt": "a", "completion": "b"}
+
+
+@pytest.mark.parametrize(
+    ("rows", "trainer", "keys"),
+    [
+        ([GOOD, {"messages": said("a")}], "sft", "messages"),
+        ([GOOD, {"text": "a"}], "sft", "text"),
+        ([GOOD, {"prompt": "c"}], "sft", "prompt"),
+        ([GOOD, {"prompt": "c", "completion": None}], "sft", "prompt, completion"),
+        ([GOOD, {"prompt": 1, "completion": 1}], "sft", "prompt, completion"),
+        ([GOOD, {"prompt": [], "completion": []}], "sft", "prompt, completion"),
+        ([GOOD, {"prompt": "c", "completion": said("b")}], "sft", "prompt, completion"),
+        ([GOOD, {"prompt": said("c"), "completion": said("b")}], "sft", "prompt, completion"),
+        ([GOOD, {"prompt": "c", "chosen": "d", "rejected": "e"}], "sft", "prompt, chosen, rejected"),
+        ([{"prompt": "c", "chosen": "d", "rejected": "e"}, GOOD], "dpo", "prompt, completion"),
+    ],
+)
+def test_a_row_that_the_trainer_cannot_take_is_named(tmp_path, rows, trainer, keys):
+    with pytest.raises(GuidedError) as error:
+        load_rows(write(tmp_path, *rows), trainer=trainer)
+    needs = {"sft": "prompt + completion", "dpo": "prompt + chosen + rejected"}[trainer]
+    assert str(error.value) == (
+        f"{tmp_path / 'rows.jsonl'}:2: not a row for trainer {trainer}, with keys '{keys}' (give every row {needs}, all "
+        "text or all lists of messages)"
+    )
+
+
+def test_a_row_of_the_hub_is_named_too(monkeypatch):
+    import datasets
+
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, split: [GOOD, {"text": "a"}])
+    with pytest.raises(GuidedError, match="data: 'owner/name' row 1: not a row for trainer sft, with keys 'text'"):
+        load_rows(Data(source="hub", name="owner/name", train=1, test=1))

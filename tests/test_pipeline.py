@@ -163,6 +163,23 @@ def test_what_cannot_be_done_is_one_line(tmp_path, changes, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("row", "trainer", "message"),
+    [
+        (lambda i: {"text": f"{i}"}, "sft", "rows.jsonl:1: not a row for trainer sft"),
+        (lambda i: {"prompt": f"{i}", "completion": " 1"}, "dpo", "rows.jsonl:1: not a row for trainer dpo"),
+        (lambda i: {k: [{"role": "user", "content": f"{i}"}] for k in ("prompt", "completion")}, "sft", "no chat template"),
+    ],
+)
+def test_wrong_rows_are_told_before_the_model_is_loaded(tmp_path, monkeypatch, row, trainer, message):
+    monkeypatch.setattr(stages, "load_model", lambda *a, **k: pytest.fail("the model was loaded"))
+    settings = recipe(tmp_path, train={"trainer": trainer}).to_dict()
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row(i)) + "\n" for i in range(40)))
+    settings["data"]["path"] = str(tmp_path / "rows.jsonl")
+    with pytest.raises(GuidedError, match=message):
+        run(Recipe.from_dict(settings), quiet=True)
+
+
 def test_an_unknown_stage_is_named(tmp_path):
     with pytest.raises(GuidedError, match=r"until: unknown value 'trian' \(did you mean 'train'"):
         run(recipe(tmp_path), until="trian")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tiny
@@ -13,6 +15,8 @@ from scoring import all_owned, example_gradients, pairs, preferences, same, sums
 from guided_ft import Task, localize
 from guided_ft.anatomy import Anatomy
 from guided_ft.scorers.fisher import ghost_squares
+from guided_ft.scorers.scene import Scene
+from guided_ft.scorers.tap import Tap
 
 THREE = ["llama", "gpt2", "gpt_neox"]
 POST_NORMED = ["gemma2", "olmo2"]
@@ -153,6 +157,28 @@ def test_massive_activations():
     close(scores.layer, watch.table("layer", layer))
     close(scores.neuron, watch.table("neuron", neuron))
     assert scores.top("neuron", 1)[0][0].index == 7
+
+
+@pytest.mark.parametrize("family", ["opt", "mixtral"])
+def test_massive_activations_of_neurons_that_are_mostly_silent(family):
+    model, task = make(family), sums(5, batch_size=3)
+    if family == "opt":
+        for layer in model.model.decoder.layers:
+            layer.fc1.bias.data -= 1
+        model.model.decoder.layers[1].fc1.bias.data[:] = -99
+    seen: list[list[torch.Tensor]] = [[], []]
+    with Tap(model) as tap, torch.no_grad():
+        scene = Scene(tap, Anatomy.of(model), task)
+        scene.at_components(("neuron",), lambda kind, layer, a: seen[layer].append(a[0].abs()))
+        for batch in task.batches():
+            for row in range(len(batch["labels"])):
+                scene.show({k: v[row : row + 1, batch["attention_mask"][row].bool()] for k, v in batch.items()})
+                scene.forward()
+    expected = [torch.stack([a.amax(0) / a[a > 0].median().nan_to_num(1) for a in texts]).mean(0) for texts in seen]
+    assert all((a == 0).double().mean() > 0.3 for texts in seen for a in texts)
+    scores = localize(model, task, "massive", None, kinds=("neuron",))
+    close(scores.neuron, torch.stack(expected))
+    assert (scores.neuron[1].max() == 0) == (family == "opt")
 
 
 def test_block_influence_and_angle():
@@ -740,6 +766,56 @@ def test_movement_is_that_of_plain_training(optimizer):
     moved = {name: (w.detach() - before[name]).square() for name, w in stored.items()}
     for kind in scores.kinds:
         close(scores.of(kind), np.sqrt(all_owned(Anatomy.of(other), kind, moved)), 1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_steps_below_the_resolution_of_the_weights_are_seen(dtype):
+    model, task = make("llama", dtype), sums(6)
+    bits = [p.detach().clone() for p in model.parameters()]
+    rough, exact = (localize(m, task, "movement", None, lr=1e-5) for m in (model, make("llama")))
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), bits, strict=True))
+    for kind in exact.kinds:
+        close(rough.of(kind), exact.of(kind), 0.1)
+    again = localize(model, task, "movement", None, lr=10.0, steps=2)
+    assert again.compare(rough, "neuron")["spearman"] < 0.999  # the steps did reach the weights
+    handle = model.register_forward_hook(_fail_at(3))
+    with pytest.raises(ZeroDivisionError):
+        localize(model, task, "movement", None, lr=10.0)
+    handle.remove()
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), bits, strict=True))
+
+
+def _fail_at(call: int):
+    calls = iter(range(call - 1, -1, -1))
+    return lambda *_: 1 / next(calls) and None
+
+
+def test_movement_of_pairs_is_that_of_dpo():
+    model, task = make("llama"), preferences(6, batch_size=4)
+    scores = localize(model, task, "movement", None, steps=3, lr=0.1)
+    other = make("llama")
+    stored = weights(other)
+    before = {name: w.detach().clone() for name, w in stored.items()}
+    stepper = torch.optim.SGD(stored.values(), lr=0.1)
+    with torch.no_grad():
+        references = [task.quantity(other, batch) for batch in task.batches()]
+    for batch, reference in ([*zip(task.batches(), references, strict=True)] * 2)[:3]:
+        other.zero_grad()
+        task.loss(task.quantity(other, batch), reference).mean().backward()
+        stepper.step()
+    moved = {name: (w.detach() - before[name]).square() for name, w in stored.items()}
+    for kind in scores.kinds:
+        close(scores.of(kind), np.sqrt(all_owned(Anatomy.of(other), kind, moved)), 1e-3)
+    assert scores.meta["passes"] == 3 + 2
+
+
+def test_scales_of_pairs_leave_the_model_without_them_behind():
+    model, task = make("llama"), preferences(6, batch_size=4)
+    with torch.no_grad():
+        margins = torch.cat([task.quantity(model, batch) for batch in task.batches()])
+    given = dataclasses.replace(task, reference=tuple(margins.tolist()))
+    own, theirs = (localize(model, t, "gates", None, steps=4, lr=0.1, penalty="l0") for t in (task, given))
+    same(own, theirs)
 
 
 @pytest.mark.parametrize("kind", ["head", "neuron", "layer"])

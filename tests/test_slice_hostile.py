@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from families import logits, make
-from peft import PeftModel
+from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from guided_ft import GuidedError, Plan, Selection
 from guided_ft.anatomy import Anatomy
+from guided_ft.slice import SliceConfig
 
 KEY = "base_model.model.model.layers.1.mlp.up_proj.slice_delta"
 
@@ -61,3 +62,14 @@ def test_the_whole_file_loads(tmp_path):
     attached = _saved(tmp_path)
     again = PeftModel.from_pretrained(make("llama"), tmp_path).eval()
     assert torch.equal(logits(again), logits(attached.eval()))
+
+
+def test_a_layer_that_hides_its_weight_is_refused_by_name():
+    class Packed(torch.nn.Module):
+        in_features, out_features = 32, 48
+
+    model = make("llama")
+    model.model.layers[0].mlp.up_proj = Packed()
+    config = SliceConfig(slices={"model.layers.0.mlp.up_proj": {"axis": 0, "index": "3"}}, task_type="CAUSAL_LM")
+    with pytest.raises(GuidedError, match=r"up_proj: slice: Packed keeps its weight in a way that is not known"):
+        get_peft_model(model, config)

@@ -7,6 +7,7 @@ import copy
 import families
 import pytest
 import torch
+from peft import get_peft_model
 from slicing import SELECTIONS, attach, base_tensors, same, slice_layers, slices_of
 
 from guided_ft.anatomy import Anatomy
@@ -74,3 +75,18 @@ def test_float32_deltas_keep_what_bfloat16_would_lose():
         for _ in range(100):
             delta += 1e-4
     assert torch.allclose(delta, torch.tensor(1.01), atol=1e-5)
+
+
+@pytest.mark.parametrize("merge", [True, False])
+def test_trained_tokens_beside_slices_are_unloaded_too(merge):
+    model = families.make("llama")
+    config = SliceConfig(slices=slices_of(model, "L1.N3"), init_weights=False, trainable_token_indices=[5, 6])
+    peft_model = get_peft_model(model, config)
+    base = families.logits(peft_model.get_base_model() if merge else families.make("llama"))
+    for name, parameter in peft_model.named_parameters():
+        if "trainable_tokens_delta" in name:
+            torch.nn.init.normal_(parameter)
+    expected = families.logits(peft_model) if merge else base
+    plain = peft_model.merge_and_unload() if merge else peft_model.unload()
+    assert type(plain.get_input_embeddings()) is torch.nn.Embedding
+    torch.testing.assert_close(families.logits(plain), expected)
