@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .batching import model_inputs
 from .formats import IGNORE
 from .progress import track
 from .task import Task
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode inside the block; afterwards every module is in the mode that it was in."""
+    training = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in training:
+            module.training = mode
 
 
 @torch.no_grad()
@@ -25,27 +39,31 @@ def answers(
     batch_size: int = 50,
     progress: bool | None = None,
 ) -> list[str]:
-    """Greedy answers to prompts (text or messages), stripped of surrounding space."""
+    """Greedy answers to prompts (all text, or all messages), stripped of surrounding space."""
+    plain = all(isinstance(prompt, str) for prompt in prompts)
     texts = [
-        p if isinstance(p, str) else tokenizer.apply_chat_template(p, tokenize=False, add_generation_prompt=True)
-        for p in prompts
+        p if plain else tokenizer.apply_chat_template(p, tokenize=False, add_generation_prompt=True) for p in prompts
     ]
     found: list[str] = []
     batches = [texts[i : i + batch_size] for i in range(0, len(texts), batch_size)]
     device = next(model.parameters()).device
     for batch in track(batches, len(batches), "answers", progress):
-        inputs = tokenizer(batch, return_tensors="pt", padding=True, padding_side="left").to(device)
-        out = model.generate(  # type: ignore[operator]
-            input_ids=inputs["input_ids"],
-            attention_mask=inputs["attention_mask"],
-            do_sample=False,
-            temperature=None,
-            top_p=None,
-            top_k=None,
-            max_new_tokens=max_new_tokens,
-            pad_token_id=tokenizer.pad_token_id,
-            use_cache=True,
+        # A chat template has written the special tokens already.
+        inputs = tokenizer(batch, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=plain).to(
+            device
         )
+        with evaluating(model):
+            out = model.generate(  # type: ignore[operator]
+                input_ids=inputs["input_ids"],
+                attention_mask=inputs["attention_mask"],
+                do_sample=False,
+                temperature=None,
+                top_p=None,
+                top_k=None,
+                max_new_tokens=max_new_tokens,
+                pad_token_id=tokenizer.pad_token_id,
+                use_cache=True,
+            )
         new = out[:, inputs["input_ids"].shape[1] :]
         found += [text.strip() for text in tokenizer.batch_decode(new, skip_special_tokens=True)]
     return found
@@ -58,9 +76,13 @@ def exact_match(found: Sequence[str], expected: Sequence[str]) -> float:
 
 @torch.no_grad()
 def preference_accuracy(model: nn.Module, task: Task) -> float:
-    """Share of pairs whose chosen answer the model finds likelier than the rejected one, 0 to 100."""
-    device = next(model.parameters()).device
-    margins = torch.cat([task.quantity(model, batch) for batch in task.batches(device)])
+    """Share of pairs whose chosen answer the model finds likelier than the rejected one, 0 to 100.
+
+    A reference that the task has is left out: it is the model that is asked.
+    """
+    device, alone = next(model.parameters()).device, replace(task, reference=None)
+    with evaluating(model):
+        margins = torch.cat([alone.quantity(model, batch) for batch in alone.batches(device)])
     return 100 * float((margins > 0).double().mean())
 
 
@@ -96,5 +118,6 @@ def retention(
 
 
 def _log_probabilities(model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    out = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)
-    return out.logits[:, :-1].float().log_softmax(-1)
+    with evaluating(model):
+        logits = model(**model_inputs(batch), use_cache=False).logits
+    return logits[:, :-1].float().log_softmax(-1)

@@ -42,9 +42,11 @@ def read_wrong(row: Mapping[str, Any], tokenizer: Any, right: Tokens) -> tuple[i
     Raises GuidedError if the answers do not differ, or not in the answer.
     """
     if row.get("wrong_labels") is not None:
-        return tuple(row["wrong_labels"])
+        return _real(row, row["wrong_labels"])
     if row.get("wrong") is None:
         return None
+    if row.get("prompt") is None:
+        raise GuidedError("a wrong answer needs a prompt (write prompt + completion, or leave 'wrong' out)")
     wrong = _answered(tokenizer, row["prompt"], row["wrong"]).ids
     first = next((i for i, (a, b) in enumerate(zip(right.ids, wrong, strict=False)) if a != b), None)
     if first is None or right.labels[first] == IGNORE:
@@ -93,10 +95,31 @@ def _text(row: Mapping[str, Any], tokenizer: Any) -> list[Tokens]:
 
 
 def _ids(row: Mapping[str, Any], tokenizer: Any) -> list[Tokens]:
-    sequences = [Tokens(tuple(row["input_ids"]), tuple(row.get("labels", row["input_ids"])))]
-    if "rejected_ids" in row:
-        sequences.append(Tokens(tuple(row["rejected_ids"]), tuple(row["rejected_labels"])))
+    labels = _given(row, "labels", row["input_ids"])
+    if row.get("completion_mask") is not None:
+        answer = _given(row, "completion_mask", labels)
+        labels = [label if mask else IGNORE for label, mask in zip(labels, answer, strict=True)]
+    sequences = [Tokens(_real(row, row["input_ids"]), _real(row, labels))]
+    if row.get("rejected_ids") is not None:
+        labels = _given(row, "rejected_labels", row["rejected_ids"])
+        sequences.append(Tokens(tuple(row["rejected_ids"]), tuple(labels)))
     return sequences
+
+
+def _given(row: Mapping[str, Any], key: str, ids: Any) -> Any:
+    """A column with a number for each token, or else ``ids``."""
+    values = ids if row.get(key) is None else row[key]
+    if len(values) != len(ids):
+        raise GuidedError(f"{key} has {len(values)} numbers for {len(ids)} tokens (write one for each)")
+    return values
+
+
+def _real(row: Mapping[str, Any], values: Any) -> tuple[int, ...]:
+    """What of a column belongs to real tokens, not to padding."""
+    if row.get("attention_mask") is None:
+        return tuple(values)
+    mask = _given(row, "attention_mask", values)
+    return tuple(value for value, real in zip(values, mask, strict=True) if real)
 
 
 _FORMATS = {

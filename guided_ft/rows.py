@@ -77,9 +77,9 @@ def read_lines(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """Rows of a JSON-lines file, or of a ``.txt`` file's lines. Raises GuidedError with the line's number."""
     text = read_text(path)
     if str(path).endswith(".txt"):
-        return [{"text": line} for line in text.splitlines() if line.strip()]
+        return [{"text": line} for line in _lines(text) if line.strip()]
     rows: list[dict[str, Any]] = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(_lines(text), 1):
         try:
             row = json.loads(line) if line.strip() else None
         except (ValueError, RecursionError):
@@ -88,6 +88,11 @@ def read_lines(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
             raise GuidedError(f"{path}:{number}: not a JSON object (write one object per line)")
         rows += [row] if row else []
     return rows
+
+
+def _lines(text: str) -> list[str]:
+    """Lines of a file: ``splitlines`` would also split at what JSON, and a text, may have inside a line."""
+    return text.replace("\r\n", "\n").split("\n")
 
 
 def id_rows(

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from .anatomy import base_model
+from .anatomy import base_model, original
 from .artifact import digest, write_text
 from .batching import model_inputs, pad_rows, side_by_side
 from .errors import GuidedError, pick
@@ -62,6 +62,8 @@ class Task:
         pick({"right": 0, "left": 0}, self.padding, "padding")
         if not self.examples:
             raise GuidedError(f"task {self.name!r}: it has no examples")
+        if isinstance(self.batch_size, bool) or not isinstance(self.batch_size, int) or self.batch_size < 1:
+            raise GuidedError(f"task {self.name!r}: batch_size: expected a number from 1 up, got {self.batch_size!r}")
         for i, example in enumerate(self.examples):
             if len(example) != len(self.examples[0]):
                 raise GuidedError(f"task {self.name!r}: example {i} mixes SFT and preference rows (use one format)")
@@ -150,7 +152,7 @@ class Task:
         """Raise GuidedError, with the example's index, if an example does not fit into the model."""
         base: Any = base_model(model)
         window = getattr(base.config.get_text_config(), "max_position_embeddings", None)
-        vocabulary = base.get_input_embeddings().num_embeddings
+        vocabulary = original(base.get_input_embeddings()).num_embeddings
         for i, sequence in ((i, s) for i, e in enumerate(self.examples) for s in e):
             if window is not None and len(sequence.ids) > window:
                 raise GuidedError(
@@ -179,6 +181,11 @@ class Task:
             self.beta if self.is_preference else 0,
             *([{k: v for k, v in more.items() if v}] if any(more.values()) else []),
         )
+
+    @property
+    def digests(self) -> list[str]:
+        """Digest of each example's text (the chosen one), whatever is asked about it."""
+        return [digest(example[0].ids) for example in self.examples]
 
     @property
     def is_preference(self) -> bool:

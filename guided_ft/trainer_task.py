@@ -11,11 +11,13 @@ import torch
 from torch import nn
 
 from .errors import GuidedError
+from .evaluate import evaluating
 from .formats import IGNORE, Tokens
 
 _PLAIN: dict[str, Any] = {"loss_type": "nll", "label_smoother": None, "compute_loss_func": None}
 _DPO: dict[str, Any] = {
     "loss_types": ["sigmoid"],
+    "loss_weights": [1.0],
     "f_divergence_type": "reverse_kl",
     "ld_alpha": None,
     "use_weighting": False,
@@ -45,7 +47,7 @@ def read_trainer(trainer: Any, count: int) -> dict[str, Any]:
 
 def reference_margins(trainer: Any, task: Any, rows: int) -> tuple[float, ...] | None:
     """Margin of each example under the trainer's DPO reference (nats): stored ones, the reference model's, or those
-    of the model with its adapters disabled."""
+    of the model with TRL's copy of the adapter that it came with, or else with its adapters disabled."""
     stored = [row for row in itertools.islice(_collated(trainer), rows) if "ref_chosen_logps" in row]
     if stored:
         return tuple(float(row["ref_chosen_logps"] - row["ref_rejected_logps"]) for row in stored)
@@ -58,14 +60,25 @@ def reference_margins(trainer: Any, task: Any, rows: int) -> tuple[float, ...] |
 def _reference(trainer: Any) -> Iterator[nn.Module]:
     reference = trainer.ref_model
     model = trainer.accelerator.unwrap_model(trainer.model if reference is None else reference)
-    training = model.training
-    disabled = model.disable_adapter() if reference is None else contextlib.nullcontext()
+    with _as_reference(model) if reference is None else contextlib.nullcontext(), evaluating(model):
+        yield model
+
+
+@contextlib.contextmanager
+def _as_reference(model: Any) -> Iterator[None]:
+    """A PeftModel as TRL asks it for its reference: a model that came with an adapter has a copy of it, named ref."""
+    if "ref" not in model.peft_config:
+        with model.disable_adapter():
+            yield
+        return
+    active, trained = model.active_adapter, [(p, p.requires_grad) for p in model.parameters()]
+    model.set_adapter("ref")
     try:
-        with disabled:
-            model.eval()
-            yield model
+        yield
     finally:
-        model.train(training)
+        model.set_adapter(active)
+        for parameter, requires_grad in trained:
+            parameter.requires_grad_(requires_grad)
 
 
 def _collated(trainer: Any) -> Iterator[dict[str, torch.Tensor]]:
@@ -89,10 +102,22 @@ def _check_loss(trainer: Any, expected: dict[str, Any]) -> None:
             f"from_trainer: {type(trainer).__name__} computes a loss of its own (make the Task with from_dataset and "
             "metric=your function)"
         )
+    if _router_loss(trainer):
+        raise GuidedError(
+            "from_trainer: the router's auxiliary loss is no part of a Task (set router_aux_loss_coef=0.0 in the "
+            "trainer's arguments, or output_router_logits=False in the model's config)"
+        )
     for name, value in expected.items():
         found = getattr(trainer, name, getattr(trainer.args, name, value))
         if found != value and (found, value) not in _SAME:
             raise GuidedError(f"from_trainer: {name}={found!r} is not a loss that a Task can compute (only {value!r})")
+
+
+def _router_loss(trainer: Any) -> bool:
+    """Whether the loss of a mixture of experts has a part for its router: as TRL, or else the model itself, has it."""
+    enabled = getattr(trainer, "aux_loss_enabled", None)
+    config = trainer.model.config.get_text_config()
+    return getattr(config, "output_router_logits", False) if enabled is None else enabled
 
 
 def _labels(row: dict[str, Any], index: int) -> torch.Tensor:

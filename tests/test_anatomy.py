@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import re
@@ -10,7 +11,7 @@ import families
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from peft import LoraConfig, get_peft_model
+from peft import IA3Config, LoHaConfig, LoraConfig, get_peft_model
 from slicing import attach
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -273,6 +274,27 @@ def test_an_adapter_does_not_change_the_anatomy(family, method):
         adapted = get_peft_model(model, LoraConfig(target_modules=targets, r=2, fan_in_fan_out=family == "gpt2"))
     assert any(p.requires_grad for p in adapted.parameters())
     assert Anatomy.of(adapted) == Anatomy.of(model) == before
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["lm_head", "embed_tokens"]),
+        LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["input_layernorm", "o_proj"]),
+        LoraConfig(r=2, target_modules=["embed_tokens", "lm_head", "q_proj"], use_dora=False),
+        LoraConfig(r=2, target_modules=["q_proj"], trainable_token_indices=[3, 4]),
+        LoraConfig(r=2, target_modules=["q_proj", "o_proj"], use_dora=True),
+        LoHaConfig(r=2, target_modules=["q_proj", "down_proj"]),
+        IA3Config(target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"]),
+    ],
+    ids=["saved", "saved_inside", "embeddings", "tokens", "dora", "loha", "ia3"],
+)
+@pytest.mark.parametrize("tied", [False, True])
+def test_nothing_that_an_adapter_adds_is_the_models(config, tied):
+    settings = families.FAMILIES["llama"] | {"tie_word_embeddings": tied}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **settings))
+    before = Anatomy.of(model)
+    assert Anatomy.of(get_peft_model(model, copy.deepcopy(config))) == before
 
 
 # -- files and refusals ------------------------------------------------------------------------------------------------

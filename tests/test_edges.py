@@ -238,7 +238,9 @@ def test_keep_counts_or_shares():
     e = hand_made()
     total = int(e.exists.sum())
     assert e.kept(0.5).sum() == round(total / 2)
-    assert e.kept(3).sum() == 3
+    assert e.kept(3).sum() == e.kept(3.0).sum() == 3
+    assert e.kept(1).sum() == 1
+    assert e.kept(1.0).sum() == total
     assert (e.kept(3) & ~e.exists).sum() == 0
     for wrong in (0, -1, total + 1, True, 1e-9):
         with pytest.raises(GuidedError, match="keep"):

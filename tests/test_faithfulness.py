@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from test_ablation import task_of
 from guided_ft.anatomy import Anatomy
 from guided_ft.errors import GuidedError
 from guided_ft.scoremap import ScoreMap
+from guided_ft.scorers import combine
 from guided_ft.scorers.faithfulness import FRACTIONS, faithfulness
 from guided_ft.scorers.localize import localize
 from guided_ft.task import Task
@@ -103,6 +105,13 @@ def test_it_says_whether_the_examples_were_held_out():
     scores = localize(model, task, "attribution", retain=None, kinds=("head",))
     other = Task.from_dataset(tiny.sums(9)[5:], tiny.tokenizer())
     assert [scores.faithfulness(model, t, fractions=(0.5,), draws=1).held_out for t in (task, other)] == [False, True]
+    seen = (task.take(2), replace(task, corrupted=None), replace(task, token_mean=True))
+    mixed = Task((*other.examples, *task.examples[:1]))
+    again = combine.mean([localize(model, t, "attribution", retain=None, kinds=("head",)) for t in (task, other)])
+    for found, parts in ((scores, (*seen, mixed)), (again, (*seen, mixed, other))):
+        assert not any(found.faithfulness(model, t, fractions=(0.5,), draws=1).held_out for t in parts)
+    older = ScoreMap.of_arrays(scores.anatomy, {"head": scores.head}, {"task": scores.meta["task"]})
+    assert not older.faithfulness(model, task, fractions=(0.5,), draws=1).held_out
     assert scores.faithfulness(model, task, fractions=(0.5,)).replace == "corrupted"
     assert scores.faithfulness(model, other, fractions=(0.5,)).replace == "mean"
 

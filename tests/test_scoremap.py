@@ -152,6 +152,18 @@ def test_save_and_load_give_the_same(scores, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["scores.json", "scores.safetensors"]
 
 
+def test_names_that_differ_after_a_dot_do_not_share_their_provenance(scores, tmp_path):
+    for name in ("attribution", "magnitude"):
+        ScoreMap(scores.anatomy, layer=scores.layer, meta={"method": name}).save(tmp_path / f"map.{name}")
+    assert [ScoreMap.load(tmp_path / f"map.{n}").meta["method"] for n in ("attribution", "magnitude")] == [
+        "attribution",
+        "magnitude",
+    ]
+    # As they were written before.
+    (tmp_path / "map.magnitude.json").rename(tmp_path / "map.json")
+    assert ScoreMap.load(tmp_path / "map.magnitude").meta["method"] == "magnitude"
+
+
 def test_provenance_that_cannot_be_saved_spoils_nothing(scores, tmp_path):
     path = tmp_path / "s.safetensors"
     scores.save(path)

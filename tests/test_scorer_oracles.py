@@ -198,6 +198,16 @@ def test_block_influence_and_angle():
     close(localize(model, task, "angular", None).layer, [np.arccos(cosines(i)).mean() / np.pi for i in (0, 1)])
 
 
+def test_a_layer_that_changes_nothing_has_no_influence():
+    model = make("llama", layers=3)
+    model.model.layers[1].self_attn.o_proj.weight.data.zero_()
+    model.model.layers[1].mlp.down_proj.weight.data.zero_()
+    for first in range(0, 15, 5):
+        for retain in (None, sums(4, first=20)):
+            found = localize(model, sums(4, first=first), "block_influence", retain).layer
+            assert 0 <= found[1] < 1e-6 < min(found[0], found[2])
+
+
 @pytest.mark.parametrize("family", ["llama", "gpt2", "phi3"])
 def test_wanda(family):
     model, task = make(family), sums(5, batch_size=3)

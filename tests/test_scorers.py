@@ -346,6 +346,16 @@ def test_self_text_repeats_with_its_seed_and_leaves_the_model_alone():
     assert all(9 <= len(e[0].ids) <= 13 for e in a.examples)
 
 
+def test_self_text_is_a_sample_whatever_the_models_own_settings():
+    model = make("llama")
+    plain = self_text(model, num_examples=4, num_tokens=20)
+    for name, value in {"repetition_penalty": 5.0, "min_p": 0.9, "no_repeat_ngram_size": 1}.items():
+        before = getattr(model.generation_config, name)
+        setattr(model.generation_config, name, value)
+        assert self_text(model, num_examples=4, num_tokens=20).examples == plain.examples, name
+        setattr(model.generation_config, name, before)
+
+
 # -- the catalogue ------------------------------------------------------------------------------------------------------
 def test_a_scorer_of_ones_own(monkeypatch):
     def depth(model, anatomy, task, *, kinds, progress=None):
@@ -366,6 +376,7 @@ def test_a_scorer_of_ones_own(monkeypatch):
     [
         ({"method": "gradeint"}, "method: unknown value 'gradeint' (did you mean 'gradient'?)"),
         ({"kinds": ("heads",)}, "kinds: unknown value 'heads' (did you mean 'head'?)"),
+        ({"kinds": ()}, "kinds: empty (choose from layer, head, neuron"),
         ({"retain": "slef"}, "retain: unknown value 'slef' (did you mean 'self'?)"),
         ({"method": "attribution", "stepz": 3}, "method 'attribution': got an unexpected keyword argument 'stepz'"),
         ({"method": "attribution", "signed": True}, "signed: a ratio needs scores that are not negative"),

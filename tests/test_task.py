@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -13,6 +14,7 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from guided_ft.errors import GuidedError
 from guided_ft.formats import IGNORE
+from guided_ft.rows import read_lines
 from guided_ft.task import Task
 
 
@@ -111,11 +113,59 @@ def test_text_files_are_read_line_by_line(tmp_path):
     assert len(Task.load(tmp_path / "text.txt", tiny.tokenizer())) == 2
 
 
+def test_lines_end_where_files_say_so(tmp_path):
+    inside = "a\u2028b\x85c\x0cd"
+    (tmp_path / "text.txt").write_bytes(f"{inside}\r\ntwo\nthree".encode())
+    assert read_lines(tmp_path / "text.txt") == [{"text": inside}, {"text": "two"}, {"text": "three"}]
+    row = {"prompt": "a\u2028b\x85c", "completion": " d"}
+    (tmp_path / "rows.jsonl").write_bytes(f"{json.dumps(row, ensure_ascii=False)}\r\n\r\n{{}}\n".encode())
+    assert read_lines(tmp_path / "rows.jsonl") == [row]
+
+
+IDS = {"input_ids": [0, 0, 5, 6, 7], "attention_mask": [0, 0, 1, 1, 1]}
+
+
+@pytest.mark.parametrize(
+    ("row", "labels"),
+    [
+        (IDS, (5, 6, 7)),
+        (IDS | {"labels": None, "rejected_ids": None, "completion_mask": None}, (5, 6, 7)),
+        (IDS | {"labels": [IGNORE, IGNORE, IGNORE, 6, 7]}, (IGNORE, 6, 7)),
+        (IDS | {"completion_mask": [0, 0, 0, 0, 1]}, (IGNORE, IGNORE, 7)),
+        (IDS | {"labels": [IGNORE, IGNORE, 5, 6, IGNORE], "completion_mask": [0, 0, 0, 1, 1]}, (IGNORE, 6, IGNORE)),
+    ],
+)
+def test_ready_rows_without_padding_and_with_masks(row, labels):
+    (example,) = Task.from_dataset([row], None).examples
+    assert [(s.ids, s.labels) for s in example] == [((5, 6, 7), labels)]
+
+
+def test_ready_pairs_may_leave_their_labels_out():
+    (example,) = Task.from_dataset([{"input_ids": [5, 6], "rejected_ids": [7, 8, 9]}], None).examples
+    assert [s.labels for s in example] == [(5, 6), (7, 8, 9)]
+
+
+def test_padded_pairs_keep_beside_each_other_what_belongs_together():
+    row = IDS | {"corrupted_ids": [0, 0, 8, 6, 7], "wrong_labels": [IGNORE] * 4 + [9]}
+    task = Task.from_dataset([row], None)
+    assert (task.corrupted[0][0].ids, task.wrong[0]) == ((8, 6, 7), (IGNORE, IGNORE, 9))
+
+
+@pytest.mark.parametrize("batch_size", [0, -1, 2.5, True])
+def test_bad_batch_sizes_are_refused(batch_size):
+    with pytest.raises(GuidedError, match="task 'task': batch_size: expected a number from 1 up"):
+        Task.from_dataset(tiny.sums(2), tiny.tokenizer(), batch_size=batch_size)
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
         ([], "it has no examples"),
         ([{"prompt": "a", "completion": "b"}, {"prompt": "a", "completion": ""}], "row 1: the answer is empty"),
+        ([{"text": "abc", "wrong": "x"}], "row 0: a wrong answer needs a prompt"),
+        ([{"input_ids": [5, 6], "labels": [5, 6, 7]}], "row 0: labels has 3 numbers for 2 tokens (write one for each)"),
+        ([{"input_ids": [5, 6], "attention_mask": [1]}], "row 0: attention_mask has 1 numbers for 2 tokens"),
+        ([{"input_ids": [5, 6], "completion_mask": [1]}], "row 0: completion_mask has 1 numbers for 2 tokens"),
         ([{"question": "a"}], "row 0: unknown format with keys ['question']"),
         (
             [{"prompt": "a", "completion": [{"role": "assistant", "content": "b"}]}],

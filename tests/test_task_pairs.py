@@ -9,6 +9,7 @@ import tiny
 import torch
 from datasets import Dataset
 from families import make
+from peft import LoraConfig, get_peft_model
 from transformers import DataCollatorForLanguageModeling, Trainer, TrainingArguments
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
@@ -163,6 +164,18 @@ def test_examples_beyond_the_model_are_named():
     long.take(1).check(model)
 
 
+@pytest.mark.parametrize(
+    "wrapped",
+    [{"target_modules": ["embed_tokens"]}, {"trainable_token_indices": [3, 4]}, {"modules_to_save": ["embed_tokens"]}],
+    ids=lambda wrapped: next(iter(wrapped)),
+)
+def test_examples_are_checked_against_adapted_embeddings(wrapped):
+    model = get_peft_model(make("llama"), LoraConfig(**({"target_modules": ["q_proj"]} | wrapped)))
+    task_of().check(model)
+    with pytest.raises(GuidedError, match="token id 99, but the model knows 99"):
+        Task(((Tokens((5, 99), (5, 99)),),)).check(model)
+
+
 # -- a trainer's own loss ---------------------------------------------------------------------------------------------
 def settings(tmp_path, **more):
     return {
@@ -242,6 +255,78 @@ def test_dpo_loss_is_the_trainers_whatever_its_reference(tmp_path):
         assert (abs(expected - 0.6931) < 1e-3) == (reference_seed == 0)
 
 
+def test_the_reference_of_a_model_with_an_adapter_is_trls(tmp_path):
+    """TRL keeps a copy of an adapter that came with the model; one that the trainer adds itself is disabled."""
+    born = LoraConfig(r=2, target_modules=["q_proj", "o_proj", "down_proj"])
+    for model, config in ((get_peft_model(make("llama"), born), None), (make("llama"), born)):
+        _roughen(model)
+        trainer = DPOTrainer(
+            model,
+            args=DPOConfig(**settings(tmp_path, beta=0.3, max_length=64, per_device_eval_batch_size=8)),
+            train_dataset=Dataset.from_list(tiny.pairs(6)),
+            processing_class=tiny.tokenizer(),
+            peft_config=config,
+        )
+        expected = theirs(trainer, 5)
+        assert ours(trainer, 5) == pytest.approx(expected, abs=1e-5)
+        _roughen(trainer.model, ".default.")
+        assert (abs(theirs(trainer, 5) - expected)) > 1e-3
+        assert ours(trainer, 5) == pytest.approx(theirs(trainer, 5), abs=1e-5)
+        assert {n.split(".")[-2] for n, p in trainer.model.named_parameters() if p.requires_grad} == {"default"}
+        assert trainer.model.active_adapter == "default"
+
+
+def _roughen(model, part="lora_B"):
+    torch.manual_seed(3)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name and part in name:
+            parameter.data += torch.randn_like(parameter) * 0.3
+
+
+def test_asking_the_reference_leaves_every_module_in_its_mode(tmp_path):
+    reference = make("llama", seed=7)
+    reference.train()
+    reference.model.layers[0].eval()
+    trainer = DPOTrainer(
+        make("llama"),
+        ref_model=reference,
+        args=DPOConfig(**settings(tmp_path, max_length=64)),
+        train_dataset=Dataset.from_list(tiny.pairs(2)),
+        processing_class=tiny.tokenizer(),
+    )
+    reference.train()
+    reference.model.layers[0].eval()
+    before = [module.training for module in trainer.ref_model.modules()]
+    assert len(set(before)) == 2
+    Task.from_trainer(trainer)
+    assert [module.training for module in trainer.ref_model.modules()] == before
+
+
+@pytest.mark.parametrize("kind", ["sft", "dpo", "plain"])
+def test_the_routers_loss_is_refused_until_it_is_turned_off(tmp_path, kind):
+    def trainer(**more):
+        model, tokenizer = make("mixtral"), tiny.tokenizer()
+        common = {"processing_class": tokenizer}
+        if kind == "plain":
+            model.config.output_router_logits = not more
+            collator = DataCollatorForLanguageModeling(tokenizer, mlm=False)
+            rows = Dataset.from_list([{"input_ids": [5, 6, 7]}])
+            args = TrainingArguments(**settings(tmp_path))
+            return Trainer(model, args, train_dataset=rows, data_collator=collator, **common)
+        if kind == "sft":
+            args = SFTConfig(**settings(tmp_path, **more))
+            return SFTTrainer(model, args=args, train_dataset=Dataset.from_list(tiny.sums(5)), **common)
+        args, rows = DPOConfig(**settings(tmp_path, **more)), Dataset.from_list(tiny.pairs(5))
+        return DPOTrainer(model, ref_model=make("mixtral"), args=args, train_dataset=rows, **common)
+
+    with pytest.raises(GuidedError, match=r"the router's auxiliary loss .*set router_aux_loss_coef=0.0"):
+        Task.from_trainer(trainer())
+    found = trainer(router_aux_loss_coef=0.0)
+    if kind == "sft":
+        assert ours(found, 5) == pytest.approx(theirs(found, 5), abs=1e-5)
+    assert len(Task.from_trainer(found))
+
+
 def test_losses_that_a_task_cannot_compute_are_refused(tmp_path):
     class Mine(Trainer):
         def compute_loss(self, model, inputs, **kwargs):
@@ -262,6 +347,15 @@ def test_losses_that_a_task_cannot_compute_are_refused(tmp_path):
         processing_class=tiny.tokenizer(),
     )
     with pytest.raises(GuidedError, match="loss_types="):
+        Task.from_trainer(trainer)
+    trainer = DPOTrainer(
+        make("llama"),
+        ref_model=make("llama"),
+        args=DPOConfig(**settings(tmp_path, loss_weights=[3.0])),
+        train_dataset=Dataset.from_list(tiny.pairs(2)),
+        processing_class=tiny.tokenizer(),
+    )
+    with pytest.raises(GuidedError, match=r"loss_weights=\[3.0\] is not a loss"):
         Task.from_trainer(trainer)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tiny
 from families import make
+from scoring import pairs
 
 from guided_ft.anatomy import Component
 from guided_ft.errors import GuidedError
@@ -43,6 +44,17 @@ def test_verified_components_have_their_exact_effect(options):
         exact = np.array(found["exact"])
         assert found["pearson"] == pytest.approx(np.corrcoef(exact, found["screened"])[0, 1], abs=1e-4)
     assert exact_scores(scores.meta)[components[0]] == found["exact"][0]
+
+
+def test_a_path_from_the_corrupted_prompt_is_verified_by_patching_it():
+    model, task = make("llama"), pairs(6)
+    options = {"retain": None, "kinds": ("head",), "signed": True}
+    scores = localize(model, task, "integrated_gradients", baseline="corrupted", verify=5, **options)
+    truth = localize(model, task, "ablation", replace="corrupted", **options)
+    found = scores.meta["verified"]["head"]
+    assert found["replace"] == "corrupted"
+    exact = [truth.score(Component.parse(name)) for name in found["components"]]
+    assert found["exact"] == pytest.approx(exact, rel=1e-3, abs=1e-6)
 
 
 def test_the_seconds_of_a_map_include_verification(monkeypatch):

@@ -9,5 +9,6 @@ from .families import Family as Family
 from .families import Rows as Rows
 from .reading import bare as bare
 from .reading import base_model as base_model
+from .reading import original as original
 from .reading import stored_weight as stored_weight
 from .slices import Slice as Slice

@@ -71,6 +71,14 @@ def bare(module: Any) -> Any:
     return module
 
 
+def original(module: Any) -> Any:
+    """Return the module that stood here before adapters and trained copies of it, or the module itself."""
+    for name in ("base_layer", "original_module"):
+        if hasattr(module, name):
+            return original(getattr(module, name))
+    return module
+
+
 def _check_experts(layer: nn.Module, number: int, model_type: str, family: Family) -> None:
     """Refuse by name what a row with experts cannot describe, such as a dense layer between sparse ones."""
     names = [name for name in family.projections if family.of_experts(name)]
@@ -100,11 +108,17 @@ def _stored_shape(layer: nn.Module, name: str, family: Family) -> tuple[int, ...
 
 def _parameters(module: nn.Module) -> dict[str, int]:
     """Sizes of the parameters of a module, without those of adapters and under the names they had before them."""
-    return {
-        name.replace(".base_layer.", "."): _numel(parameter)
-        for name, parameter in module.named_parameters()
-        if ".slice_" not in name and ".lora_" not in name
-    }
+    found: dict[nn.Parameter, tuple[str, int]] = {}
+
+    def read(module: nn.Module, prefix: str) -> None:
+        module = original(module)
+        for name, parameter in module.named_parameters(recurse=False):
+            found.setdefault(parameter, (prefix + name, _numel(parameter)))  # tied ones count once
+        for name, child in module.named_children():
+            read(child, f"{prefix}{name}.")
+
+    read(module, "")
+    return dict(found.values())
 
 
 def _numel(parameter: nn.Parameter) -> int:

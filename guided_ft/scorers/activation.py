@@ -8,9 +8,10 @@ import numpy as np
 import torch
 
 from ..anatomy import Anatomy
+from .adapted import out_columns
 from .passes import FORWARD
 from .recorder import Recorder
-from .scene import Scene, out_columns, refuse_experts
+from .scene import Scene, refuse_experts
 
 
 class Activation(Recorder):

@@ -80,12 +80,17 @@ class Edges:
         """``[sources, targets]``: the edges with the largest effects.
 
         Args:
-            keep: how many, or which share of them (below 1).
+            keep: how many, or as a float which share of them (up to 1.0).
         """
         total = int(self.exists.sum())
-        count = round(keep * total) if keep < 1 else int(keep)
-        if isinstance(keep, bool) or not 0 < keep <= total or count < 1:
-            raise GuidedError(f"keep: {keep!r} leaves none or more than all of {total} edges (write a share below 1)")
+        # As budgets are read: 1.0 is everything, 1 is one edge.
+        is_share = keep < 1 or (isinstance(keep, float) and keep == 1)
+        count = round(keep * total) if is_share else int(keep)
+        if isinstance(keep, bool) or not 0 < keep <= total or count < 1 or (count != keep and not is_share):
+            raise GuidedError(
+                f"keep: {keep!r} leaves none or more than all of {total} edges, or no whole number (write a share up "
+                "to 1.0)"
+            )
         size = np.where(self.exists, np.abs(self.scores), -1).ravel()
         mask = np.zeros(size.size, bool)
         mask[np.argsort(-size, kind="stable")[:count]] = True

@@ -45,7 +45,7 @@ class EdgePatching(Recorder):
     Args:
         replace: ``corrupted`` (needs pairs) or ``zero``.
         steps: gradients along the path; 1: at the input only.
-        keep: how many edges, or which share of them (below 1).
+        keep: how many edges, or as a float which share of them (up to 1.0).
 
     Cost: one backward pass per step, one or two forward passes, and for each a product of everything written with
     everything read. Data: labelled examples; pairs for ``corrupted``. Layers, heads. Adapters must be merged; models

@@ -34,11 +34,14 @@ def find_experts(base: nn.Module, name: str) -> nn.Module | None:
         return None
     if last != "down_proj":
         raise GuidedError(f"{name}: experts share no input, so this method cannot score their weights (try 'gradient')")
-    if holder is not bare(holder) and not holder.merged and not holder.disable_adapters:
-        raise GuidedError(
-            f"{parent}: these experts carry an adapter (score before it is added or after merge_adapter())"
-        )
+    refuse_adapter(parent, holder)
     return holder
+
+
+def refuse_adapter(name: str, holder: Any) -> None:
+    """Raise GuidedError for experts with an adapter whose change is not in their parameters."""
+    if holder is not bare(holder) and not holder.merged and not holder.disable_adapters:
+        raise GuidedError(f"{name}: these experts carry an adapter (score before it is added or after merge_adapter())")
 
 
 def activations(experts: Any, routed: Routed) -> torch.Tensor:

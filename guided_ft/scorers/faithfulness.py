@@ -138,10 +138,16 @@ def faithfulness(
         metric=metric_name(task.metric),
         replace=replace,
         task={"name": task.name, "hash": task.hash, "examples": len(task)},
-        held_out=(scores.meta or {}).get("task", {}).get("hash") != task.hash,
+        held_out=not _seen(scores.meta or {}) & {task.hash, *task.digests},
         draws=draws,
         seed=seed,
     )
+
+
+def _seen(meta: dict[str, Any]) -> set[str]:
+    """Digests of the examples that a map, or the maps that it combines, was made of; in older ones of all together."""
+    mine = {meta.get("task", {}).get("hash"), *meta.get("seen", "").split()}
+    return mine.union(*(_seen(part) for part in meta.get("of", ())))
 
 
 def _first(order: np.ndarray, count: int) -> np.ndarray:

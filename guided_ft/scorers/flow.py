@@ -41,7 +41,8 @@ class BlockInfluence(Recorder):
         return 1 - cosine
 
     def result(self, scene: Scene) -> dict[str, np.ndarray]:
-        return self.stack(lambda kind, layer: self.token_mean(layer))
+        # Rounding makes a cosine of 1 a little larger, and ratios take no scores below 0.
+        return self.stack(lambda kind, layer: self.token_mean(layer).clamp(min=0))
 
 
 class Angular(BlockInfluence):

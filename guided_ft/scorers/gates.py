@@ -15,7 +15,7 @@ from ..errors import GuidedError, pick
 from ..progress import track
 from ..scoremap import ScoreMap
 from ..task import Task
-from .movement import _endless
+from .movement import _endless, with_reference
 from .scene import Scene
 from .tap import Tap
 
@@ -53,12 +53,13 @@ def gates(
         lr: None: 5e-3 (l1), 0.1 (l0).
         seed: of the gates' noise.
 
-    Cost: ``steps`` forward and backward passes with frozen weights for each kind. Data: labelled examples. Layers,
-    heads, neurons.
+    Cost: ``steps`` forward and backward passes with frozen weights for each kind, and of pairs a forward pass for the
+    reference, the model without scales. Data: labelled examples. Layers, heads, neurons.
     """
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise GuidedError(f"steps: expected a number from 1 up, got {steps!r}")
     make = pick({"l1": _Scales, "l0": _HardConcrete}, penalty, "penalty")
+    task, passes = with_reference(model, task, steps)
     arrays = {}
     for kind in kinds:
         with Tap(model, start_graph=True) as tap:
@@ -76,7 +77,7 @@ def gates(
                 (scene.loss().mean() + trained.price()).backward()
                 stepper.step()
             arrays[kind] = trained.score()
-    return ScoreMap.of_arrays(anatomy, arrays, {"passes": steps * len(kinds), "penalty": penalty})
+    return ScoreMap.of_arrays(anatomy, arrays, {"passes": steps * len(kinds) + passes, "penalty": penalty})
 
 
 class _Scales:

@@ -8,9 +8,10 @@ import numpy as np
 import torch
 
 from ..anatomy import Anatomy
+from .adapted import out_columns
 from .passes import FORWARD
 from .recorder import Recorder
-from .scene import Scene, out_columns
+from .scene import Scene
 from .unembed import Answers, Unembedding, frozen_norm, pull_back
 
 

@@ -111,7 +111,9 @@ def localize(
     began = time.perf_counter()
     forbid_packing(model)
     anatomy = Anatomy.of(model)
-    task.check(model)
+    for each in (task, retain, *(part for r in requests.values() for part in _sets(r.options.get("against")))):
+        if isinstance(each, Task):
+            each.check(model)
     kept = retain
     if retain == "self" and any(r.compares(retain) or r.against_missing for r in requests.values()):
         kept = ranks.same(self_text(model, seed=seed, progress=progress))
@@ -131,6 +133,7 @@ def localize(
             "options": {key: _plain(value) for key, value in request.options.items()},
             "retain": _told(kept) if other and isinstance(kept, Task) else None,
             "task": _told(task),
+            "seen": " ".join(task.digests),
             "model": getattr(model, "name_or_path", "") or anatomy.model_type,
             "seed": seed,
             "passes": passes,
@@ -142,7 +145,9 @@ def localize(
             meta["together_with"] = sorted(set(requests) - {label})
         warn_if_unstable({**extra, **meta})
         if verify:
-            how = {k: v for k, v in request.options.items() if k in ("replace", "signed")}
+            # A path that starts at the corrupted prompt estimates what patching it does.
+            same = {"replace": "replace", "baseline": "replace", "signed": "signed"}
+            how = {same[k]: v for k, v in request.options.items() if k in same}
             began = time.perf_counter()
             meta["verified"] = verified(model, task, scores, mine, verify, seed=seed, progress=progress, **how)
             meta["seconds"] = round(seconds + time.perf_counter() - began, 3)
@@ -162,6 +167,11 @@ def _score(
         else:
             maps[label] = request.scorer(*positional, **named)
     return maps | record(model, anatomy, task, recorders, progress=progress)
+
+
+def _sets(against: Any) -> Iterable[Any]:
+    """The sets that a method compares with: one, or several."""
+    return against if isinstance(against, list | tuple) else [against]
 
 
 def _told(task: Task) -> dict[str, Any]:

@@ -24,7 +24,7 @@ def magnitude(
 ) -> ScoreMap:
     """Score components by the Euclidean norm of the weights they own: ``sqrt(sum(w^2))``. No pass, no data.
 
-    Quantized weights are measured as what they stand for.
+    The weights are the base model's own, without adapters. Quantized weights are measured as what they stand for.
     """
     base = base_model(model)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -52,7 +53,10 @@ def movement(
         lr: learning rate of the steps.
         optimizer: ``sgd``, or ``adam``, whose first steps move all weights alike, so that it needs more of them.
 
-    Cost: ``steps`` training steps; memory for a copy of the projections (and Adam's state). Data: labelled examples.
+    The steps are taken in float32, whatever the model's dtype: one of them is often less than half precision can tell.
+
+    Cost: ``steps`` training steps, and of pairs a forward pass for the reference; memory for a copy of the projections
+    (in half precision also for their weights and gradients in float32; and Adam's state). Data: labelled examples.
     Layers, heads, neurons. Needs weights that can have gradients: not quantized ones.
     """
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
@@ -62,19 +66,27 @@ def movement(
     names = [anatomy.module(layer, name) for layer in range(anatomy.num_layers) for name in anatomy.shapes]
     weights = {name: checked(stored_weight(base, name), name, "movement") for name in names}
     kept: dict[str, torch.Tensor] = {}
+    task, passes = with_reference(model, task, steps)
     with Tap(model):
         try:
             kept = {name: weight.detach().clone() for name, weight in weights.items()}
             for weight in weights.values():
                 weight.requires_grad_(True)
-            stepper = make(weights.values(), lr)
+            # Of a float32 weight it is the weight itself.
+            exact = {name: nn.Parameter(weight.detach().float()) for name, weight in weights.items()}
+            stepper = make(exact.values(), lr)
             batches = itertools.islice(_endless(task, device), steps)
             for batch in track(batches, steps, "movement", progress):
-                stepper.zero_grad()
                 task.loss(task.quantity(model, batch)).mean().backward()
+                for name, weight in weights.items():
+                    exact[name].grad = None if weight.grad is None else weight.grad.float()
+                    weight.grad = None
                 stepper.step()
+                with torch.no_grad():
+                    for name, weight in weights.items():
+                        weight.copy_(exact[name])
             axis = anatomy.rows_axis_of
-            moved = fold(anatomy, lambda n: squares(weights[n].detach().float() - kept[n].float(), axis(n)), kinds)
+            moved = fold(anatomy, lambda n: squares(exact[n].detach() - kept[n].float(), axis(n)), kinds)
         finally:
             with torch.no_grad():
                 for name, before in kept.items():
@@ -82,7 +94,23 @@ def movement(
     if relative:
         size = fold(anatomy, lambda n: squares(float_weight(base, n, "movement"), axis(n)), kinds)
         moved = {kind: array / np.maximum(size[kind], np.finfo(float).tiny) for kind, array in moved.items()}
-    return ScoreMap.of_arrays(anatomy, {kind: np.sqrt(array) for kind, array in moved.items()}, {"passes": steps})
+    return ScoreMap.of_arrays(
+        anatomy, {kind: np.sqrt(array) for kind, array in moved.items()}, {"passes": steps + passes}
+    )
+
+
+def with_reference(model: nn.Module, task: Task, steps: int) -> tuple[Task, int]:
+    """Hold the margins of the model as it is for the reference of ``steps`` batches of pairs that have none.
+
+    Without them the model is its own reference at every step, and never gets away from it. Also returns the passes.
+    """
+    if not task.is_preference or task.metric != "loss" or task.reference is not None:
+        return task, 0
+    task = task.take(steps * task.batch_size)
+    device = next(model.parameters()).device
+    with Tap(model), torch.no_grad():
+        margins = [float(m) for batch in task.batches(device) for m in task.quantity(model, batch)]
+    return replace(task, reference=tuple(margins)), task.num_batches()
 
 
 def _endless(task: Task, device: Any) -> Iterable[dict[str, torch.Tensor]]:

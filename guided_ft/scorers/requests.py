@@ -75,6 +75,8 @@ def read_methods(
 
 def read_request(name: str, options: dict[str, Any], kinds: tuple[str, ...] | None, seed: int) -> Request:
     method = find(name)
+    if kinds is not None and not kinds:
+        raise GuidedError("kinds: empty (choose from layer, head, neuron; None is all that the method scores)")
     for kind in kinds or ():
         pick(dict.fromkeys(KINDS), kind, "kinds")
         if kind not in method.kinds:

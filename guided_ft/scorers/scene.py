@@ -243,13 +243,6 @@ def checked(weight: nn.Parameter, name: str, method: str) -> nn.Parameter:
     return weight
 
 
-def out_columns(scene: Scene, name: str, method: str) -> torch.Tensor:
-    """The columns of an out- or down-projection ``[width, inputs]``, those of experts one expert after the other."""
-    weight = float_weight(scene.base, name, method)
-    weight = weight.mT if scene.anatomy.rows_axis_of(name) else weight
-    return weight if weight.ndim == 2 else weight.transpose(0, 1).flatten(1)
-
-
 def float_weight(base: nn.Module, name: str, method: str) -> torch.Tensor:
-    """The weight of a projection as float32. Raises GuidedError for a quantized one."""
+    """The weight of a projection as float32, without adapters. Raises GuidedError for a quantized one."""
     return checked(stored_weight(base, name), name, method).detach().float()

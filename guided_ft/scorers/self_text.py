@@ -46,6 +46,10 @@ def self_text(
                 temperature=1.0,
                 top_k=0,
                 top_p=1.0,
+                # Whatever else the model's own settings change: not a sample of what it knows.
+                min_p=None,
+                repetition_penalty=1.0,
+                no_repeat_ngram_size=0,
                 # A text of a word or two says nothing.
                 min_new_tokens=min(8, num_tokens),
                 max_new_tokens=num_tokens,

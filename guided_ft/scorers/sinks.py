@@ -62,7 +62,8 @@ class Massive(Recorder):
         layer  = mean over texts of max |h| / median |h|         h: the hidden states that leave the layer
         neuron = mean over texts of max |a| / median |a of all neurons of the layer|
 
-    over all real tokens of a text, the first ones among them (Sun et al. 2024, arXiv 2402.17762).
+    over all real tokens of a text, the first ones among them (Sun et al. 2024, arXiv 2402.17762). The median is that of
+    what is not 0, as most of what ReLU neurons and experts say is; where all is 0, so is the score.
 
     Cost: one forward pass. Data: any text. Layers, neurons.
     """
@@ -74,7 +75,8 @@ class Massive(Recorder):
             for row, mask in zip(a.float().abs(), scene.mask, strict=True):
                 real = row[mask]
                 peak = real.amax(0) if each else real.max()
-                self.add(key, peak / real.median().clamp(min=torch.finfo(torch.float32).tiny))
+                spoken = real[real > 0]
+                self.add(key, peak / spoken.median() if spoken.numel() else peak)
 
         if "layer" in self.kinds:
             scene.at_layers(lambda layer, before, after: note(("layer", layer), after, False))

@@ -32,7 +32,8 @@ def stable_rank(
         stable rank(W) = ||W||_F^2 / ||W||_2^2         (1: everything in one direction; Rudelson & Vershynin 2007)
         layer = mean over its projections;  head = stable rank of its columns of the out-projection
 
-    Cost: singular values of every projection, no pass. Data: none. Layers, heads (a neuron's column has rank 1).
+    Cost: singular values of every projection, no pass. Data: none; adapters are left out. Layers, heads (a
+    neuron's column has rank 1).
     """
     return _spectra(model, anatomy, kinds, "stable_rank", _stable_rank, progress)
 
@@ -59,7 +60,7 @@ def tail_exponent(
     Args:
         tail: share of the eigenvalues that counts as the tail.
 
-    Cost: singular values of every projection, no pass. Data: none. Layers only.
+    Cost: singular values of every projection, no pass. Data: none; adapters are left out. Layers only.
     """
     if not 0 < tail <= 1:
         raise GuidedError(f"tail: expected a share above 0 up to 1, got {tail}")
@@ -86,7 +87,8 @@ def low_rank(
     Args:
         rank: r; matrices of lower rank stay whole.
 
-    Cost: a singular value decomposition of every projection, no pass. Data: none. Layers, heads, neurons.
+    Cost: a singular value decomposition of every projection, no pass. Data: none; adapters are left out. Layers, heads,
+    neurons.
     """
     if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
         raise GuidedError(f"rank: expected a number from 1 up, got {rank!r}")

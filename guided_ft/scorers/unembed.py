@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..anatomy import bare
 from ..errors import GuidedError
 from ..formats import IGNORE
 from .scene import Scene
@@ -82,7 +83,13 @@ class Unembedding:
         return torch.cat([p for p, _ in found]), torch.cat([t for _, t in found])
 
     def directions(self, answers: Answers) -> torch.Tensor:
-        """What raises each answer's logit above the mean one, or the wrong answer's ``[answers, width]``."""
+        """What raises each answer's logit above the mean one, or the wrong answer's ``[answers, width]``.
+
+        Raises GuidedError if the unembedding carries an adapter, whose part is not in the weight.
+        """
+        head: Any = self.head
+        if head is not bare(head) and not head.merged and not head.disable_adapters:
+            raise GuidedError("direct_logit: the output head carries an adapter (merge it first)")
         weight: torch.Tensor = self.head.weight.detach()
         other = weight.float().mean(0) if answers.wrong is None else weight[answers.wrong].float()
         return weight[answers.token].float() - other

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from .adapted import adapted_weight
 from .fold import Sums, fold, sums
 from .passes import FORWARD
 from .recorder import Recorder
-from .scene import Scene, float_weight
+from .scene import Scene
 
 
 class Wanda(Recorder):
@@ -34,7 +35,7 @@ class Wanda(Recorder):
         axis = self.anatomy.rows_axis
 
         def of(name: str) -> Sums:
-            weight = float_weight(scene.base, name, "wanda").abs()
+            weight = adapted_weight(scene, name, "wanda").abs()
             norm = self.token_mean(name).sqrt().float().to(weight.device)
             return sums(weight * norm.unsqueeze(axis), axis)
 

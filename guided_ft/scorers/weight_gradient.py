@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from ..anatomy import Anatomy
+from .adapted import adapted_weight
 from .fold import Sums, fold, squares, sums
 from .passes import WEIGHTS, Pass
 from .recorder import Recorder
@@ -77,7 +78,7 @@ class Snip(MeanGradient):
 
     def result(self, scene: Scene) -> dict[str, np.ndarray]:
         def of(name: str) -> Sums:
-            weight = float_weight(scene.base, name, "snip")
+            weight = adapted_weight(scene, name, "snip")
             product = weight * self.gradient(scene, name).to(weight.device)
             return sums(product if self.whole else product.abs(), self.anatomy.rows_axis_of(name))
 
