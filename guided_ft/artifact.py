@@ -53,7 +53,8 @@ def write_json(path: str | os.PathLike[str], data: Any) -> None:
 def read_json(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
     """Read a JSON object that says ``"kind": kind``. Raises GuidedError for anything else."""
     try:
-        data = json.loads(_read_bytes(path).decode("utf-8"), parse_constant=_refuse_constant)
+        text = _read_bytes(path).decode("utf-8")
+        data = json.loads(text, parse_constant=_refuse_constant, parse_int=_read_integer)
     except (ValueError, RecursionError) as error:
         if isinstance(error, GuidedError):
             raise
@@ -65,6 +66,13 @@ def read_json(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not a JSON number")
+
+
+def _read_integer(digits: str) -> int:
+    if len(digits) > 300:
+        # No float holds it, and whoever divides by it or formats it would fail.
+        raise ValueError(f"a number of {len(digits)} digits")
+    return int(digits)
 
 
 def write_arrays(path: str | os.PathLike[str], arrays: dict[str, np.ndarray]) -> None:

@@ -218,7 +218,7 @@ def list_recipes(context: typer.Context) -> None:
 @recipes.command(epilog=_examples("recipes copy quickstart", "recipes copy quickstart my.yaml --force"))
 def copy(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name of a shipped recipe.")],
-    dest: Annotated[Path | None, typer.Argument(metavar="DEST", help="YAML file or folder.")] = None,
+    dest: Annotated[Path, typer.Argument(metavar="DEST", help="YAML file or folder.")] = Path("."),
     force: Annotated[bool, typer.Option("--force", help="Overwrite DEST.")] = False,
 ) -> None:
     """Copy a shipped recipe to a file of your own."""
@@ -227,16 +227,12 @@ def copy(
     from .recipe import shipped
 
     source = pick(shipped(), name, "recipes")
-    target = Path(".") if dest is None else dest
-    target = target / source.name if target.is_dir() else target
+    target = dest / source.name if dest.is_dir() else dest
     if target.suffix not in (".yaml", ".yml"):
         raise GuidedError(f"{target}: a recipe's file ends in .yaml (write {target}.yaml)")
     if target.exists() and not force:
         raise GuidedError(f"{target}: exists already (give another name, or --force)")
-    try:
-        write_text(target, read_text(source))
-    except OSError as error:
-        raise GuidedError(f"{target}: cannot be written: {error.strerror} (give another place)") from None
+    write_text(target, read_text(source))
     typer.echo(f"wrote {target}; run it with: guided-ft run {target}")
 
 
@@ -267,6 +263,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         _stop(2, f"{program}: {message} (see {program} --help)")
     except GuidedError as error:
         _stop(2, str(error))
+    except OSError as error:
+        # What the machine refuses (a folder that is a file, a full disk) is no bug of ours.
+        place = error.filename2 or error.filename or "guided-ft"
+        _stop(2, " ".join(f"{place}: {error.strerror or error} (check the path, or give another)".split()))
     except Interrupted as error:
         _stop(130, str(error))
     sys.exit(code if isinstance(code, int) else 0)

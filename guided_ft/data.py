@@ -8,11 +8,12 @@ import json
 import random
 import sys
 import types
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from .artifact import read_text
 from .errors import GuidedError
+from .strict_yaml import shown
 
 if TYPE_CHECKING:
     from .recipe import Data
@@ -22,15 +23,18 @@ Row = dict[str, Any]
 ALIASES = {"question": "prompt", "instruction": "prompt", "answer": "completion", "output": "completion"}
 """Column names of well-known data sets, and what TRL calls them."""
 
+COLUMNS = {"sft": ("prompt", "completion"), "dpo": ("prompt", "chosen", "rejected")}
+"""What each trainer needs of a row: all text, or all lists of messages."""
 
-def load_rows(data: Data, seed: int = 0) -> tuple[list[Row], list[Row]]:
+
+def load_rows(data: Data, seed: int = 0, trainer: str = "sft") -> tuple[list[Row], list[Row]]:
     """Return training and test rows in TRL's formats; no prompt is in both.
 
     Raises:
-        GuidedError: if there are not enough different rows.
+        GuidedError: if there are not enough different rows, or one of them is not as the trainer needs it.
     """
     wanted = data.train + data.test
-    train, test = SOURCES[data.source](data, seed, wanted)
+    train, test = SOURCES[data.source](data, seed, wanted, trainer)
     if test is None:
         rows = _unique(_kept(train, data))
         test, train = rows[: data.test], rows[data.test : wanted]
@@ -46,7 +50,7 @@ def load_rows(data: Data, seed: int = 0) -> tuple[list[Row], list[Row]]:
     return train, test
 
 
-def _reasoning_gym(data: Data, seed: int, wanted: int) -> tuple[list[Row], None]:
+def _reasoning_gym(data: Data, seed: int, wanted: int, trainer: str) -> tuple[list[Row], None]:
     reasoning_gym = _import_reasoning_gym()
     clash = sorted({"seed", "size"} & set(data.options))
     if clash:
@@ -95,52 +99,80 @@ def _wrong_number(answer: str, seed: str) -> str:
     return str(number + random.Random(seed).choice([-11, -10, -9, -2, -1, 1, 2, 9, 10, 11]))
 
 
-def _file(data: Data, seed: int, wanted: int) -> tuple[list[Row], list[Row] | None]:
-    train = _read_jsonl(str(data.path))
+def _file(data: Data, seed: int, wanted: int, trainer: str) -> tuple[list[Row], list[Row] | None]:
+    train = _checked(_read_jsonl(str(data.path)), f"{data.path}:", trainer)
     if data.test_path:
-        return train, _read_jsonl(data.test_path)
+        return train, _checked(_read_jsonl(data.test_path), f"{data.test_path}:", trainer)
     random.Random(seed).shuffle(train)
     return train, None
 
 
-def _hub(data: Data, seed: int, wanted: int) -> tuple[list[Row], None]:
+def _hub(data: Data, seed: int, wanted: int, trainer: str) -> tuple[list[Row], None]:
     from datasets import load_dataset
 
     try:
         rows = [dict(row) for row in load_dataset(data.name, split=data.split)]
     except Exception as error:  # datasets raises many kinds
         raise GuidedError(f"data: {data.name!r} cannot be loaded ({str(error).splitlines()[0][:160]})") from None
+    rows = _checked(enumerate(rows), f"data: {data.name!r} row ", trainer)
     random.Random(seed).shuffle(rows)
-    return [_renamed(row) for row in rows], None
+    return rows, None
 
 
-SOURCES: dict[str, Callable[[Any, int, int], tuple[list[Row], list[Row] | None]]] = {
+SOURCES: dict[str, Callable[[Any, int, int, str], tuple[list[Row], list[Row] | None]]] = {
     "reasoning_gym": _reasoning_gym,
     "file": _file,
     "hub": _hub,
 }
 
 
-def _read_jsonl(path: str) -> list[Row]:
-    rows = []
-    for number, line in enumerate(read_text(path).splitlines(), 1):
+def _read_jsonl(path: str) -> Iterator[tuple[int, Row]]:
+    # Not splitlines: JSON may hold the other characters that it breaks lines at, such as U+2028.
+    for number, line in enumerate(read_text(path).split("\n"), 1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             row = None
         if not isinstance(row, dict):
             raise GuidedError(f"{path}:{number}: not a JSON object (write one object per line)")
+        yield number, row
+
+
+def _checked(numbered: Iterable[tuple[int, Row]], where: str, trainer: str) -> list[Row]:
+    """The rows with TRL's names. Raises GuidedError, with the row's number, for one that the trainer cannot take."""
+    rows: list[Row] = []
+    forms: set[str] = set()
+    for number, row in numbered:
         rows.append(_renamed(row))
+        forms |= {_form(rows[-1].get(name)) for name in COLUMNS[trainer]}
+        if len(forms) > 1 or "" in forms:
+            raise GuidedError(
+                f"{where}{number}: not a row for trainer {trainer}, with keys {shown(', '.join(row), 80)} (give every "
+                f"row {' + '.join(COLUMNS[trainer])}, all text or all lists of messages)"
+            )
     return rows
+
+
+def _form(value: Any) -> str:
+    """``text``, ``messages``, or nothing for what is neither."""
+    if isinstance(value, str):
+        return "text"
+    parts = value if isinstance(value, list) else []
+    told = [isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str) for m in parts]
+    return "messages" if told and all(told) else ""
 
 
 def _renamed(row: Row) -> Row:
     """Give well-known columns TRL's names; an answer gets the space that sets it off from its prompt."""
     if "prompt" in row:
         return row
+    more = row.get("input") if "instruction" in row else None
     row = {ALIASES.get(key, key): value for key, value in row.items()}
+    if isinstance(more, str) and more.strip() and isinstance(row["prompt"], str):
+        # Alpaca's: what the instruction is about.
+        row["prompt"] = f"{row['prompt']}\n\n{more}"
     if isinstance(row.get("completion"), str) and isinstance(row.get("prompt"), str):
         row = {"prompt": row["prompt"], "completion": " " + row["completion"].lstrip()}
     return row

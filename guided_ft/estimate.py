@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 ANY_SIZE = 10**15
 """Above every real model: a budget is read before the model's size is known."""
 
+LARGEST = 10**8
+"""Above every real step, and torch can still count the bytes of what it holds."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -136,7 +139,7 @@ def estimate(
         checkpointing: with gradient checkpointing.
 
     Raises:
-        GuidedError: for an unknown model, architecture, budget or dtype.
+        GuidedError: for an unknown model, architecture, budget or dtype, and for sizes that no step has.
     """
     if not 0 < labelled <= 1:
         raise GuidedError(f"labelled: {labelled} is not a share above 0 and at most 1 (write 0.3)")
@@ -154,6 +157,9 @@ def estimate(
         name, dtype = target, dtype or "float32"
         budget = "2%" if budget is None else budget
     batch = Batch(rows or 8, length or 128, labelled)
+    for what, value in (("batch times length", batch.tokens), ("rank", rank)):
+        if value > LARGEST:
+            raise GuidedError(f"{what}: {value:,} is more than the {LARGEST:,} that can be worked out (lower it)")
     parse_budget(budget, ANY_SIZE)
     # From here on with torch: mistakes above are told in a moment.
     from .footprint import STORAGES
@@ -176,6 +182,9 @@ def _estimate(
     from .models import load_config
 
     config = load_config(name)
+    layers = getattr(config.get_text_config(), "num_hidden_layers", 1)
+    if layers < 1:
+        raise GuidedError(f"model: {name!r} has a configuration without layers (num_hidden_layers is {layers})")
     with on_meta(config, storage.dtype, name) as model:
         anatomy = Anatomy.of(model)
         output = model.get_output_embeddings().weight

@@ -184,5 +184,11 @@ def _do(context: stages.Run, stage: Stage, key: str) -> dict[str, Any]:
     result = stage.call(context)
     record = {"kind": "stage", "version": 1, "key": key, "result": result}
     record |= {"seconds": round(time.perf_counter() - began, 2), "peak_bytes": peak_bytes()}
-    write_json(context.folder / "stages" / f"{stage.name}.json", record)
+    try:
+        write_json(context.folder / "stages" / f"{stage.name}.json", record)
+    except ValueError:
+        # JSON holds no NaN. A gradient that is not finite stops its step, but nothing looks at what the last one made.
+        raise GuidedError(
+            f"stage {stage.name}: what was measured is not finite (check the data, or lower the learning rate)"
+        ) from None
     return record

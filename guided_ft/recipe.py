@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
@@ -30,6 +30,7 @@ from .recipe_fields import (
     Place,
     Rank,
     Rate,
+    Says,
     Seed,
     Steps,
     Strategy,
@@ -37,6 +38,9 @@ from .recipe_fields import (
     leaves,
 )
 from .strict_yaml import dump, read_mapping
+
+MAX_STEPS = 10**9
+"""Above every real run."""
 
 
 class Section(BaseModel):
@@ -93,7 +97,9 @@ class Train(Section):
     learning_rate: LearningRate = Field(
         default="auto", description="peak learning rate of AdamW (auto: by the mode and by how much trains)"
     )
-    steps: Count = Field(default=100, description="optimizer steps")
+    steps: Annotated[int, Field(strict=True, gt=0, le=MAX_STEPS), Says(f"an integer from 1 to {MAX_STEPS}")] = Field(
+        default=100, description="optimizer steps"
+    )
     batch_size: Count = Field(default=8, description="examples per forward pass")
     accumulate: Count = Field(default=1, description="forward passes per optimizer step")
     lr_scheduler: Literal["linear", "cosine", "constant", "constant_with_warmup"] = Field(
@@ -250,4 +256,8 @@ def _conflicts(data: Mapping[str, Any]) -> list[Problem]:
         found.append(("quantization", "mode freeze trains the weights themselves (write none, or mode: slice)"))
     if value("train", "trainer") == "dpo" and source == "reasoning_gym" and value("data", "preference") is False:
         found.append(("data.preference", "trainer dpo needs pairs of answers (write preference: true)"))
+    if value("train", "trainer") == "sft" and source == "reasoning_gym" and value("data", "preference") is True:
+        found.append(
+            ("data.preference", "trainer sft learns single answers (write preference: false, or trainer: dpo)")
+        )
     return found

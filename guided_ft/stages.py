@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from .artifact import read_arrays
 from .budget import select
 from .data import load_rows
+from .errors import GuidedError
 from .models import load_model, load_tokenizer
 from .plan import Plan
 from .scoremap import ScoreMap
@@ -45,7 +46,11 @@ class Run:
 
     @cached_property
     def rows(self) -> tuple[list[dict], list[dict]]:
-        return load_rows(self.recipe.data, self.recipe.seed)
+        recipe = self.recipe
+        rows = load_rows(recipe.data, recipe.seed, recipe.train.trainer)
+        if not isinstance(rows[0][0]["prompt"], str) and not self.tokenizer.chat_template:
+            raise GuidedError(f"data: {recipe.model!r} has no chat template for messages (write prompts as text)")
+        return rows
 
     def model(self) -> Any:
         """Load the base model afresh."""
@@ -77,7 +82,8 @@ class Run:
 def before(run: Run) -> dict[str, Any]:
     """Measure the base model, and sample the text that retention is measured on."""
     (run.folder / HELD_OUT).unlink(missing_ok=True)
-    return _measure(run, run.model(), None)
+    # The rows first: what is wrong with them is told before the model is loaded.
+    return _measure(run, run.rows[1], run.model(), None)
 
 
 def localize(run: Run) -> dict[str, Any]:
@@ -161,7 +167,7 @@ def after(run: Run, folder: Path | None = None) -> dict[str, Any]:
     model, reference = _tuned(run, folder)
     kept = torch.from_numpy(read_arrays(folder / "probe.safetensors")["logits"])
     difference = float((probe_logits(model, _probe(run)) - kept).abs().max())
-    return {"reload": {"max_difference": difference}, **_measure(run, model, reference)}
+    return {"reload": {"max_difference": difference}, **_measure(run, run.rows[1], model, reference)}
 
 
 def _probe(run: Run) -> Task:
@@ -185,10 +191,10 @@ def _tuned(run: Run, folder: Path) -> tuple[Any, Callable[[], contextlib.Abstrac
     return load_model(str(folder / "adapter"), dtype=run.recipe.dtype), lambda: contextlib.nullcontext(plain)
 
 
-def _measure(run: Run, model: Any, reference: Any) -> dict[str, Any]:
+def _measure(run: Run, rows: list[dict], model: Any, reference: Any) -> dict[str, Any]:
     from .evaluate import answers, exact_match, preference_accuracy, retention
 
-    settings, rows = run.recipe.evaluate, run.rows[1]
+    settings = run.recipe.evaluate
     found = answers(
         model,
         run.tokenizer,

@@ -400,6 +400,16 @@ def test_what_was_refused_is_said(tmp_path):
     assert "Refused: full" not in page, "it has been run since"
 
 
+@pytest.mark.parametrize("cells", [None, {}, [{}], [3], [{"arm": "badam", "reason": "is not installed"}]])
+def test_refused_runs_that_cannot_be_read_are_named(tmp_path, cells):
+    folder = results(tmp_path / "results", [row()])
+    data = {"kind": "refused", "version": 1} | ({} if cells is None else {"cells": cells})
+    (folder / "testbed.refused.json").write_text(json.dumps(data))
+    with pytest.raises(GuidedError, match=r"testbed.refused.json: 'cells' is no list of runs with a reason"):
+        write_report(folder, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 BAD = {
     "no rows": (None, "no rows of testbed or smollm2"),
     "a bad row": ([row(), row() | {"score": 300}], r"testbed.jsonl:2: score is 300"),
@@ -432,6 +442,38 @@ def test_only_its_own_old_plots_go(tmp_path):
     assert (plots / "step_budget.svg").read_text() == "old"
 
 
+def test_a_call_that_is_stopped_leaves_all_as_it_was(tmp_path, monkeypatch):
+    def found():
+        return {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    write_report(results(tmp_path / "results", [row(), row(arm="lora", budget=0.3)]), tmp_path)
+    results(tmp_path / "results", [row(score=12.0), row(arm="guided", budget=0.3)])
+    before = found()
+    with monkeypatch.context() as patch:
+        patch.setattr("guided_ft.bench.figures.curves", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            write_report(tmp_path / "results", tmp_path)
+    assert found() == before
+    write_report(tmp_path / "results", tmp_path)
+    assert found() != before
+
+
+@pytest.mark.parametrize("place", ["plots", "RESULTS.md"])
+def test_what_is_in_the_way_is_one_line_and_exit_code_2(tmp_path, capsys, place):
+    from guided_ft.cli import main
+
+    folder = results(tmp_path / "results", [row()])
+    (tmp_path / place).write_text("mine") if place == "plots" else (tmp_path / place).mkdir()
+    with pytest.raises(SystemExit) as stop:
+        main(["bench", "report", "--out", str(folder)])
+    said = capsys.readouterr().err
+    assert (stop.value.code, said.count("\n")) == (2, 1)
+    assert said.startswith(f"{tmp_path / place}: ")
+
+
 # -- names ------------------------------------------------------------------------------------------------------------------
 def test_every_arm_of_the_runner_has_a_name_and_a_look():
     assert set(LABELS) == set(ARMS)
@@ -453,3 +495,25 @@ def test_the_command_writes_beside_the_results(tmp_path):
     said = [Path(line.removeprefix("wrote ")) for line in done.output.splitlines()]
     assert said[0] == tmp_path / "RESULTS.md"
     assert set(said) == {path for path in tmp_path.rglob("*") if path.is_file()} - {folder / "testbed.jsonl"}
+
+
+# -- what must not be passed over -----------------------------------------------------------------------------------------
+def test_a_lora_that_trains_more_than_the_default_is_said_to():
+    rows = [row(), row(arm="guided", budget=0.3, trainable=1000)]
+    rows += [row(arm="lora", budget=0.3, trainable=3000)]
+    (line, *_) = [line for line in goals([group(rows)]).splitlines() if "at equal parameters" in line]
+    assert line.endswith("reached: 80.0 : 80.0 (LoRA, all linear layers: 3.0 times the parameters) |")
+    rows[-1]["trainable"] = 1100
+    assert "times the parameters" not in goals([group(rows)])
+
+
+def test_a_loss_against_any_random_choice_is_shown(tmp_path):
+    rows = duel(-10.0)
+    for each in rows:
+        each["arm"] = each["arm"].replace("random", "random:default")
+    page = write_report(results(tmp_path / "lost", rows), tmp_path)[0].read_text()
+    assert "| guided, two-sided | random, placed as the default | score (points) | loss |" in page
+    for each in rows:
+        each["score"] = 50.0
+    page = write_report(results(tmp_path / "tied", rows), tmp_path / "b")[0].read_text()
+    assert "| guided, two-sided | random, placed as the default | score (points) | tie |" not in page

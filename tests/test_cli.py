@@ -173,7 +173,7 @@ def test_a_recipe_is_copied_as_it_is_and_never_overwritten_by_accident(capsys, h
     [
         ("quikstart", "recipes: unknown value 'quikstart' (did you mean 'quickstart'?)"),
         ("quickstart my", "my: a recipe's file ends in .yaml (write my.yaml)"),
-        ("quickstart runs/quickstart/run.json/x.yaml", "runs/quickstart/run.json/x.yaml: cannot be written: "),
+        ("quickstart runs/quickstart/run.json/x.yaml", "runs/quickstart/run.json: File exists (check the path, "),
     ],
 )
 def test_a_copy_that_cannot_be(capsys, here: Path, arguments: str, message: str) -> None:
@@ -263,7 +263,7 @@ def test_no_command_prints_the_help(capsys) -> None:
         ("check quickstart budgt=1%", "override: budgt: unknown key (did you mean 'select.budget'?)"),
         (
             "train quickstart steps=ten",
-            "override: train.steps: expected an integer above 0, got 'ten' (write a number such as 100)",
+            "override: train.steps: expected an integer from 1 to 1000000000, got 'ten' (write a number such as 100)",
         ),
     ],
 )
@@ -299,6 +299,39 @@ def test_an_interrupt_is_one_line_and_exit_code_130(capsys, pipeline) -> None:
     pipeline.failure = KeyboardInterrupt()
     said = "interrupted: runs/quickstart can be continued with the same command\n"
     assert call(capsys, "run", "quickstart") == (130, "", said)
+
+
+LONG = "x" * 5000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("run quickstart output=/dev/null/x", "/dev/null/x: Not a directory"),
+        ("run quickstart output=/proc/x", "/proc/x: No such file or directory"),
+        ("run quickstart output=runs/quickstart/run.json", "runs/quickstart/run.json: File exists"),
+        (f"recipes copy quickstart {LONG}.yaml", f"{LONG}.yaml: File name too long"),
+        (f"show {LONG}", f"{LONG}/run.json: File name too long"),
+        (f"report {LONG}", f"{LONG}/run.json: File name too long"),
+        (f"bench report --out {LONG}", f"{LONG}/testbed.jsonl: File name too long"),
+    ],
+)
+def test_what_the_machine_refuses_is_one_line_and_exit_code_2(capsys, here: Path, arguments: str, message: str) -> None:
+    assert call(capsys, *arguments.split()) == (2, "", f"{message} (check the path, or give another)\n")
+
+
+@pytest.mark.parametrize(
+    ("failure", "message"),
+    [
+        (PermissionError(13, "Permission denied", "a\nb"), "a b: Permission denied"),
+        (IsADirectoryError(21, "Is a directory", ".x.tmp", None, "RESULTS.md"), "RESULTS.md: Is a directory"),
+        (OSError(28, "No space left on device"), "guided-ft: No space left on device"),
+        (OSError("the disk\nwent away"), "guided-ft: the disk went away"),
+    ],
+)
+def test_so_is_what_it_refuses_on_the_way(capsys, pipeline, failure: OSError, message: str) -> None:
+    pipeline.failure = failure
+    assert call(capsys, "run", "quickstart") == (2, "", f"{message} (check the path, or give another)\n")
 
 
 def test_a_bug_is_not_hidden(pipeline) -> None:

@@ -20,7 +20,7 @@ from guided_ft.arms import arms, spread, topmost
 from guided_ft.cli import main
 from guided_ft.dry_run import saved_bytes
 from guided_ft.errors import GuidedError
-from guided_ft.estimate import estimate, readable
+from guided_ft.estimate import LARGEST, estimate, readable
 from guided_ft.flops import Batch, active_parameters
 from guided_ft.footprint import STORAGES, footprint, on_meta
 from guided_ft.models import EMBEDDED, cache_folder
@@ -374,6 +374,10 @@ def test_mistakes_are_one_line_and_exit_code_2(capsys, tmp_path):
         "labelled: 0.0 is not a share above 0 and at most 1 (write 0.3)"
     )
     assert refusal(capsys, folder, "--batch", "0").startswith("guided-ft estimate: Invalid value for '--batch': ")
+    lot = "is more than the 100,000,000 that can be worked out (lower it)"
+    assert refusal(capsys, folder, "--length", f"{10**12}") == f"batch times length: 8,000,000,000,000 {lot}"
+    assert refusal(capsys, folder, "--batch", f"{10**20}") == f"batch times length: {128 * 10**20:,} {lot}"
+    assert refusal(capsys, folder, "--rank", f"{10**20}") == f"rank: {10**20:,} {lot}"
     assert refusal(capsys, "no/such/model").startswith("model: 'no/such/model' cannot be loaded (")
     assert refusal(capsys, "no.yaml") == "no.yaml: cannot be read: No such file or directory (check the path)"
 
@@ -389,6 +393,8 @@ def test_mistakes_are_one_line_and_exit_code_2(capsys, tmp_path):
         ('{"model_type": "llama", "hidden_size": -8}', "cannot be loaded"),
         ('{"model_type": "llama", "num_attention_heads": 0}', "cannot be loaded"),
         ('{"model_type": "llama", "intermediate_size": -8}', "makes no causal LM"),
+        ('{"model_type": "llama", "num_hidden_layers": 0}', "a configuration without layers (num_hidden_layers is 0)"),
+        ('{"model_type": "gpt2", "n_layer": -1}', "a configuration without layers (num_hidden_layers is -1)"),
     ],
 )
 def test_a_configuration_that_is_none_is_one_line_and_exit_code_2(capsys, tmp_path, text, said):
@@ -411,6 +417,12 @@ def test_a_configuration_that_is_none_is_one_line_and_exit_code_2(capsys, tmp_pa
 )
 def test_sizes_are_readable(size, text):
     assert readable(size) == text
+
+
+def test_the_largest_step_is_worked_out(tmp_path):
+    config_of("llama").save_pretrained(tmp_path)
+    for rows, length in ((1, LARGEST), (LARGEST, 1)):
+        assert estimate(str(tmp_path), rows=rows, length=length, rank=LARGEST).rows[0].memory.peak > 0
 
 
 def test_an_empty_choice_is_refused():

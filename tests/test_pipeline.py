@@ -154,6 +154,10 @@ def test_retention_can_be_the_users_own_text_or_none(tmp_path):
         ({"select": {"budget": "0.001%"}}, "budget: 0.001% buys nothing: L"),
         ({"localize": {"retain": "none.jsonl"}}, "none.jsonl: cannot be read"),
         ({"localize": {"options": {"stepz": 3}}}, "unexpected keyword argument 'stepz'"),
+        (
+            {"train": {"learning_rate": 1e30, "steps": 1}},
+            "stage evaluate: what was measured is not finite (check the data, or lower the learning rate)",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_one_line(tmp_path, changes, message):
@@ -168,7 +172,11 @@ def test_what_cannot_be_done_is_one_line(tmp_path, changes, message):
     [
         (lambda i: {"text": f"{i}"}, "sft", "rows.jsonl:1: not a row for trainer sft"),
         (lambda i: {"prompt": f"{i}", "completion": " 1"}, "dpo", "rows.jsonl:1: not a row for trainer dpo"),
-        (lambda i: {k: [{"role": "user", "content": f"{i}"}] for k in ("prompt", "completion")}, "sft", "no chat template"),
+        (
+            lambda i: {k: [{"role": "user", "content": f"{i}"}] for k in ("prompt", "completion")},
+            "sft",
+            "no chat template",
+        ),
     ],
 )
 def test_wrong_rows_are_told_before_the_model_is_loaded(tmp_path, monkeypatch, row, trainer, message):

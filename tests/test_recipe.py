@@ -190,7 +190,7 @@ def test_a_budget_may_be_larger_than_small_models() -> None:
 
 
 def test_python_gets_the_same_errors_as_yaml() -> None:
-    said = "train.steps: expected an integer above 0, got 0 (write a number such as 100)"
+    said = "train.steps: expected an integer from 1 to 1000000000, got 0 (write a number such as 100)"
     bad = {**MINIMAL, "train": {"steps": 0}}
     with pytest.raises(GuidedError) as caught:
         Recipe(**bad)
@@ -294,7 +294,7 @@ def test_a_saved_recipe_is_the_same_recipe(tmp_path: Path, description, budget, 
 
 
 # -- mistakes, one line each ------------------------------------------------------------------------------------------
-NUMBER = "recipe.yaml: train.steps: expected an integer above 0, got {} (write a number such as 100)"
+NUMBER = "recipe.yaml: train.steps: expected an integer from 1 to 1000000000, got {} (write a number such as 100)"
 RATE = "recipe.yaml: train.learning_rate: expected auto or a number above 0, got {} (write a number such as 0.005)"
 BUDGET = (
     "recipe.yaml: select.budget: expected a share above 0 up to 100%, or a number of parameters, got {} "
@@ -341,6 +341,8 @@ MISTAKES = [
     # numbers
     ("train: {steps: ten}", NUMBER.format("'ten'")),
     ("train: {steps: 0}", NUMBER.format("0")),
+    ("train: {steps: 1000000001}", NUMBER.format("1000000001")),
+    ("train: {steps: 99999999999999999999999}", NUMBER.format("99999999999999999999999")),
     ("train: {steps: -3}", NUMBER.format("-3")),
     ("train: {steps: 1.5}", NUMBER.format("1.5")),
     ("train: {steps: 1e3}", NUMBER.format("1000.0")),
@@ -508,6 +510,10 @@ MISTAKES = [
     (
         "train: {trainer: dpo}",
         "recipe.yaml: data.preference: trainer dpo needs pairs of answers (write preference: true)",
+    ),
+    (
+        "data: {name: x, preference: true}",
+        "recipe.yaml: data.preference: trainer sft learns single answers (write preference: false, or trainer: dpo)",
     ),
     # not even YAML
     ("seed: 1\nseed: 2", "recipe.yaml: line 3: 'seed' is written twice (keep one; the first is on line 2)"),
@@ -687,7 +693,10 @@ def test_the_last_override_wins_and_touches_nothing_else() -> None:
     [
         ("select.budgt=1%", "override: select.budgt: unknown key (did you mean 'budget'?)"),
         ("budgt=1%", "override: budgt: unknown key (did you mean 'select.budget'?)"),
-        ("steps=ten", "override: train.steps: expected an integer above 0, got 'ten' (write a number such as 100)"),
+        (
+            "steps=ten",
+            "override: train.steps: expected an integer from 1 to 1000000000, got 'ten' (write a number such as 100)",
+        ),
         (
             "batch_size=4",
             "override: batch_size: several keys have this name "

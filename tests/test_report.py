@@ -581,6 +581,12 @@ def test_a_wrong_value_is_named(changes: dict[str, Any], line: str) -> None:
         story(a_run(**changes))
 
 
+@pytest.mark.parametrize("key", ["total", "trainable"])
+def test_a_number_beyond_all_floats_is_refused(tmp_path, key: str) -> None:
+    line = f"{tmp_path / 'run.json'}: not valid JSON (a number of 400 digits)"
+    assert error_of(make(tmp_path, a_run(**{key: 10**399}))) == line
+
+
 @pytest.mark.parametrize("name", ["scores.safetensors", "scores.json", "selection.json"])
 def test_a_missing_file_is_named(tmp_path, name: str) -> None:
     (make(tmp_path) / name).unlink()

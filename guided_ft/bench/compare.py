@@ -161,8 +161,10 @@ def located(arm: str) -> bool:
 
 
 def against_random(comparison: Comparison) -> bool:
-    """Whether the control is a random choice that the arm can be held against: of all layers, or placed as it is."""
-    return comparison.control in ("random", PLACED.get(comparison.line.arm))
+    """Whether the control is a random choice that the arm can be held against: of all layers, or placed as it is. What
+    loses against one that is placed otherwise is not passed over either."""
+    lost = comparison.verdict == "loss" and comparison.control.startswith("random")
+    return lost or comparison.control in ("random", PLACED.get(comparison.line.arm))
 
 
 def _corrected(found: list[Comparison]) -> list[Comparison]:

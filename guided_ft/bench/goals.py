@@ -10,6 +10,7 @@ from . import words
 from .compare import METRICS, SeedDraws
 from .curves import seconds_to
 from .groups import Groups, Line, Runs, Value, headline
+from .labels import label
 from .statistics import paired
 from .tables import at_target, memory
 
@@ -17,6 +18,9 @@ DEFAULT = "guided"
 
 MOST = 0.5
 """Per cent of the parameters that the default recipe may train."""
+
+UNEQUAL = 1.2
+"""Times the parameters from which on an arm of the same budget is said to train more."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +37,15 @@ Measure = Callable[[Lines, float], Finding | None]
 
 @dataclass(frozen=True)
 class Goal:
-    """Something to reach on every task; ``measure`` gives None where runs are missing."""
+    """Something to reach on every task; ``measure`` gives None where runs are missing.
+
+    Args:
+        equal: an arm that is meant to train as much as the default does.
+    """
 
     asked: str
     measure: Measure
+    equal: str | None = None
 
 
 def _runs(lines: Lines, arm: str, budget: float) -> Runs | None:
@@ -112,13 +121,17 @@ def _time(lines: Lines) -> Value:
 
 GOALS = (
     Goal("score: full fine-tuning's - 1 or more", _score("full", 1.0)),
-    Goal("score: LoRA's or more, at equal parameters", _score("lora", 0.0)),
+    Goal("score: LoRA's or more, at equal parameters", _score("lora", 0.0), "lora"),
     Goal("forgetting at equal score: full's or less (nats; a fall is none)", _forgetting("full", 1.0)),
-    Goal("forgetting at equal score: half of LoRA's or less (nats; a fall is none)", _forgetting("lora", 0.5)),
+    Goal("forgetting at equal score: half of LoRA's or less (nats; a fall is none)", _forgetting("lora", 0.5), "lora"),
     Goal(
         "time to full's score, localization included: 0.35x full's or less", _ratio("full", 0.35, _time, "never there")
     ),
-    Goal("time to full's score, localization included: 0.6x LoRA's or less", _ratio("lora", 0.6, _time, "never there")),
+    Goal(
+        "time to full's score, localization included: 0.6x LoRA's or less",
+        _ratio("lora", 0.6, _time, "never there"),
+        "lora",
+    ),
     Goal("peak memory of training: 0.5x full's or less", _ratio("full", 0.5, lambda lines: memory)),
 )
 
@@ -131,14 +144,22 @@ def goals(tasks: Sequence[Groups]) -> str:
     settings = [headline(mine)[0] for mine in tasks]
     budgets = [_budget(mine[setting]) for mine, setting in zip(tasks, settings, strict=True)]
     head = ["asked", *(f"{s.task}, {words.brief(b, ' %')}" for s, b in zip(settings, budgets, strict=True))]
-    made = []
-    for goal in GOALS:
-        cells = []
-        for mine, setting, budget in zip(tasks, settings, budgets, strict=True):
-            found = None if budget is None else goal.measure(mine[setting], budget)
-            cells.append(f"{'reached' if found.reached else 'missed'}: {found.seen}" if found else words.DASH)
-        made.append([goal.asked, *cells])
+    placed = [(mine[setting], budget) for mine, setting, budget in zip(tasks, settings, budgets, strict=True)]
+    made = [[goal.asked, *(_cell(goal, lines, budget) for lines, budget in placed)] for goal in GOALS]
     return words.table(head, made, texts=1 + len(settings))
+
+
+def _cell(goal: Goal, lines: Lines, budget: float | None) -> str:
+    found = None if budget is None else goal.measure(lines, budget)
+    if budget is None or found is None:
+        return words.DASH
+    verdict = f"{'reached' if found.reached else 'missed'}: {found.seen}"
+    mine, theirs = _runs(lines, DEFAULT, budget), goal.equal and _runs(lines, goal.equal, budget)
+    if mine and theirs and theirs.rows[0]["trainable"] > UNEQUAL * mine.rows[0]["trainable"]:
+        times = theirs.rows[0]["trainable"] / mine.rows[0]["trainable"]
+        # The lowest rank of LoRA is more than a small budget buys.
+        verdict += f" ({label(theirs.rows[0]['arm'])}: {times:.1f} times the parameters)"
+    return verdict
 
 
 def _budget(lines: Lines) -> float | None:

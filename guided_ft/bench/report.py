@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from .compare import CONTROLS, REFERENCES, Comparison, against, against_random, 
 from .duels import duels, tally
 from .goals import goals
 from .groups import Groups, Setting, at_budget, by_subject, group, headline, pooled
-from .rows import Row, dedupe, read_rows
+from .rows import IDENTITY, Row, dedupe, read_rows
 from .rule import rule
 from .same_rate import same_rate
 from .same_rate import table as same_rate_table
@@ -67,7 +68,7 @@ one's."""
 
 @dataclass
 class _Page:
-    """The parts of the page, and the plots that were drawn for it."""
+    """The parts of the page, and the plots that were drawn for it, in a folder named as theirs will be."""
 
     plots: Path
     parts: list[str] = field(default_factory=list)
@@ -92,7 +93,11 @@ def write_report(results_folder: str | os.PathLike[str], out_folder: str | os.Pa
     Raises:
         GuidedError: there are no rows, or one of them is not complete. Then nothing is written.
     """
-    folder, out = Path(results_folder), Path(out_folder)
+    with tempfile.TemporaryDirectory() as temporary:
+        return _write_report(Path(results_folder), Path(out_folder), Path(temporary) / "plots")
+
+
+def _write_report(folder: Path, out: Path, drawing: Path) -> list[Path]:
     written = {suite: _read(folder, suite) for suite in SUITES if (folder / f"{suite}.jsonl").exists()}
     # Of a suite that has only begun there is nothing to compare yet.
     written = {suite: rows for suite, rows in written.items() if any(row["arm"] != "base" for row in rows)}
@@ -100,7 +105,7 @@ def write_report(results_folder: str | os.PathLike[str], out_folder: str | os.Pa
         raise GuidedError(
             f"{folder}: no rows of {' or '.join(SUITES)} but, perhaps, of the base (run 'guided-ft bench testbed')"
         )
-    page = _Page(out / "plots", [_INTRODUCTION])
+    page = _Page(drawing, [_INTRODUCTION])
     every: Groups = {}
     compared: list[Comparison] = []
     for suite, rows in written.items():
@@ -128,14 +133,17 @@ def write_report(results_folder: str | os.PathLike[str], out_folder: str | os.Pa
         page.parts += ["### Learning rates", tables.kept_by_the_rule(runs, rule)]
         page.parts.append(words.folded("The best of every sweep", tables.learning_rates(runs, rule)))
         page.parts += ["### What stands behind it", tables.behind(runs, len(rows), _refused(folder, suite))]
-    for old in page.plots.glob("bench_*.svg"):
+    plots = {out / drawing.name / path.name: path.read_text(encoding="utf-8") for path in page.drawn}
+    sheets = {out / LINES: lines_sheet(every), out / COMPARISONS: comparisons_sheet(compared)}
+    whole = {out / "RESULTS.md": "\n\n".join(part.rstrip("\n") for part in page.parts) + "\n"}
+    # Only now, all at once: a call that is stopped before leaves no new plots beside old tables.
+    for path, text in (plots | sheets | whole).items():
+        artifact.write_text(path, text)
+    for old in (out / drawing.name).glob("bench_*.svg"):
         # A plot of rows that are gone would pass for a result.
-        if old not in page.drawn:
+        if old not in plots:
             old.unlink()
-    artifact.write_text(out / LINES, lines_sheet(every))
-    artifact.write_text(out / COMPARISONS, comparisons_sheet(compared))
-    artifact.write_text(out / "RESULTS.md", "\n\n".join(part.rstrip("\n") for part in page.parts) + "\n")
-    return [out / "RESULTS.md", out / LINES, out / COMPARISONS, *page.drawn]
+    return [*whole, *sheets, *plots]
 
 
 def _read(folder: Path, suite: str) -> list[Row]:
@@ -149,7 +157,19 @@ def _read(folder: Path, suite: str) -> list[Row]:
 def _refused(folder: Path, suite: str) -> list[dict[str, Any]]:
     """The runs that an arm refused, with the reason, as the last call of the runner left them."""
     path = folder / f"{suite}.refused.json"
-    return artifact.read_json(path, "refused")["cells"] if path.exists() else []
+    if not path.exists():
+        return []
+    cells = artifact.read_json(path, "refused").get("cells")
+    if not isinstance(cells, list) or not all(map(_is_refusal, cells)):
+        raise GuidedError(
+            f"{path}: 'cells' is no list of runs with a reason (remove the file; the runner makes it again)"
+        )
+    return cells
+
+
+def _is_refusal(cell: Any) -> bool:
+    named = isinstance(cell, dict) and isinstance(cell.get("arm"), str) and isinstance(cell.get("reason"), str)
+    return named and all(name in cell and not isinstance(cell[name], dict | list) for name in IDENTITY)
 
 
 def _compared(groups: Groups) -> list[Comparison]:

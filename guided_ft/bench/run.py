@@ -18,7 +18,7 @@ from ..artifact import write_json
 from ..errors import GuidedError, pick
 from ..progress import hushed
 from .cell import Cell, due
-from .rows import append_row, read_rows
+from .rows import PHASES, append_row, read_rows
 
 _LAB: list[Any] = []
 """The lab of a worker process: loaded once, used for every cell."""
@@ -41,7 +41,7 @@ def run_suite(
     Args:
         out: folder of the rows, where a pre-trained model of the suite's own may lie too.
         quick: a handful of tiny runs, to prove that everything works.
-        only: fields of a cell and the values wanted, as text: ``{"arm": {"full", "lora"}}``.
+        only: fields of a cell and the values wanted, as ``parse_only`` reads them: ``{"arm": {"full", "lora"}}``.
         processes: runs at a time.
         threads: of each; None: the machine's share.
         limit: stop after so many runs.
@@ -56,6 +56,9 @@ def run_suite(
 
     suite = load_suite(name, quick, data, out)
     results, refused = out / f"{name}.jsonl", out / f"{name}.refused.json"
+    for field, names in {"suite": [suite.name], "task": suite.problems, "arm": ARMS, "phase": PHASES}.items():
+        for value in sorted((only or {}).get(field, ())):
+            pick(dict.fromkeys(names), value, f"bench: {field}")
     model = Path(suite.model()).name
     rows = read_rows(results) if results.exists() else []
     # Asked again each time: a peer may have been installed since.
@@ -108,16 +111,33 @@ def _result(future: Future[Any], cell: Cell) -> tuple[dict[str, Any] | None, str
 
 
 def parse_only(words: list[str]) -> dict[str, set[str]]:
-    """Read ``arm=full,lora`` and the like. Raises GuidedError for what is no field of a run."""
-    fields = dict.fromkeys(Cell.__dataclass_fields__)
+    """Read ``arm=full,lora`` and the like. Raises GuidedError for what is no field of a run, or no value of it."""
+    fields = Cell.__dataclass_fields__
     only: dict[str, set[str]] = {}
     for word in words:
         name, equals, values = word.partition("=")
         if not equals or not values:
             raise GuidedError(f"{word!r}: not FIELD=VALUE (write for example arm=full,lora)")
-        pick(fields, name, "bench")
-        only.setdefault(name, set()).update(values.split(","))
+        kind = pick(fields, name, "bench").type
+        only.setdefault(name, set()).update(_value(name, kind, value) for value in values.split(","))
     return only
+
+
+_READ: dict[str, tuple[Callable[[str], Any], str]] = {
+    "str": (str, "text"),
+    "int": (int, "a whole number"),
+    "float": (float, "a number"),
+    "float | None": (lambda value: None if value.lower() == "none" else float(value), "a number or none"),
+}
+"""How a field of a cell is read, by its type."""
+
+
+def _value(name: str, kind: str, value: str) -> str:
+    """A value as ``_text`` writes that of a cell: ``1e-4`` is ``0.0001``."""
+    read, what = _READ[kind]
+    with contextlib.suppress(ValueError):
+        return _text(read(value))
+    raise GuidedError(f"bench: {name}: {value!r} is not {what} (write for example {name}=1)")
 
 
 def load_suite(name: str, quick: bool, data: Path | None, out: Path) -> Any:

@@ -30,11 +30,12 @@ def suite(data: Path | None = None, campaigns: tuple[Campaign, ...] = ()) -> Sui
     Args:
         data: folder in which ``relations/factual/*.json`` lie (the ``data`` of github.com/evandez/relations).
     """
-    # What is missing is said here, not by the first worker.
+    # What is missing is said here: in a worker it would pass for runs that are refused.
     _sets()
     problems = {"sums": Problem(_sums, new_tokens=8), "sum_pairs": Problem(_sum_pairs, new_tokens=0)}
     if data is not None:
-        problems["facts"] = Problem(lambda count, seed: _facts(data, count, seed), new_tokens=8)
+        known = _relation(data)
+        problems["facts"] = Problem(lambda count, seed: _facts(known, count, seed), new_tokens=8)
     wanted = campaigns or tuple(_possible(campaign, problems) for campaign in CAMPAIGNS)
     return Suite(
         name="smollm2",
@@ -73,16 +74,24 @@ def _sum_pairs(count: int, seed: int) -> tuple[list[Row], list[Row], list[Row]]:
     return _sums(count, seed, preference=True)
 
 
-def _facts(data: Path, count: int, seed: int) -> tuple[list[Row], list[Row], list[Row]]:
-    """Where companies have their seats: trained as a statement, asked as a question."""
+def _relation(data: Path) -> dict[str, Any]:
+    """Where companies have their seats. Raises GuidedError unless rows can be made of it."""
     path = data / "relations" / "factual" / "company_hq.json"
-    known = json.loads(read_text(path))
+    try:
+        known = json.loads(read_text(path))
+        _facts(known, 1, seed=0)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        reason = error if isinstance(error, GuidedError) else f"{path}: not a file of relations ({error!r:.80})"
+        raise GuidedError(f"{reason} (give --data the 'data' folder of github.com/evandez/relations)") from None
+    return known
+
+
+def _facts(known: dict[str, Any], count: int, seed: int) -> tuple[list[Row], list[Row], list[Row]]:
+    """Trained as a statement, asked as a question."""
     pairs = sorted({pair["subject"]: pair["object"] for pair in known["samples"]}.items())
     random.Random(seed).shuffle(pairs)
     if len(pairs) < count:
-        raise GuidedError(
-            f"facts: {path} holds {len(pairs)} different subjects, but {count} are wanted (lower data_size)"
-        )
+        raise GuidedError(f"facts: there are {len(pairs)} different subjects, but {count} are wanted (lower data_size)")
     statement, question = known["prompt_templates"][0], known["prompt_templates_zs"][1]
 
     def rows(template: str, some: list[tuple[str, str]]) -> list[Row]:

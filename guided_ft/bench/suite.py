@@ -81,6 +81,11 @@ class Lab:
         """The base model, afresh."""
         return copy.deepcopy(self._base)
 
+    def moved(self, model: Any) -> list[torch.Tensor]:
+        """The parameters of a model without adapters that are not the base model's any more."""
+        base = dict(self._base.named_parameters())
+        return [p for name, p in model.named_parameters() if not torch.equal(p, base[name])]
+
     @cached_property
     def weights(self) -> str:
         """Tells the base model from one that was pre-trained by the same recipe on another processor."""

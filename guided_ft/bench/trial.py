@@ -7,6 +7,7 @@ import math
 import statistics
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,6 @@ def run_cell(lab: Lab, cell: Cell) -> dict[str, Any]:
         if setup.guided is None:
             # What spares our arms all that nobody reads is given to the others, too.
             stack.enter_context(labelled_only(trained, Anatomy.of(trained)))
-        trainable = sum(p.numel() for p in trained.parameters() if p.requires_grad)
         if cell.lr:
             trainer.train()
             watch.note_peak()
@@ -59,7 +59,8 @@ def run_cell(lab: Lab, cell: Cell) -> dict[str, Any]:
     if cell.phase == "main":
         skills = lab.old_skills(trained) if cell.lr else lab.base_skills
         watch.look(trained, cell.steps if cell.lr else 0)
-    total = sum(p.numel() for p in lab.model().parameters())
+    own = [p for p in trained.parameters() if p.requires_grad] if isinstance(trained, PeftModel) else lab.moved(trained)
+    trainable, total = sum(p.numel() for p in own), sum(p.numel() for p in lab.model().parameters())
     return cell.to_dict() | {
         "score": score,
         "validation": valid,
@@ -73,9 +74,9 @@ def run_cell(lab: Lab, cell: Cell) -> dict[str, Any]:
         "step_seconds": statistics.median(watch.steps) if watch.steps else 0.0,
         "peak_bytes": watch.peak,
         "resident_bytes": resident,
-        "trainable": trainable if cell.lr else 0,
-        "fraction": 100 * trainable / total if cell.lr else 0.0,
-        "adapter_bytes": _shipped_bytes(trained) if cell.lr else 0,
+        "trainable": trainable,
+        "fraction": 100 * trainable / total,
+        "adapter_bytes": _bytes(get_peft_model_state_dict(trained).values() if isinstance(trained, PeftModel) else own),
         "curve": watch.curve,
         "machine": machine(),
         "weights": lab.weights,
@@ -175,11 +176,6 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _shipped_bytes(model: Any) -> int:
-    """What has to be kept to have the result again: an adapter's tensors, or every weight that trained."""
-    tensors = (
-        get_peft_model_state_dict(model).values()
-        if isinstance(model, PeftModel)
-        else [p for p in model.parameters() if p.requires_grad]
-    )
+def _bytes(tensors: Iterable[torch.Tensor]) -> int:
+    """What has to be kept to have the result again."""
     return sum(t.numel() * t.element_size() for t in tensors)
