@@ -88,7 +88,7 @@ def test_a_recipe_trains_on_a_quantized_base(kind, base, tmp_path, capsys, caplo
     assert run["prefix"]["hits"] > 0
     assert run["retention"]["before"]["kl"] == 0 < run["retention"]["after"]["kl"]
     # Each projection has its codes and at least one tensor of scales, and all of them are vouched for.
-    assert run["frozen"]["identical"] == run["frozen"]["total"] > len(make("llama").state_dict()) + 14
+    assert run["frozen"]["identical"] == run["frozen"]["total"] >= len(make("llama").state_dict()) + 14
     assert Recipe.load(str(folder / "recipe.yaml")).quantization == kind
     # What it trained is an adapter of the quantized model, which leaves as a plain checkpoint.
     model = PeftModel.from_pretrained(load_model(base, quantization=kind), folder / "adapter")
