@@ -14,10 +14,11 @@ from .anatomy import base_model
 from .artifact import digest, read_json, write_json
 from .budget import select
 from .certify import Certificate, canonical, fingerprint
-from .checkpoint import fault, newest_complete, seal
+from .checkpoint import seal
 from .engine import Engine, close_left_open
 from .errors import GuidedError
-from .plan import Plan, full_precision, trainable_names
+from .guards import check_optimizer, check_resumed, check_trainable, scale_learning_rate
+from .plan import Plan, full_precision
 from .scoremap import ScoreMap
 from .scorers.localize import localize
 from .scorers.tap import GradientWatch
@@ -127,7 +128,7 @@ class GuidedCallback(TrainerCallback):
         self._decoder = base_model(model).get_decoder()
         trained = {canonical(name) for name in self.plan.expected_trainable}
         self._frozen = fingerprint(model, skip=trained)
-        self._check_trainable(model)
+        check_trainable(self.plan, model, self._decoder)
         if args.should_save:
             self.plan.save(Path(args.output_dir) / "guided" / "plan.json")
         logger.info("%r", self.plan)
@@ -171,14 +172,14 @@ class GuidedCallback(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         plan, call = self._ready(), TrainerCall()
-        self._check_trainable(model)
+        check_trainable(plan, model, self._decoder)
         if optimizer is not None:
-            self._check_optimizer(model, optimizer)
+            check_optimizer(plan, model, optimizer)
         if state.global_step:
-            self._check_resumed(call.resumed_from or Path(args.output_dir) / f"checkpoint-{state.global_step}")
+            check_resumed(plan, call.resumed_from or Path(args.output_dir) / f"checkpoint-{state.global_step}")
         elif plan.lr_scale != 1.0:
             # A resumed scheduler brings its scaled rates along.
-            _scale_learning_rate(optimizer, lr_scheduler, plan.lr_scale)
+            scale_learning_rate(optimizer, lr_scheduler, plan.lr_scale)
         self._close_engine()
         folder = Path(args.output_dir) / "guided" / "prefix"
         assert self._frozen is not None
@@ -190,7 +191,7 @@ class GuidedCallback(TrainerCallback):
             self._prefix_cache,
             folder,
             self._frozen,
-            lambda: call.over,
+            call.over,
             self._full_logits,
         )
         if self.engine.note:
@@ -221,37 +222,6 @@ class GuidedCallback(TrainerCallback):
         if args.should_save:
             seal(Path(args.output_dir) / f"checkpoint-{state.global_step}", self._ready().hash)
 
-    def _check_trainable(self, model: nn.Module) -> None:
-        expected, found = self._ready().expected_trainable, trainable_names(model)
-        if expected != found and self._decoder is not base_model(model).get_decoder():
-            raise GuidedError(
-                "GuidedCallback: the trainer trains another model than it was built with (model_init makes one anew: "
-                "pass the model itself)"
-            )
-        if expected != found:
-            wrong = sorted(found - expected) or sorted(expected - found)
-            state = "trainable but not in the plan" if found - expected else "in the plan but not trainable"
-            raise GuidedError(f"plan: {wrong[0]} is {state} ({len(expected ^ found)} parameters differ in all)")
-
-    def _check_optimizer(self, model: nn.Module, optimizer: Any) -> None:
-        names = {id(p): name for name, p in model.named_parameters()}
-        held = [id(p) for group in optimizer.param_groups for p in group["params"]]
-        found = {names.get(i, "a parameter of no name") for i in held}
-        expected = self._ready().expected_trainable
-        if found != expected or len(held) != len(found):
-            wrong = sorted(found ^ expected) or ["a parameter"]
-            raise GuidedError(
-                f"optimizer: it does not hold exactly the plan's parameters ({wrong[0]}; pass GuidedCallback to the "
-                "trainer's constructor)"
-            )
-
-    def _check_resumed(self, folder: Path) -> None:
-        wrong = fault(folder, self._ready().hash) if folder.is_dir() else None
-        if wrong:
-            good = newest_complete(folder.parent, self._ready().hash)
-            mend = f"resume from {good.name}" if good else "start afresh"
-            raise GuidedError(f"{folder.name} cannot be resumed ({wrong}): {mend}")
-
     def _ready(self) -> Plan:
         if self.plan is None or self._frozen is None:
             raise GuidedError("GuidedCallback: it was added too late (pass it in callbacks=[...] of the constructor)")
@@ -274,17 +244,6 @@ class GuidedCallback(TrainerCallback):
             moved = self.certificate.moved
             raise GuidedError(f"certificate: {moved[0]} moved although it is frozen ({len(moved)} tensors in all)")
         logger.info("%s", self.certificate)
-
-
-def _scale_learning_rate(optimizer: Any, scheduler: Any, scale: float) -> None:
-    for group in optimizer.param_groups:
-        # A trainer that trains again keeps its optimizer.
-        if not group.get("guided_scaled"):
-            group |= {key: group[key] * scale for key in ("lr", "initial_lr") if key in group}
-            group["guided_scaled"] = True
-    if hasattr(scheduler, "base_lrs"):
-        scheduler.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
-        scheduler._last_lr = [group["lr"] for group in optimizer.param_groups]
 
 
 def _same_on_all_ranks(plan: Plan) -> Plan:

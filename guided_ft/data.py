@@ -8,11 +8,11 @@ import json
 import random
 import sys
 import types
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from .artifact import read_text
 from .errors import GuidedError
+from .jsonl import read_jsonl
 from .strict_yaml import shown
 
 if TYPE_CHECKING:
@@ -100,9 +100,9 @@ def _wrong_number(answer: str, seed: str) -> str:
 
 
 def _file(data: Data, seed: int, wanted: int, trainer: str) -> tuple[list[Row], list[Row] | None]:
-    train = _checked(_read_jsonl(str(data.path)), f"{data.path}:", trainer)
+    train = _checked(read_jsonl(str(data.path)), f"{data.path}:", trainer)
     if data.test_path:
-        return train, _checked(_read_jsonl(data.test_path), f"{data.test_path}:", trainer)
+        return train, _checked(read_jsonl(data.test_path), f"{data.test_path}:", trainer)
     random.Random(seed).shuffle(train)
     return train, None
 
@@ -124,20 +124,6 @@ SOURCES: dict[str, Callable[[Any, int, int, str], tuple[list[Row], list[Row] | N
     "file": _file,
     "hub": _hub,
 }
-
-
-def _read_jsonl(path: str) -> Iterator[tuple[int, Row]]:
-    # Not splitlines: JSON may hold the other characters that it breaks lines at, such as U+2028.
-    for number, line in enumerate(read_text(path).split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            row = None
-        if not isinstance(row, dict):
-            raise GuidedError(f"{path}:{number}: not a JSON object (write one object per line)")
-        yield number, row
 
 
 def _checked(numbered: Iterable[tuple[int, Row]], where: str, trainer: str) -> list[Row]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,21 +12,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from .batching import model_inputs
+from .eval_mode import evaluating
 from .formats import IGNORE
 from .progress import track
 from .task import Task
-
-
-@contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside the block; afterwards every module is in the mode that it was in."""
-    training = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in training:
-            module.training = mode
 
 
 @torch.no_grad()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from .artifact import read_text
 from .errors import GuidedError
 from .formats import IGNORE, Tokens, read_corrupted, read_row, read_wrong
+from .jsonl import lines, read_jsonl
 
 Example = tuple[Tokens, ...]
 """One sequence (SFT), or the chosen and the rejected one (preferences)."""
@@ -75,24 +75,9 @@ def check_pairs(
 
 def read_lines(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """Rows of a JSON-lines file, or of a ``.txt`` file's lines. Raises GuidedError with the line's number."""
-    text = read_text(path)
     if str(path).endswith(".txt"):
-        return [{"text": line} for line in _lines(text) if line.strip()]
-    rows: list[dict[str, Any]] = []
-    for number, line in enumerate(_lines(text), 1):
-        try:
-            row = json.loads(line) if line.strip() else None
-        except (ValueError, RecursionError):
-            row = line
-        if row is not None and not isinstance(row, dict):
-            raise GuidedError(f"{path}:{number}: not a JSON object (write one object per line)")
-        rows += [row] if row else []
-    return rows
-
-
-def _lines(text: str) -> list[str]:
-    """Lines of a file: ``splitlines`` would also split at what JSON, and a text, may have inside a line."""
-    return text.replace("\r\n", "\n").split("\n")
+        return [{"text": line} for line in lines(read_text(path)) if line.strip()]
+    return [row for _, row in read_jsonl(path) if row]
 
 
 def id_rows(

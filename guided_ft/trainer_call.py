@@ -31,7 +31,6 @@ class TrainerCall:
         found = self._frame.f_locals.get("resume_from_checkpoint") if self._frame else None
         self.resumed_from = Path(found) if isinstance(found, (str, os.PathLike)) else None
 
-    @property
     def over(self) -> bool:
         """Whether it has ended, in whatever way. False where that cannot be seen: in a training loop that is not the
         Trainer's, and from another thread."""

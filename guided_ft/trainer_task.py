@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from .errors import GuidedError
-from .evaluate import evaluating
+from .eval_mode import evaluating
 from .formats import IGNORE, Tokens
 
 _PLAIN: dict[str, Any] = {"loss_type": "nll", "label_smoother": None, "compute_loss_func": None}

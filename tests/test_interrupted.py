@@ -113,15 +113,15 @@ def test_a_call_is_over_when_it_has_left_the_stack(tmp_path):
 
         def on_step_end(self, args, state, control, **kwargs):
             elsewhere = []
-            thread = threading.Thread(target=lambda: elsewhere.append(seen[0].over))
+            thread = threading.Thread(target=lambda: elsewhere.append(seen[0].over()))
             thread.start()
             thread.join()
-            seen.append((seen[0].over, elsewhere[0]))
+            seen.append((seen[0].over(), elsewhere[0]))
 
     trainer = plain(make("llama"), tmp_path, [Look()], max_steps=2)
     trainer.train()
     assert seen[1:] == [(False, False)] * 2, "another thread cannot see it, so it does not end it"
-    assert seen[0].over
+    assert seen[0].over()
     trainer.train()
-    assert seen[0].over, "a later call is another one"
-    assert not TrainerCall().over, "outside of any call nothing is known"
+    assert seen[0].over(), "a later call is another one"
+    assert not TrainerCall().over(), "outside of any call nothing is known"

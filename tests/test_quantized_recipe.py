@@ -20,6 +20,7 @@ from guided_ft.errors import GuidedError
 from guided_ft.export import merged
 from guided_ft.models import load_model
 from guided_ft.plan import trainable_names
+from guided_ft.slice.storage import quantized_layers, storage_of
 from guided_ft.training import _resumable
 
 pytest.importorskip("bitsandbytes")
@@ -87,8 +88,12 @@ def test_a_recipe_trains_on_a_quantized_base(kind, base, tmp_path, capsys, caplo
     assert run["prefix"]["cache"]
     assert run["prefix"]["hits"] > 0
     assert run["retention"]["before"]["kl"] == 0 < run["retention"]["after"]["kl"]
-    # Each projection has its codes and at least one tensor of scales, and all of them are vouched for.
-    assert run["frozen"]["identical"] == run["frozen"]["total"] >= len(make("llama").state_dict()) + 14
+    # Each of the 14 projections has its codes and its scales, and all of them are vouched for.
+    layers = quantized_layers(load_model(base, quantization=kind)).values()
+    scales = [len(storage_of(layer).scales(layer)) for layer in layers]
+    assert len(scales) == 14
+    assert min(scales) > 0
+    assert run["frozen"]["identical"] == run["frozen"]["total"] == len(make("llama").state_dict()) + sum(scales)
     assert Recipe.load(str(folder / "recipe.yaml")).quantization == kind
     # What it trained is an adapter of the quantized model, which leaves as a plain checkpoint.
     model = PeftModel.from_pretrained(load_model(base, quantization=kind), folder / "adapter")

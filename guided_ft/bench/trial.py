@@ -121,10 +121,7 @@ class _Watch(TrainerCallback):
         self.peak = max(self.peak, peak_bytes())
 
     def look(self, model: Any, step: int) -> None:
-        was_training = model.training
-        model.eval()
         score, forgetting = self.lab.score(model, self.problem, self.rows), self.lab.glimpse(model)
-        model.train(was_training)
         self._note(step, score, _finite(forgetting))
 
     def _note(self, step: int, score: float, forgetting: float | None) -> None:

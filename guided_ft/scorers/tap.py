@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from ..anatomy import base_model
+from ..eval_mode import evaluating
 from .experts import find_experts, pass_through
 
 TensorHook = Callable[[torch.Tensor], "torch.Tensor | None"]
@@ -34,12 +36,12 @@ class Tap:
         self._of_weights: dict[nn.Parameter, list[Callable[[torch.Tensor], None]]] = {}
 
     def __enter__(self) -> Tap:
-        self._training = [(m, m.training) for m in self.model.modules()]
+        self._mode = ExitStack()
+        self._mode.enter_context(evaluating(self.model))
         self._parameters = [(p, p.requires_grad, p.grad) for p in self.model.parameters()]
         self._attention: str | None = None
         self._random = torch.get_rng_state()
         self._cuda_random = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-        self.model.eval()
         for parameter, _, _ in self._parameters:
             parameter.grad = None
             parameter.requires_grad_(False)
@@ -51,8 +53,7 @@ class Tap:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         for handle in self._handles:
             handle.remove()
-        for module, training in self._training:
-            module.training = training
+        self._mode.close()
         for parameter, requires_grad, grad in self._parameters:
             parameter.requires_grad_(requires_grad)
             parameter.grad = grad
