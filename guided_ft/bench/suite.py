@@ -84,7 +84,8 @@ class Lab:
     def moved(self, model: Any) -> list[torch.Tensor]:
         """The parameters of a model without adapters that are not the base model's any more."""
         base = dict(self._base.named_parameters())
-        return [p for name, p in model.named_parameters() if not torch.equal(p, base[name])]
+        # A trainer may have moved the model to a GPU, where the base is not.
+        return [p for name, p in model.named_parameters() if not torch.equal(p.to(base[name].device), base[name])]
 
     @cached_property
     def weights(self) -> str:
