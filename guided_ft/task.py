@@ -153,17 +153,27 @@ class Task:
         base: Any = base_model(model)
         window = getattr(base.config.get_text_config(), "max_position_embeddings", None)
         vocabulary = original(base.get_input_embeddings()).num_embeddings
-        for i, sequence in ((i, s) for i, e in enumerate(self.examples) for s in e):
-            if window is not None and len(sequence.ids) > window:
+        for i, example in enumerate(self.examples):
+            longest = max(len(sequence.ids) for sequence in example)
+            if window is not None and longest > window:
                 raise GuidedError(
-                    f"task {self.name!r}: example {i} has {len(sequence.ids)} tokens, but the model's window is "
-                    f"{window} (lower max_length)"
+                    f"task {self.name!r}: example {i} has {longest} tokens, but the model's window is {window} (lower "
+                    "max_length)"
                 )
-            if max(sequence.ids) >= vocabulary:
+            ids = self._ids(i)
+            unknown = next((token for token in (min(ids), max(ids)) if not 0 <= token < vocabulary), None)
+            if unknown is not None:
                 raise GuidedError(
-                    f"task {self.name!r}: example {i} has token id {max(sequence.ids)}, but the model knows "
-                    f"{vocabulary} (use the model's own tokenizer)"
+                    f"task {self.name!r}: example {i} has token id {unknown}, but the model knows {vocabulary} (use the "
+                    "model's own tokenizer)"
                 )
+
+    def _ids(self, index: int) -> list[int]:
+        """All token ids that are read or asked for in an example."""
+        sequences = (*self.examples[index], *(self.corrupted[index] if self.corrupted else ()))
+        answers = (*(s.labels for s in sequences), *((self.wrong[index],) if self.wrong else ()))
+        asked = [label for labels in answers for label in labels if label != IGNORE]
+        return [*(token for s in sequences for token in s.ids), *asked]
 
     # -- reading ----------------------------------------------------------------------------------------------------
     @property

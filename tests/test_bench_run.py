@@ -325,6 +325,17 @@ def test_what_no_run_can_have_is_not_waited_for(tmp_path, monkeypatch, word, mes
     assert str(error.value).startswith(message)
 
 
+@pytest.mark.parametrize("only", [["lr=nan"], ["model=other"], ["seed=1"], ["arm=full", "budget=5"]])
+def test_what_no_run_has_is_not_done_in_silence(tmp_path, monkeypatch, only):
+    with pytest.raises(GuidedError, match="bench: no run that is done or due now is one that was asked for"):
+        plan_of(tmp_path, monkeypatch, None, only=only)
+
+
+def test_runs_that_are_done_need_not_be_due(tmp_path, monkeypatch):
+    plan_of(tmp_path, monkeypatch, lambda cell: (fake_row(cell), ""))
+    assert plan_of(tmp_path, monkeypatch, None, only=["seed=1"])[0].startswith("testbed: 7 runs done, 0 due")
+
+
 @pytest.mark.slow
 def test_quick_from_the_command_line(tmp_path, monkeypatch):
     """As a user runs it: pre-trained, swept, run, in a process of its own, and again without anything left to do."""

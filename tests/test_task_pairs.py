@@ -165,6 +165,27 @@ def test_examples_beyond_the_model_are_named():
 
 
 @pytest.mark.parametrize(
+    "more",
+    [
+        {"examples": ((Tokens((5, 6), (-100, 99)),),)},
+        {"examples": ((Tokens((5, 6), (5, 6)), Tokens((5, 99), (5, 6))),)},
+        {"corrupted": ((Tokens((99, 6), (5, 6)),),)},
+        {"wrong": ((-100, 99),)},
+    ],
+    ids=["label", "rejected", "corrupted", "wrong"],
+)
+def test_token_ids_are_checked_wherever_they_stand(more):
+    task = Task(**{"examples": ((Tokens((5, 6), (5, 6)),),)} | more)
+    with pytest.raises(GuidedError, match="example 0 has token id 99, but the model knows 99"):
+        task.check(make("gpt2"))
+
+
+def test_token_ids_below_zero_are_named():
+    with pytest.raises(GuidedError, match="example 0 has token id -1, but the model knows 99"):
+        Task(((Tokens((-1, 6), (5, 6)),),)).check(make("gpt2"))
+
+
+@pytest.mark.parametrize(
     "wrapped",
     [{"target_modules": ["embed_tokens"]}, {"trainable_token_indices": [3, 4]}, {"modules_to_save": ["embed_tokens"]}],
     ids=lambda wrapped: next(iter(wrapped)),
