@@ -164,8 +164,8 @@ class Task:
             unknown = next((token for token in (min(ids), max(ids)) if not 0 <= token < vocabulary), None)
             if unknown is not None:
                 raise GuidedError(
-                    f"task {self.name!r}: example {i} has token id {unknown}, but the model knows {vocabulary} (use the "
-                    "model's own tokenizer)"
+                    f"task {self.name!r}: example {i} has token id {unknown}, but the model knows {vocabulary} (use "
+                    "the model's own tokenizer)"
                 )
 
     def _ids(self, index: int) -> list[int]:
