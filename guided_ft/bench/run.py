@@ -73,8 +73,8 @@ def run_suite(
     todo = waiting()
     if not todo and not any(_wanted(Cell.of(row), only or {}) for row in rows):
         raise GuidedError(
-            "bench: no run that is done or due now is one that was asked for (leave a FIELD=VALUE out; what comes after "
-            "a sweep of learning rates, on seed 0, is due when that is complete)"
+            "bench: no run that is done or due now is one that was asked for (leave a FIELD=VALUE out; what comes "
+            "after a sweep of learning rates, on seed 0, is due when that is complete)"
         )
     say(f"{name}: {len(rows)} runs done, {len(todo)} due now (more when a sweep is complete)")
     with _pool(processes, threads, (name, quick, data, out)) as pool:
