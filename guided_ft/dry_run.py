@@ -18,13 +18,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
 from .anatomy import base_model
+from .errors import GuidedError
 from .flops import Batch
 
 
 def saved_bytes(model: nn.Module, batch: Batch) -> int:
     """Bytes that autograd saves in the layers of a model for a padded batch; parameters and buffers do not count.
 
-    The model is left on fake tensors.
+    The model is left on fake tensors. Raises GuidedError if its sizes do not fit together.
     """
     saved: dict[int, torch.UntypedStorage] = {}
 
@@ -43,8 +44,11 @@ def saved_bytes(model: nn.Module, batch: Batch) -> int:
         decoder = base_model(model).get_decoder()
         # OPT of transformers 5.20 draws in training mode which layers to drop, and a fake number has no value.
         decoder.training = False
-        # The output is held, and with it the graph: no storage may be freed and its address used again.
-        held = decoder(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
+        try:
+            # The output is held, and with it the graph: no storage may be freed and its address used again.
+            held = decoder(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
+        except RuntimeError as error:
+            raise GuidedError(f"model: its configuration makes a model that cannot run ({error!s:.160})") from None
     total = sum(storage.nbytes() for storage in saved.values())
     del held
     return total
