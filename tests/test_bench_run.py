@@ -336,6 +336,13 @@ def test_runs_that_are_done_need_not_be_due(tmp_path, monkeypatch):
     assert plan_of(tmp_path, monkeypatch, None, only=["seed=1"])[0].startswith("testbed: 7 runs done, 0 due")
 
 
+def test_what_a_peer_says_in_a_worker_is_not_shown(monkeypatch, capfd):
+    monkeypatch.setattr(run, "_LAB", ["lab"])
+    monkeypatch.setattr("guided_ft.bench.trial.run_cell", lambda lab, cell: print("next layer") or {"cell": cell})
+    assert run._work("this") == ({"cell": "this"}, "")
+    assert capfd.readouterr().out == ""
+
+
 @pytest.mark.slow
 def test_quick_from_the_command_line(tmp_path, monkeypatch):
     """As a user runs it: pre-trained, swept, run, in a process of its own, and again without anything left to do."""

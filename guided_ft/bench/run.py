@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import multiprocessing
 import os
@@ -201,7 +202,8 @@ def _work(cell: Cell) -> tuple[dict[str, Any] | None, str]:
     from .trial import run_cell
 
     try:
-        with hushed():
+        # BAdam says what it trains next, however little it is asked to say.
+        with hushed(), contextlib.redirect_stdout(io.StringIO()):
             return run_cell(_LAB[0], cell), ""
     except GuidedError as error:
         return None, str(error)
