@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from guided_ft import GuidedError
+from guided_ft.bench import arms as bench_arms
 from guided_ft.bench import skills
 from guided_ft.bench.cell import SWEEP_SEED, Campaign, Cell, due
 from guided_ft.bench.run import parse_only
@@ -17,7 +18,7 @@ from guided_ft.bench.run import parse_only
 
 @dataclass
 class FakeArm:
-    rates: dict[str, tuple[float, ...]]
+    rates: dict[str, tuple[float, ...]] | None
     budgeted: bool = True
     drawn: bool = False
 
@@ -109,6 +110,19 @@ def test_a_run_is_due_once_whatever_is_done():
 def test_what_is_refused_is_not_due():
     found = cells([])
     assert cells([], refused=found[:3]) == found[3:]
+
+
+def test_an_arm_without_a_sweep_takes_what_a_recipe_takes():
+    campaign = Campaign(("sums", "sum_pairs"), ("guided:auto", "random:auto"), (0.3,), seeds=(1, 2), draws=2, steps=7)
+    found = list(due("smollm2", "tiny", [campaign], bench_arms.ARMS, []))
+    rates = {"sums": 0.0033, "sum_pairs": 0.00066}  # of README, and a fifth of it
+    assert {(c.task, c.arm, c.phase, c.lr) for c in found} == {
+        (task, arm, "main", rate) for task, rate in rates.items() for arm in campaign.arms
+    }
+    # Two seeds, and two draws of what is drawn.
+    assert len(found) == 2 * (2 + 4)
+    assert SWEEP_SEED not in {c.seed for c in found}
+    assert not list(due("smollm2", "tiny", [campaign], bench_arms.ARMS, [row(c) for c in found]))
 
 
 def test_quick_sweeps_fewer_rates():

@@ -23,14 +23,14 @@ class Arm:
 
     Args:
         prepare: makes a fresh model ready.
-        rates: the learning rates of its sweep, by suite.
+        rates: the learning rates of its sweep, by suite; None: no sweep, but what a recipe takes (``rule``).
         help: one line.
         budgeted: it trains as many parameters as the cell's budget says.
         drawn: it draws at random, so it is run with several draws.
     """
 
     prepare: Prepare
-    rates: Rates
+    rates: Rates | None
     help: str
     budgeted: bool = True
     drawn: bool = False
@@ -102,6 +102,7 @@ ARMS: dict[str, Arm] = {
         f"the quickstart's choice: {', '.join(_DEFAULT.select.kinds)}s by {_DEFAULT.localize.method} on "
         f"{_DEFAULT.localize.examples} examples, task over retain, upper 60 % of the layers",
     ),
+    "guided:auto": Arm(_default(), None, "as the default, at the rate that a recipe takes by itself"),
     "guided:heads": Arm(_default(kinds=("head", "neuron")), _PARTS, "as the default, heads too"),
     "guided:attribution-late": Arm(
         guided("attribution", first=_LATE),
@@ -126,6 +127,12 @@ ARMS: dict[str, Arm] = {
     "random": Arm(guided(strategy="random", needs_map=False), _PARTS, "slices drawn at random", drawn=True),
     "random:default": Arm(
         _default(strategy="random", needs_map=False), _PARTS, "random, of what the default may choose", drawn=True
+    ),
+    "random:auto": Arm(
+        _default(strategy="random", needs_map=False),
+        None,
+        "random, of what the default may choose, at the rate that a recipe takes by itself",
+        drawn=True,
     ),
     "random:late": Arm(
         guided(strategy="random", needs_map=False, first=_LATE), _PARTS, "random, upper 60 % of the layers", drawn=True

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from .rates import sweep_of
+from .rule import rule
 
 SWEEP_SEED = 0
 """The learning rate is chosen on this seed, and the results come from others."""
@@ -119,20 +120,39 @@ def _cells(
     def cell(rate: float, seed: int, draw: int, phase: str) -> Cell:
         return Cell(suite, model, task, arm, budget, rate, seed, draw, size, campaign.steps, phase)
 
-    rates = arms[arm].rates[suite][: campaign.rates]
-    longest = len(rates) + (WIDER if campaign.rates is None else 0)
+    if arms[arm].rates is None:
+        rate = rule(suite, task, arm, budget or 0.0)
+        # It names a run, so it must not depend on the last bits.
+        best = rate and float(f"{rate:.3g}")
+    else:
+        best = yield from _swept(
+            lambda rate: cell(rate, SWEEP_SEED, 0, "sweep"), arms[arm].rates[suite], campaign.rates, done
+        )
+    if best is None:
+        return
+    for seed in campaign.seeds:
+        for draw in range(campaign.draws if arms[arm].drawn else 1):
+            yield cell(best, seed, draw, "main")
+
+
+def _swept(
+    cell: Callable[[float], Cell], rates: tuple[float, ...], most: int | None, done: dict[Cell, dict[str, Any]]
+) -> Generator[Cell, None, float | None]:
+    """Yield what is missing of a sweep, and return the best rate once nothing is.
+
+    Args:
+        most: how many of the rates to try; None: all, and beyond while the best is the last.
+    """
+    rates = rates[:most]
+    longest = len(rates) + (WIDER if most is None else 0)
     while True:
-        sweep = [cell(rate, SWEEP_SEED, 0, "sweep") for rate in rates]
+        sweep = [cell(rate) for rate in rates]
         missing = [c for c in sweep if c not in done]
         yield from missing
         if missing:
-            return
+            return None
         found = sweep_of(done[c] for c in sweep)
         assert found is not None
-        beyond = found.beyond
-        if beyond is None or len(rates) == longest:
-            break
-        rates = (*rates, beyond)
-    for seed in campaign.seeds:
-        for draw in range(campaign.draws if arms[arm].drawn else 1):
-            yield cell(found.best, seed, draw, "main")
+        if found.beyond is None or len(rates) == longest:
+            return found.best
+        rates = (*rates, found.beyond)

@@ -11,7 +11,7 @@ from .groups import Groups, Line, Runs, Setting
 from .rows import Row
 
 PLACED = {"guided": "random:default", "guided:heads": "random:late", "guided:late": "random:late"}
-PLACED |= {"guided:attribution-late": "random:late"}
+PLACED |= {"guided:auto": "random:auto", "guided:attribution-late": "random:late"}
 PLACED |= {"guided:two-sided": "shuffled", "guided:natural-gain": "shuffled:natural-gain"}
 PLACED |= {"guided:rank": "random:rank", "guided:rank-heads": "random:rank-heads"}
 """Arms, and the random choice that is placed as they are: as late, as many a layer, or as products of low rank too."""
@@ -19,6 +19,7 @@ PLACED |= {"guided:rank": "random:rank", "guided:rank-heads": "random:rank-heads
 CONTROLS = (
     "random",
     "random:default",
+    "random:auto",
     "random:late",
     "random:rank",
     "random:rank-heads",

@@ -20,6 +20,7 @@ LABELS = {
     "badam": "BAdam",
     "top-layers": "top layers",
     "guided": "guided (default)",
+    "guided:auto": "guided (default), a recipe's rate",
     "guided:heads": "guided (default), heads too",
     "guided:attribution": "guided, attribution",
     "guided:attribution-late": "guided, attribution, late layers",
@@ -36,6 +37,7 @@ LABELS = {
     "guided:lora-late": "guided LoRA, late layers",
     "random": "random",
     "random:default": "random, placed as the default",
+    "random:auto": "random, placed as the default, a recipe's rate",
     "random:late": "random, late layers",
     "random:rank": "random, low rank",
     "random:rank-heads": "random, low rank, heads too",
@@ -61,6 +63,7 @@ _VARIANT |= {
     "guided:attribution-late": "#253494",
     "guided:fisher": "#b8b800",
     "guided:heads": "#e6ab02",
+    "guided:auto": "#6baed6",
 }
 _MARKERS = "osD^v<>PXph*d"
 

@@ -142,6 +142,8 @@ CAMPAIGNS = (
     # What rate do whole weights want? The rule for them has been far off on the testbed.
     Campaign(("sums",), ("guided:freeze",), seeds=(1,), steps=100),
     Campaign(("facts",), _CORE, draws=1, steps=100),
+    # What does a user get, who sweeps nothing?
+    Campaign(("facts", "sum_pairs", "sums"), ("guided:auto", "random:auto"), draws=1, steps=100),
     # Does the default owe what it does to the score, or to the layers that it leaves alone?
     Campaign(("sums",), ("random", "random:default", "guided:late", "guided:attribution", "lisa"), steps=100),
     # The default forgets less than it may and learns less than it should: does it want more neurons?
