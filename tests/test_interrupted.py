@@ -30,10 +30,10 @@ def plan_of(model, places: str, mode: str = "slice") -> Plan:
     return Plan(Selection.parse(places, Anatomy.of(model)), mode)
 
 
-def interrupted(folder: Path, mode: str, cache: str | None = "1MB"):
+def interrupted(folder: Path, mode: str, cache: str | None = "1MB", full_logits: bool = False):
     """The model that a run of eight steps was training when it was interrupted after the third."""
     model = make("llama", layers=4)
-    callback = GuidedCallback(plan_of(model, "L3.N5", mode), prefix_cache=cache)
+    callback = GuidedCallback(plan_of(model, "L3.N5", mode), prefix_cache=cache, full_logits=full_logits)
     trainer = plain(model, folder, [callback, Stop()], max_steps=8)
     with pytest.raises(KeyboardInterrupt):
         trainer.train()
@@ -45,10 +45,11 @@ def leftovers(model) -> list[str]:
     return hooks + [name for name, module in model.named_modules() if "forward" in vars(module)]
 
 
+@pytest.mark.parametrize("full_logits", [False, True])
 @pytest.mark.parametrize("cache", [None, "1MB"])
 @pytest.mark.parametrize("mode", ["freeze", "slice", "lora"])
-def test_the_next_forward_pass_is_a_plain_one(mode, cache, tmp_path):
-    model = interrupted(tmp_path, mode, cache)
+def test_the_next_forward_pass_is_a_plain_one(mode, cache, full_logits, tmp_path):
+    model = interrupted(tmp_path, mode, cache, full_logits)
     assert leftovers(model), "nothing was left, so there is nothing to test"
     inputs = batch()
     before = copy.deepcopy(model)

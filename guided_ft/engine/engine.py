@@ -17,7 +17,7 @@ from ..anatomy import Anatomy, base_model
 from ..artifact import digest
 from ..errors import GuidedError
 from ..sizes import parse_size
-from .labelled import labelled_only
+from .labelled import labelled_only, wrapped_forward
 from .prefix import Prefix
 from .store import PrefixStore, clear_others
 
@@ -87,7 +87,10 @@ class Engine:
         if self._store is not None or (args.gradient_checkpointing and first and not unsafe):
             self.prefix = Prefix(model, anatomy, first, self._store)
             self._stack.enter_context(self.prefix.open(self._active))
-        if not full_logits:
+        if full_logits:
+            # Changes nothing, but a forward pass is what notices that the training is over.
+            self._stack.enter_context(wrapped_forward(base_model(model), _as_it_is, self._active))
+        else:
             self._stack.enter_context(labelled_only(model, anatomy, self._active))
         _OPEN[id(base_model(model).get_decoder())] = self
 
@@ -150,6 +153,10 @@ def close_left_open(model: nn.Module) -> None:
     engine = _OPEN.get(id(base_model(model).get_decoder()))
     if engine is not None and engine.over():
         engine.close()
+
+
+def _as_it_is(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    return forward(*args, **kwargs)
 
 
 def _needs_the_model_as_it_is(args: Any) -> bool:
