@@ -15,7 +15,7 @@ from bench_rows import benchmark, curve, row
 from families import make
 
 from guided_ft.anatomy import Anatomy
-from guided_ft.bench import smollm2, testbed
+from guided_ft.bench import around, smollm2, testbed
 from guided_ft.bench.arms import ARMS
 from guided_ft.bench.compare import CONTROLS, PLACED, REFERENCES, against, located
 from guided_ft.bench.goals import GOALS, goals
@@ -68,6 +68,15 @@ def test_the_same_rows_give_the_same_bytes(made, tmp_path):
     page = write_report(results(tmp_path / "results", repeated), tmp_path)[0].read_text()
     assert "1 row replaced by a later one" in page
     assert page.replace("1 row replaced", "0 rows replaced") == paths[0].read_text()
+
+
+def test_the_page_says_what_hangs_on_the_rate(made):
+    _, paths = made
+    assert re.search(
+        r"What half and twice.*?\n\n\| arms .*\n.*\n\| slices, controls .*\n\| slices, located ",
+        paths[0].read_text(),
+        re.DOTALL,
+    )
 
 
 def test_the_page_shows_what_was_drawn(made):
@@ -384,9 +393,42 @@ def test_sweeps_in_which_the_default_rate_is_good_enough_are_counted(tmp_path):
 
 
 # -- few rows, bad rows ---------------------------------------------------------------------------------------------------
+def test_what_half_and_twice_the_default_rate_would_have_done(tmp_path):
+    def rule(suite, task, arm, trained):
+        return None if arm == "full" else 2e-3
+
+    def swept(task, arm, *ends):
+        return [
+            row(phase="sweep", task=task, arm=arm, budget=0.3, lr=lr, validation=score, score=score, forgetting=nats)
+            for lr, (score, nats) in zip((1e-3, 4e-3, 16e-3), ends, strict=True)
+        ]
+
+    rows = [
+        *swept("a", "guided", (60, 0.1), (80, 0.3), (20, 1.0)),
+        *swept("b", "guided:two-sided", (70, 0.2), (71, 0.4), (10, 1.0)),
+        *swept("c", "guided:late", (90, 0.0), (50, None), (10, None)),
+        # A rank, a reference, an arm of others, and a sweep that ends below twice the rate.
+        *swept("a", "guided:rank", (1, 0.0), (2, 0.0), (3, 0.0)),
+        *swept("a", "random", (1, 0.0), (2, 0.0), (3, 0.0)),
+        *swept("a", "full", (1, 0.0), (2, 0.0), (3, 0.0)),
+        *[each for each in swept("d", "guided", (1, 0.0), (2, 0.0), (3, 0.0)) if each["lr"] < 4e-3],
+    ]
+    _, _, line = around.table(rows, rule).splitlines()
+    assert line.split(" | ") == [
+        *("| slices, located", "3"),
+        # 20, 1 and 0 points; 10, 0.5 and 20; 0, 0 and 40
+        *("+7.0", "+10.2", "+13.3"),
+        *("2", "1", "2"),
+        *("+0.1000", "+0.3000", "+0.4000 |"),
+    ]
+    assert around.table(rows[3:], rule) == "", "two sweeps are too few"
+
+
 def test_one_run_is_a_page_without_a_map(tmp_path):
     paths = write_report(results(tmp_path / "results", [row(phase="sweep")]), tmp_path)
-    assert "1 (sweep)" in paths[0].read_text()
+    page = paths[0].read_text()
+    assert "1 (sweep)" in page
+    assert "half and twice" not in page
     assert not [path for path in paths if "regimes" in path.name]
 
 

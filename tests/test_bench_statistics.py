@@ -233,3 +233,9 @@ def test_what_a_rule_loses():
     assert found.regret(math.sqrt(1e-3 * 1e-2)) == pytest.approx(10)
     assert found.regret(1e-1) is None
     assert sweep_of(sweep((1e-3, 60, 0.1, 70))).on_edge
+
+
+def test_beside_a_rate_that_diverged_forgetting_is_infinite():
+    found = sweep_of(sweep((1e-4, 10, None, 20), (1e-3, 60, 0.1, 70), (1e-2, 50, None, 50)))
+    assert found.at(found.forgetting, 3e-4) == found.at(found.forgetting, 3e-3) == math.inf
+    assert found.at(found.forgetting, 1e-3) == 0.1

@@ -63,18 +63,22 @@ class Sweep:
         return _series(round(2 * math.log10(self.best)) + outward)
 
     def regret(self, rate: float) -> float | None:
-        """Points of test score that ``rate`` loses against the best by validation; negative if it gains.
+        """Points of test score that ``rate`` loses against the best by validation; negative if it gains. See ``at``."""
+        score = self.at(self.score, rate)
+        return None if score is None else self.score[self.place] - score
 
-        Linear in log rate between the two neighbours that were tried; None outside the sweep.
-        """
+    def at(self, values: tuple[float, ...], rate: float) -> float | None:
+        """One of the means, read at ``rate``: linear in log rate between the two neighbours that were tried; None
+        outside the sweep."""
         if rate in self.rates:
-            return self.score[self.place] - self.score[self.rates.index(rate)]
+            return values[self.rates.index(rate)]
         if not (self.rates[0] <= rate <= self.rates[-1]) or self.rates[0] <= 0:
             return None
         high = next(i for i, known in enumerate(self.rates) if known > rate)
         low = high - 1
         share = math.log(rate / self.rates[low]) / math.log(self.rates[high] / self.rates[low])
-        return self.score[self.place] - (self.score[low] + share * (self.score[high] - self.score[low]))
+        # Not low + share * (high - low): that is no number where the lower rate diverged.
+        return (1 - share) * values[low] + share * values[high]
 
 
 def sweep_of(rows: Iterable[Row]) -> Sweep | None:

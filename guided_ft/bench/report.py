@@ -11,13 +11,13 @@ from typing import Any
 
 from .. import artifact
 from ..errors import GuidedError
-from . import figures, regimes, tables, words
+from . import around, figures, regimes, tables, words
 from .compare import CONTROLS, REFERENCES, Comparison, against, against_random, located
 from .duels import duels, tally
 from .goals import goals
 from .groups import Groups, Setting, at_budget, by_subject, group, headline, pooled
 from .rows import IDENTITY, Row, dedupe, read_rows
-from .rule import rule
+from .rule import WITHIN, rule
 from .same_rate import same_rate
 from .same_rate import table as same_rate_table
 from .sheets import comparisons_sheet, lines_sheet
@@ -64,6 +64,11 @@ gains at low rates and loses at high ones does what a larger rate would: choosin
 Sweeps pick by validation score alone, and so like high rates. In the last two lines of a pair each arm has a rate of
 its own: the one that its sweep picked, and the lowest whose validation score is within one standard error of that
 one's."""
+
+_AROUND = f"""\
+What half and twice that rate would have done, in sweeps that were tried on both sides of it (between two rates: linear
+in the logarithm): points of test score lost against the sweep's pick, on average; how many sweeps lose at most
+{WITHIN:g}; and the median forgetting."""
 
 
 @dataclass
@@ -131,6 +136,8 @@ def _write_report(folder: Path, out: Path, drawing: Path) -> list[Path]:
         compared += _compared(groups)
         every |= groups
         page.parts += ["### Learning rates", tables.kept_by_the_rule(runs, rule)]
+        around_it = around.table(runs, rule)
+        page.parts += [_AROUND, around_it] if around_it else []
         page.parts.append(words.folded("The best of every sweep", tables.learning_rates(runs, rule)))
         page.parts += ["### What stands behind it", tables.behind(runs, len(rows), _refused(folder, suite))]
     plots = {out / drawing.name / path.name: path.read_text(encoding="utf-8") for path in page.drawn}

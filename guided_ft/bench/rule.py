@@ -20,9 +20,14 @@ _WIDTHS = {"testbed": 192, "smollm2": 576}
 
 def rule(suite: str, task: str, arm: str, trained: float) -> float | None:
     """What a recipe takes for an arm that trains so many per cent of the parameters; None for arms of others."""
-    mode = _MODES.get(arm, "slice" if family(arm) in _SLICES else "")
-    if mode not in MODES:
+    mode = mode_of(arm)
+    if not mode:
         return None
     rank = 1 if "rank" in arm else None
     pace = PACE["dpo" if task in _PREFERENCES else "sft"]
     return pace * MODES[mode].rate(trained / 100, rank) * WIDTH / _WIDTHS[suite]
+
+
+def mode_of(arm: str) -> str:
+    """How an arm of this package trains what it chooses; empty for arms of others."""
+    return _MODES.get(arm, "slice" if family(arm) in _SLICES else "")

@@ -167,14 +167,14 @@ def learning_rates(rows: Iterable[Row], rule: Rule | None = None) -> str:
             words.number(sweep.score[sweep.place], 1),
         ]
         if rule is not None:
-            rate = rule(setting.suite, setting.task, line.arm, _trained(found[setting, line]))
+            rate = rule(setting.suite, setting.task, line.arm, trained(found[setting, line]))
             lost = None if rate is None else sweep.regret(rate)
             cells += [words.brief(rate), words.number(lost, 1, True)]
         made.append(cells)
     return words.table([*head, *(["rule", "points lost"] if rule is not None else [])], made, texts=2)
 
 
-def _trained(rows: list[Row]) -> float:
+def trained(rows: list[Row]) -> float:
     """Per cent of the parameters: what an arm trains may be less than its budget, or have a budget of its own."""
     return math.fsum(row["fraction"] for row in rows) / len(rows)
 
@@ -183,7 +183,7 @@ def kept_by_the_rule(rows: Iterable[Row], rule: Rule) -> str:
     """In how many sweeps of our own arms the rule is as good as the best rate, to within ``WITHIN`` points."""
     lost = []
     for (setting, line), mine in sweeps(rows).items():
-        rate, sweep = rule(setting.suite, setting.task, line.arm, _trained(mine)), sweep_of(mine)
+        rate, sweep = rule(setting.suite, setting.task, line.arm, trained(mine)), sweep_of(mine)
         assert sweep is not None
         points = None if rate is None else sweep.regret(rate)
         if points is not None:
