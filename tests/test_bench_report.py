@@ -99,7 +99,7 @@ def test_a_pair_of_arms_is_mapped_for_the_lengths_and_data_sizes_it_was_run_with
     rows = [
         row(arm=arm, data_size=size, steps=steps, budget=0.3, seed=seed, score=70.0 + seed + len(arm))
         for arm, size, steps in sorted(ran)
-        for seed in (1, 2, 3)
+        for seed in range(3 if arm == "guided:fisher" else 6)
     ]
     [figure] = [path for path in write_report(results(tmp_path / "results", rows), tmp_path) if "regimes" in path.name]
     words = Counter(re.findall(r"<text[^>]*>([^<]*)</text>", figure.read_text()))
@@ -108,8 +108,9 @@ def test_a_pair_of_arms_is_mapped_for_the_lengths_and_data_sizes_it_was_run_with
         assert words[line] == 1, line
     assert words["guided, Fisher against random: 300 x 100"] == 1
     differences = {"guided:two-sided": 16 - 6, "guided:fisher": 13 - 6}
-    assert words[f"+{differences['guided:two-sided']:.1f}"] == 3
-    assert words[f"+{differences['guided:fisher']:.1f}"] == 1
+    # 2 of 64 relabellings are as far from 0: too many for a family of three. Of three seeds nothing can be said.
+    assert words[f"+{differences['guided:two-sided']:.1f}*"] == 3
+    assert words[f"(+{differences['guided:fisher']:.1f})"] == 1
 
 
 def test_what_a_map_does_at_one_rate_is_read_off_the_sweeps(tmp_path):
@@ -205,6 +206,16 @@ def test_too_few_runs_are_no_verdict_and_no_burden():
     assert score[50].adjusted is None
     assert score[300].verdict == "win"
     assert score[300].adjusted == score[300].p == pytest.approx(1 / 64)
+
+
+def test_an_arm_with_a_given_rate_is_held_against_one_with_a_given_rate():
+    rows = [
+        row(arm=arm, budget=0.3, seed=seed)
+        for arm in ("guided", "guided:auto", "random", "random:auto")
+        for seed in (1, 2)
+    ]
+    found = against(group(rows), located, CONTROLS)
+    assert {(each.line.arm, each.control) for each in found} == {("guided", "random"), ("guided:auto", "random:auto")}
 
 
 def test_less_forgetting_is_a_win():
@@ -559,3 +570,20 @@ def test_a_loss_against_any_random_choice_is_shown(tmp_path):
         each["score"] = 50.0
     page = write_report(results(tmp_path / "tied", rows), tmp_path / "b")[0].read_text()
     assert "| guided, two-sided | random, placed as the default | score (points) | tie |" not in page
+
+
+@pytest.mark.parametrize(
+    ("arm", "control", "better", "shown"),
+    [
+        ("guided:lora", "random", 10.0, False),
+        ("guided:rank", "random", 10.0, False),
+        ("guided:rank", "random:rank", 10.0, True),
+        ("guided:rank", "random", -10.0, True),
+    ],
+)
+def test_what_another_way_of_training_wins_is_not_the_maps(arm, control, better, shown, tmp_path):
+    names = {"guided:two-sided": arm, "random": control}
+    rows = [each | {"arm": names.get(each["arm"], each["arm"])} for each in duel(better)]
+    page = write_report(results(tmp_path / "results", rows), tmp_path)[0].read_text()
+    verdict = "win" if better > 0 else "loss"
+    assert (f"| {label(arm)} | {label(control)} | score (points) | {verdict} |" in page) == shown

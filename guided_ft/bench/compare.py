@@ -140,7 +140,10 @@ def compare(setting: Setting, line: Line, runs: Runs, control: str, others: Runs
 
 
 def against(groups: Groups, is_arm: Callable[[str], bool], controls: Iterable[str]) -> list[Comparison]:
-    """All comparisons of the arms with these controls, of the same budget or without one, corrected by family."""
+    """All comparisons of the arms with these controls, of the same budget or without one, corrected by family.
+
+    An arm that was given its rate is held only against one that was given its own, not against one that swept it.
+    """
     controls = tuple(controls)
     found = []
     for setting, lines in groups.items():
@@ -148,6 +151,8 @@ def against(groups: Groups, is_arm: Callable[[str], bool], controls: Iterable[st
             if runs.phase != "main" or not is_arm(line.arm):
                 continue
             for control in controls:
+                if _given(control) != _given(line.arm):
+                    continue
                 others = lines.get(Line(control, line.budget)) or lines.get(Line(control, None))
                 if others is None or others.phase != "main":
                     continue
@@ -156,16 +161,30 @@ def against(groups: Groups, is_arm: Callable[[str], bool], controls: Iterable[st
     return _corrected(found)
 
 
+def _given(arm: str) -> bool:
+    """Whether an arm takes the rate that a recipe takes by itself."""
+    return arm.endswith(":auto")
+
+
 def located(arm: str) -> bool:
     """Whether an arm's parts were found by a map: the guided arms, the default among them."""
     return arm.split(":")[0] == "guided"
 
 
 def against_random(comparison: Comparison) -> bool:
-    """Whether the control is a random choice that the arm can be held against: of all layers, or placed as it is. What
-    loses against one that is placed otherwise is not passed over either."""
-    lost = comparison.verdict == "loss" and comparison.control.startswith("random")
-    return lost or comparison.control in ("random", PLACED.get(comparison.line.arm))
+    """Whether the control is a random choice that the arm can be held against: of all layers, or placed as it is.
+
+    One that trains its choice another way (low rank, LoRA) would credit the map with what that way does. What loses
+    against any random choice is not passed over.
+    """
+    arm, control = comparison.line.arm, comparison.control
+    lost = comparison.verdict == "loss" and control.startswith("random")
+    return lost or (control in ("random", PLACED.get(arm)) and _way(arm) == _way(control))
+
+
+def _way(arm: str) -> str:
+    """How an arm trains what it chooses; empty for rows and columns in full."""
+    return next((way for way in ("rank", "lora", "freeze") if way in arm), "")
 
 
 def _corrected(found: list[Comparison]) -> list[Comparison]:

@@ -19,14 +19,16 @@ _MAPPED = {"score": 10.0, "forgetting_at_equal_score": 0.5}
 
 _CAPTION = (
     "A row: who is compared, training examples x steps. Blue: better than the control, brown: worse. "
-    "Empty: not run, or no score that both reach. ** p < 0.05 after Holm's correction, * before it only."
+    "** p < 0.05 after Holm's correction, * before it only.\n"
+    "In brackets: too few runs for any p < 0.05. Empty: not run, or no score that both reach."
 )
 
 
 def draw(comparisons: Sequence[Comparison], path: Path, title: str) -> None:
     """Mean differences, one panel a metric: a row for an arm, its control, data size and steps, a column a budget.
 
-    Blue is better for the arm, brown worse; two stars mark p < 0.05 after Holm's correction, one before it only.
+    Blue is better for the arm, brown worse; two stars mark p < 0.05 after Holm's correction, one before it only. What
+    could not have come out so, for want of runs, has no colour.
     """
     from matplotlib.colors import LinearSegmentedColormap
 
@@ -48,9 +50,10 @@ def draw(comparisons: Sequence[Comparison], path: Path, title: str) -> None:
                 for each in comparisons
                 if each.metric == metric
             }
-            most = max([_MAPPED[metric.name], *(abs(each.difference) for each in cells.values())])
+            coloured = {place: each for place, each in cells.items() if each.adjusted is not None}
+            most = max([_MAPPED[metric.name], *(abs(each.difference) for each in coloured.values())])
             values = np.full((len(rows), len(budgets)), np.nan)
-            for place, each in cells.items():
+            for place, each in coloured.items():
                 values[place] = each.difference * metric.better
             plot.imshow(values, cmap=colours, vmin=-most, vmax=most, aspect="auto")
             _cells(plot, cells, most)
@@ -65,7 +68,7 @@ def draw(comparisons: Sequence[Comparison], path: Path, title: str) -> None:
                     plot.axhline(i - 0.5, color="#cccccc", linewidth=0.5)
         figure.suptitle(title, fontsize=10, x=0.01, ha="left")
         figure.text(0.01, 0.01, _CAPTION, fontsize=7)
-        figure.tight_layout(rect=(0, 0.22 / figure.get_figheight(), 1, 1 - 0.05 / figure.get_figheight()))
+        figure.tight_layout(rect=(0, 0.34 / figure.get_figheight(), 1, 1 - 0.05 / figure.get_figheight()))
 
 
 def _pair(each: Comparison) -> tuple[str, str]:
@@ -85,11 +88,13 @@ def _named(row: tuple[str, str, int, int], above: tuple[str, str, int, int] | No
 
 def _cells(plot: Any, cells: dict[tuple[int, int], Comparison], most: float) -> None:
     for (y, x), each in cells.items():
-        sure = each.adjusted is not None and each.adjusted < ALPHA
-        mark = "**" if sure else "*" if each.p is not None and each.p < ALPHA else ""
-        ink = "white" if abs(each.difference) > 0.6 * most else "black"
         text = words.number(each.difference, min(each.metric.digits, 3), True)
-        plot.text(x, y, text + mark, ha="center", va="center", color=ink, fontsize=7)
+        if each.adjusted is None:
+            text, ink = f"({text})", "#8a8f98"
+        else:
+            text += "**" if each.adjusted < ALPHA else "*" if each.p is not None and each.p < ALPHA else ""
+            ink = "white" if abs(each.difference) > 0.6 * most else "black"
+        plot.text(x, y, text, ha="center", va="center", color=ink, fontsize=7)
 
 
 def worth_drawing(comparisons: Sequence[Comparison]) -> bool:
