@@ -21,6 +21,7 @@ from guided_ft.errors import GuidedError
 from guided_ft.sizes import parse_size
 
 FIRST = 2
+NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
 def model_of(family: str, attention: str = "sdpa"):
@@ -142,6 +143,17 @@ def test_a_row_that_is_missing_is_computed_beside_those_that_are_there(tmp_path)
             found = model(**mixed).logits
     assert (prefix.hits, prefix.misses) == (2, 6)
     torch.testing.assert_close(found[mixed["attention_mask"].bool()], expected[mixed["attention_mask"].bool()])
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NEEDS_CUDA)])
+def test_states_computed_in_bfloat16_are_not_those_of_float32(device):
+    model, inputs = model_of("llama").train().to(device), {k: v.to(device) for k, v in batch().items()}
+    store = PrefixStore(None, model.config.hidden_size, torch.float32, 1 << 20)
+    with Prefix(model, Anatomy.of(model), FIRST, store).open() as prefix:
+        with torch.autocast(device, torch.bfloat16):
+            model(**inputs)
+        model(**inputs)
+    assert (prefix.hits, prefix.misses) == (0, 8)
 
 
 @pytest.mark.parametrize("reentrant", [False, True])

@@ -176,9 +176,10 @@ def _spans(ids: torch.Tensor, mask: torch.Tensor) -> list[_Span]:
     padding. Both are part of the name, so that stored states have the very bits that would be computed. Few different
     lengths (``pad_to_multiple_of``) make for many hits.
     """
+    device = ids.device.type
+    autocast = str(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else ""
     ids, mask = ids.cpu(), mask.cpu()
     path = f"{ids.shape[1]}:{bool(mask.all())}"
-    autocast = str(torch.get_autocast_dtype("cpu")) if torch.is_autocast_enabled("cpu") else ""
     spans = []
     for row, real in zip(ids, mask, strict=True):
         places = real.nonzero().flatten()
