@@ -6,7 +6,6 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -20,6 +19,7 @@ from .errors import GuidedError
 from .guards import check_optimizer, check_resumed, check_trainable, scale_learning_rate
 from .plan import Plan, full_precision
 from .scoremap import ScoreMap
+from .scorers import ranks
 from .scorers.localize import localize
 from .scorers.tap import GradientWatch
 from .sizes import parse_size
@@ -28,6 +28,9 @@ from .task import Task
 from .trainer_call import TrainerCall
 
 logger = logging.getLogger(__name__)
+
+REQUEST = "request.json"
+"""What the plan beside it was made for."""
 
 
 class GuidedCallback(TrainerCallback):
@@ -117,7 +120,7 @@ class GuidedCallback(TrainerCallback):
         close_left_open(model)
         # One that was made for another model does not fit this one.
         if self.plan is None or (self._task is not None and not self.plan.is_attached(model)):
-            self.plan = self._make_plan(model, Path(args.output_dir), write=args.should_save)
+            self.plan = self._make_plan(model, Path(args.output_dir) / "guided", write=args.should_save)
         if not self.plan.is_attached(model):
             if hasattr(model, "peft_config"):
                 raise GuidedError(
@@ -144,20 +147,18 @@ class GuidedCallback(TrainerCallback):
             self._plan,
             fingerprint(model),
         )
-        record = folder / "guided" / "request.json"
-        found = read_json(record, "request") if record.exists() else {}
-        if found.get("request") == request:
-            plan = Plan.load(folder / "guided" / "plan.json")
-            # A callback with a ready plan may have written its own there since.
-            if plan.hash == found.get("plan"):
-                return plan
+        # The first process decides for all: it may have written its plan before another one comes to look.
+        kept = ranks.same(_kept(folder, request))
+        if kept is not None:
+            return Plan.from_dict(kept)
         self.scores = localize(model, self._task, **self._localize)
         plan = Plan(select(self.scores, **self._select), **self._plan)
-        plan = _same_on_all_ranks(plan)
+        # Every process trains what the first one chose: rounding may order close scores differently.
+        plan = Plan.from_dict(ranks.same(plan.to_dict()))
         if write:
-            self.scores.save(folder / "guided" / "scores.safetensors")
-            plan.save(folder / "guided" / "plan.json")
-            write_json(record, {"kind": "request", "version": 1, "request": request, "plan": plan.hash})
+            self.scores.save(folder / "scores.safetensors")
+            plan.save(folder / "plan.json")
+            write_json(folder / REQUEST, {"kind": "request", "version": 1, "request": request, "plan": plan.hash})
         return plan
 
     # -- guarding ---------------------------------------------------------------------------------------------------
@@ -219,6 +220,8 @@ class GuidedCallback(TrainerCallback):
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self.engine is not None:
             self.engine.flush()
+        # The others may still be writing their random states into it.
+        ranks.wait()
         if args.should_save:
             seal(Path(args.output_dir) / f"checkpoint-{state.global_step}", self._ready().hash)
 
@@ -246,10 +249,11 @@ class GuidedCallback(TrainerCallback):
         logger.info("%s", self.certificate)
 
 
-def _same_on_all_ranks(plan: Plan) -> Plan:
-    """Every process trains what the first one chose: rounding may order close scores differently."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return plan
-    box = [plan.to_dict()]
-    torch.distributed.broadcast_object_list(box, src=0)
-    return Plan.from_dict(box[0])
+def _kept(folder: Path, request: str) -> dict[str, Any] | None:
+    """The plan that the same request has led to; None if it was never made, or if another one lies there."""
+    record = read_json(folder / REQUEST, "request") if (folder / REQUEST).exists() else {}
+    if record.get("request") != request:
+        return None
+    plan = Plan.load(folder / "plan.json")
+    # A callback with a ready plan may have written its own there since.
+    return plan.to_dict() if plan.hash == record.get("plan") else None

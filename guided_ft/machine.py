@@ -51,8 +51,12 @@ def _processor() -> str:
 
 
 def reset_peak() -> None:
-    """Let ``peak_bytes`` start anew from what is resident now, where the system can (Linux)."""
+    """Let ``peak_bytes`` start anew from what is in use now: on a GPU, and of the process where that works (Linux)."""
+    import torch
+
     gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.reset_peak_memory_stats()
     with contextlib.suppress(OSError, AttributeError):
         # What is free but kept would pass for memory that a later run needs.
         ctypes.CDLL(None).malloc_trim(0)

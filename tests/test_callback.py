@@ -18,11 +18,11 @@ from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, Trainin
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from guided_ft import GuidedCallback, Plan, Selection, Task
-from guided_ft import callback as callback_module
 from guided_ft.anatomy import Anatomy
 from guided_ft.certify import Certificate
 from guided_ft.errors import GuidedError
 from guided_ft.plan import trainable_names
+from guided_ft.scorers import ranks
 
 MODES = ("slice", "freeze", "lora")
 STEPS, SAVE = 6, 3
@@ -244,29 +244,14 @@ def test_a_resumed_script_does_not_localize_again(tmp_path, monkeypatch):
         sft(base(tmp_path), tmp_path / "run", [third])
 
 
-def test_every_rank_trains_what_the_first_one_chose(tmp_path, monkeypatch):
+@pytest.mark.parametrize("kept", [False, True])
+def test_every_rank_trains_what_the_first_one_chose_or_has_kept(tmp_path, monkeypatch, kept):
     firsts = ready(make("llama"), "slice")
-
-    def broadcast(box, src):
-        assert src == 0
-        box[0] = firsts.to_dict()
-
-    callback, model = from_task("slice"), base(tmp_path)
-    args = TrainingArguments(**settings(tmp_path / "run"))
-    assert args.should_save
-    with monkeypatch.context() as patch:
-        patch.setattr(torch.distributed, "broadcast_object_list", broadcast)
-        real = callback_module._same_on_all_ranks
-
-        def as_if_many(plan):
-            patch.setattr(torch.distributed, "is_initialized", lambda: True)
-            try:
-                return real(plan)
-            finally:
-                patch.setattr(torch.distributed, "is_initialized", lambda: False)
-
-        patch.setattr(callback_module, "_same_on_all_ranks", as_if_many)
-        callback.on_init_end(args, None, None, model=model)
+    monkeypatch.setattr(ranks, "same", lambda mine: firsts.to_dict() if mine or kept else None)
+    if kept:
+        monkeypatch.setattr("guided_ft.callback.localize", lambda *a, **k: pytest.fail("localized again"))
+    callback, model = from_task("slice", retain=None), base(tmp_path)
+    callback.on_init_end(TrainingArguments(**settings(tmp_path / "run")), None, None, model=model)
     assert callback.plan == firsts
     assert trainable_names(model) == firsts.expected_trainable
 

@@ -14,6 +14,7 @@ from test_callback import STEPS, base, digests, dpo, from_task, ready, sft
 
 from guided_ft import GuidedCallback, Task, localize
 from guided_ft.anatomy import KINDS
+from guided_ft.machine import peak_bytes, reset_peak
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -68,3 +69,11 @@ def test_dpo_starts_at_ln_2(tmp_path):
     trainer.train()
     first = next(entry["loss"] for entry in trainer.state.log_history if "loss" in entry)
     assert first == pytest.approx(math.log(2), abs=1e-4)
+
+
+def test_the_peak_of_memory_starts_anew():
+    large = torch.zeros(256 << 20, dtype=torch.uint8, device="cuda")
+    with_it = peak_bytes()
+    del large
+    reset_peak()
+    assert peak_bytes() < with_it - (200 << 20)

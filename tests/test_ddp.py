@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from families import make
 
-from guided_ft.artifact import read_arrays, read_text
+from guided_ft.artifact import read_arrays, read_json, read_text
+from guided_ft.checkpoint import MARKER, fault
 
 
 def _launch(script: str, processes: int, *arguments: str) -> None:
@@ -45,6 +46,9 @@ def test_two_processes_train_what_one_does(tmp_path):
         assert np.array_equal(two[0][name], two[1][name]), name
         np.testing.assert_allclose(two[0][name], value, atol=1e-6, err_msg=name)
     assert max(np.abs(value).max() for value in one.values()) > 1e-3
+    checkpoint = tmp_path / "two" / "checkpoint-4"
+    assert {"rng_state_0.pth", "rng_state_1.pth"} <= read_json(checkpoint / MARKER, "checkpoint")["files"].keys()
+    assert fault(checkpoint, plan) is None
 
 
 @pytest.mark.slow

@@ -49,6 +49,12 @@ def same(value: T) -> T:
     return values[0]
 
 
+def wait() -> None:
+    """Go on when all processes have come here."""
+    if size() > 1:
+        dist.barrier()
+
+
 def reduce(values: dict[Any, torch.Tensor], operation: str = "sum") -> None:
     """Add up (or take the ``max`` of) tensors over the processes, in place; one may lack keys that others have."""
     shapes: list[Any] = [None] * size()
