@@ -10,13 +10,14 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from .anatomy import base_model
-from .artifact import digest, read_json, write_json
+from .artifact import digest, write_json
 from .budget import select
 from .certify import Certificate, canonical, fingerprint
 from .checkpoint import seal
 from .engine import Engine, close_left_open
 from .errors import GuidedError
 from .guards import check_optimizer, check_resumed, check_trainable, scale_learning_rate
+from .kept_plan import keep, kept
 from .plan import Plan, full_precision
 from .scoremap import ScoreMap
 from .scorers import ranks
@@ -28,9 +29,6 @@ from .task import Task
 from .trainer_call import TrainerCall
 
 logger = logging.getLogger(__name__)
-
-REQUEST = "request.json"
-"""What the plan beside it was made for."""
 
 
 class GuidedCallback(TrainerCallback):
@@ -148,17 +146,17 @@ class GuidedCallback(TrainerCallback):
             fingerprint(model),
         )
         # The first process decides for all: it may have written its plan before another one comes to look.
-        kept = ranks.same(_kept(folder, request))
-        if kept is not None:
-            return Plan.from_dict(kept)
+        found = kept(folder, request)
+        firsts = ranks.same(found.to_dict() if found else None)
+        if firsts is not None:
+            return Plan.from_dict(firsts)
         self.scores = localize(model, self._task, **self._localize)
         plan = Plan(select(self.scores, **self._select), **self._plan)
         # Every process trains what the first one chose: rounding may order close scores differently.
         plan = Plan.from_dict(ranks.same(plan.to_dict()))
         if write:
             self.scores.save(folder / "scores.safetensors")
-            plan.save(folder / "plan.json")
-            write_json(folder / REQUEST, {"kind": "request", "version": 1, "request": request, "plan": plan.hash})
+            keep(plan, folder, request)
         return plan
 
     # -- guarding ---------------------------------------------------------------------------------------------------
@@ -247,13 +245,3 @@ class GuidedCallback(TrainerCallback):
             moved = self.certificate.moved
             raise GuidedError(f"certificate: {moved[0]} moved although it is frozen ({len(moved)} tensors in all)")
         logger.info("%s", self.certificate)
-
-
-def _kept(folder: Path, request: str) -> dict[str, Any] | None:
-    """The plan that the same request has led to; None if it was never made, or if another one lies there."""
-    record = read_json(folder / REQUEST, "request") if (folder / REQUEST).exists() else {}
-    if record.get("request") != request:
-        return None
-    plan = Plan.load(folder / "plan.json")
-    # A callback with a ready plan may have written its own there since.
-    return plan.to_dict() if plan.hash == record.get("plan") else None
