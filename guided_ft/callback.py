@@ -17,7 +17,7 @@ from .checkpoint import seal
 from .engine import Engine, close_left_open
 from .errors import GuidedError
 from .guards import check_optimizer, check_resumed, check_trainable, scale_learning_rate
-from .kept_plan import keep, kept
+from .kept_plan import PLAN, keep, kept
 from .plan import Plan, full_precision
 from .scoremap import ScoreMap
 from .scorers import ranks
@@ -131,7 +131,7 @@ class GuidedCallback(TrainerCallback):
         self._frozen = fingerprint(model, skip=trained)
         check_trainable(self.plan, model, self._decoder)
         if args.should_save:
-            self.plan.save(Path(args.output_dir) / "guided" / "plan.json")
+            self.plan.save(Path(args.output_dir) / "guided" / PLAN)
         logger.info("%r", self.plan)
 
     def _make_plan(self, model: nn.Module, folder: Path, *, write: bool) -> Plan:
