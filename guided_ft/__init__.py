@@ -12,6 +12,7 @@ from ._peft_hook import register_with_peft
 
 __version__ = "0.1.0"
 
+# Where each name lives; "" for a module that is itself the name.
 _HOME = {
     "Anatomy": "anatomy",
     "Component": "anatomy",
@@ -23,6 +24,9 @@ _HOME = {
     "Selection": "selection",
     "SliceConfig": "slice",
     "Task": "task",
+    "export": "",
+    "load_model": "models",
+    "load_tokenizer": "models",
     "localize": "scorers.localize",
     "run": "pipeline",
     "select": "budget",
@@ -39,16 +43,21 @@ __all__ = [
     "Selection",
     "SliceConfig",
     "Task",
+    "export",
+    "load_model",
+    "load_tokenizer",
     "localize",
     "run",
     "select",
 ]
 
 if TYPE_CHECKING:
+    from . import export
     from .anatomy import Anatomy, Component
     from .budget import select
     from .callback import GuidedCallback
     from .errors import GuidedError
+    from .models import load_model, load_tokenizer
     from .pipeline import run
     from .plan import Plan
     from .recipe import Recipe
@@ -62,7 +71,8 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+    home = importlib.import_module(f".{_HOME[name] or name}", __name__)
+    value = getattr(home, name) if _HOME[name] else home
     globals()[name] = value
     return value
 
