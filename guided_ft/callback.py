@@ -19,6 +19,7 @@ from .errors import GuidedError
 from .guards import check_optimizer, check_resumed, check_trainable, scale_learning_rate
 from .kept_plan import PLAN, keep, kept
 from .plan import Plan, full_precision
+from .rates import LearningRate, check_rate, set_rate
 from .scoremap import ScoreMap
 from .scorers import ranks
 from .scorers.localize import localize
@@ -58,6 +59,8 @@ class GuidedCallback(TrainerCallback):
         budget, kinds, strategy, first_layer: as in ``select``; ``kinds`` defaults to heads and neurons. In ``freeze``
             mode whole attentions and MLPs are chosen.
         mode, rank, lr_scale: as in ``Plan``.
+        learning_rate: ``"auto"``: the plan's (for DPO a fifth of it), in place of the trainer's default, which is made
+            for whole models; a number: this one; None: the trainer's, whatever it is.
         seed: of the sampled retain text and of random choices.
         prefix_cache: size of the file in which the states that enter the lowest chosen layer are kept from one epoch to
             the next, such as ``"2GB"``; ``"auto"``: 2 GiB where it helps; None: no cache. The losses are the same.
@@ -84,6 +87,7 @@ class GuidedCallback(TrainerCallback):
         mode: str = "slice",
         rank: int | None = None,
         lr_scale: float = 1.0,
+        learning_rate: LearningRate = "auto",
         seed: int = 0,
         prefix_cache: str | int | None = None,
         full_logits: bool = False,
@@ -97,6 +101,8 @@ class GuidedCallback(TrainerCallback):
         self.engine: Engine | None = None
         if prefix_cache is not None:
             parse_size(prefix_cache)
+        check_rate(learning_rate)
+        self._learning_rate = learning_rate
         self._prefix_cache, self._full_logits = prefix_cache, full_logits
         self._task = task
         self._localize: dict[str, Any] = {"method": method, "retain": retain, "seed": seed, **(options or {})}
@@ -130,6 +136,7 @@ class GuidedCallback(TrainerCallback):
         trained = {canonical(name) for name in self.plan.expected_trainable}
         self._frozen = fingerprint(model, skip=trained)
         check_trainable(self.plan, model, self._decoder)
+        set_rate(self.plan, args, self._learning_rate, kwargs.get("optimizer"))
         if args.should_save:
             self.plan.save(Path(args.output_dir) / "guided" / PLAN)
         logger.info("%r", self.plan)

@@ -41,7 +41,7 @@ def train(
     """
     checkpoint = _resumable(recipe, plan, folder / "train")
     wanted = recipe.train.prefix_cache
-    callback = GuidedCallback(plan, prefix_cache=None if wanted == "none" else wanted)
+    callback = GuidedCallback(plan, learning_rate=None, prefix_cache=None if wanted == "none" else wanted)
     trainer = _TRAINERS[recipe.train.trainer](recipe, plan, rows, model, tokenizer, folder / "train", callback)
     _show_progress(trainer)
     began = time.perf_counter()

@@ -42,7 +42,7 @@ def _top_layers(trial: Trial) -> Setup:
     anatomy = Anatomy.of(trial.model)
     last = range(anatomy.num_layers - 2, anatomy.num_layers)
     selection = Selection.parse(" ".join(f"L{i}" for i in last), anatomy)
-    return Setup(trial.model, guided=GuidedCallback(Plan(selection, "freeze"), prefix_cache="auto"))
+    return Setup(trial.model, guided=GuidedCallback(Plan(selection, "freeze"), learning_rate=None, prefix_cache="auto"))
 
 
 def _peer(change: Callable[..., Any]) -> Prepare:

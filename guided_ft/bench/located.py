@@ -67,7 +67,7 @@ def guided(
             plan = Plan(chosen(budget or f"{cell.budget}%"), mode)
         else:
             plan = _low_rank(chosen, int(within / 100 * scores.anatomy.num_parameters), trial.parameters)
-        callback = GuidedCallback(plan, prefix_cache="auto")
+        callback = GuidedCallback(plan, learning_rate=None, prefix_cache="auto")
         spent = before[0] + time.perf_counter() - wall, before[1] + time.process_time() - cpu
         return Setup(trial.model, guided=callback, localize_seconds=spent[0], localize_cpu=spent[1])
 
