@@ -117,6 +117,15 @@ def _read_bytes(path: str | os.PathLike[str]) -> bytes:
         raise GuidedError(f"{path!r}: cannot be read ({error})") from None
 
 
+def sha256(path: Path) -> str:
+    """Hash a file, of any size."""
+    state = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            state.update(block)
+    return state.hexdigest()
+
+
 def digest(*parts: Any) -> str:
     """Hash JSON data, bytes and numpy arrays to 16 hex digits."""
     state = hashlib.sha256()

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from pathlib import Path
 
-from .artifact import read_json, write_json
+from .artifact import read_json, sha256, write_json
 from .errors import GuidedError
 
 MARKER = "guided.json"
@@ -15,7 +14,7 @@ MARKER = "guided.json"
 
 def seal(folder: Path, plan_hash: str) -> None:
     """Mark a checkpoint as complete."""
-    files = {path.name: _sha256(path) for path in sorted(folder.iterdir()) if path.is_file() and path.name != MARKER}
+    files = {path.name: sha256(path) for path in sorted(folder.iterdir()) if path.is_file() and path.name != MARKER}
     write_json(folder / MARKER, {"kind": "checkpoint", "version": 1, "plan": plan_hash, "files": files})
 
 
@@ -30,7 +29,7 @@ def fault(folder: Path, plan_hash: str | None = None) -> str | None:
     for name, value in data.get("files", {}).items():
         if not (folder / name).is_file():
             return f"{name} missing"
-        if _sha256(folder / name) != value:
+        if sha256(folder / name) != value:
             return f"{name} damaged"
     if plan_hash is not None and data.get("plan") != plan_hash:
         return "it was made by another plan"
@@ -51,11 +50,3 @@ def checkpoints(run: Path) -> list[Path]:
         (int(m[1]), path) for path in run.glob("checkpoint-*") if (m := re.fullmatch(r"checkpoint-(\d+)", path.name))
     ]
     return [path for _, path in sorted(found)]
-
-
-def _sha256(path: Path) -> str:
-    state = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            state.update(block)
-    return state.hexdigest()

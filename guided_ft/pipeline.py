@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import stages
-from .artifact import digest, read_json, write_json
+from . import run_folder, stages
+from .artifact import digest, write_json
 from .errors import GuidedError, pick
 from .machine import peak_bytes, versions
 from .models import identity
@@ -27,14 +28,16 @@ class Stage:
     Args:
         name: of its record in the run folder.
         call: does it; returns JSON data.
-        outputs: files and folders it must have left, relative to the run folder.
+        outputs: files and folders that it leaves, relative to the run folder; some only by some recipes.
         tell: says in a few words what came out.
+        needs: the stages whose outputs it reads.
     """
 
     name: str
     call: Callable[[stages.Run], dict[str, Any]]
     outputs: tuple[str, ...]
     tell: Callable[[dict[str, Any]], str]
+    needs: tuple[str, ...] = ()
 
 
 def _tell_scores(result: dict[str, Any]) -> str:
@@ -83,13 +86,15 @@ def _tell_control(result: dict[str, Any]) -> str:
     return "random, same budget: " + _tell_after(result["after"]) if result else "none"
 
 
+CONTROL = ("control/selection.json", "control/plan.json", "control/adapter", "control/probe.safetensors")
+
 STAGES = (
-    Stage("before", stages.before, (), _tell_scores),
+    Stage("before", stages.before, (stages.HELD_OUT,), _tell_scores),
     Stage("localize", stages.localize, ("scores.safetensors", "scores.json"), _tell_localize),
-    Stage("select", stages.choose, ("selection.json", "plan.json"), _tell_select),
-    Stage("train", stages.train, ("adapter", "probe.safetensors"), _tell_train),
-    Stage("evaluate", stages.after, (), _tell_after),
-    Stage("control", stages.control, (), _tell_control),
+    Stage("select", stages.choose, ("selection.json", "plan.json"), _tell_select, ("localize",)),
+    Stage("train", stages.train, ("adapter", "probe.safetensors"), _tell_train, ("select",)),
+    Stage("evaluate", stages.after, (), _tell_after, ("before", "train")),
+    Stage("control", stages.control, CONTROL, _tell_control, ("before", "localize")),
 )
 
 
@@ -99,7 +104,8 @@ def run(
     """Run a recipe in its folder and return what is written to ``run.json``.
 
     A stage whose inputs are unchanged since it was last done is skipped, so an interrupted run goes on where it
-    stopped when it is started again.
+    stopped when it is started again. What a stage left is compared by content. In the folder of a finished run of
+    another recipe the new one is put aside, in ``next/``, until it is done and takes that one's place.
 
     Args:
         until: last stage to do (``localize``, ``select``, ``train``, ``evaluate``); None: all, and the report.
@@ -120,33 +126,66 @@ def _say(text: str) -> None:
 
 
 def _run(recipe: Recipe, until: str | None, trust_remote_code: bool, say: Callable[[str], None]) -> dict[str, Any]:
-    context = stages.Run(recipe, trust_remote_code)
-    recipe.save(context.folder / "recipe.yaml")
-    (context.folder / "run.json").unlink(missing_ok=True)
     keys = _keys(recipe)
-    say(f"{recipe.name}: {recipe.model}, seed {recipe.seed}, in {context.folder}")
+    with run_folder.claimed(recipe.output_dir) as home:
+        say(f"{recipe.name}: {recipe.model}, seed {recipe.seed}, in {home}")
+        found = {stage.name: run_folder.record(home, stage.name) for stage in STAGES if not _skipped(recipe, stage)}
+        other = [name for name, record in found.items() if record and record.get("key") != keys[name]]
+        aside = bool(other) and (home / "run.json").exists()
+        if aside:
+            say(
+                f"a finished run is there, of other settings ({', '.join(other)}): it stays until this one is done and "
+                f"replaces it; until then this one is in {home / run_folder.NEXT} (output=... keeps both)"
+            )
+        elif other:
+            say(f"replaced there, as it was made with other settings: {', '.join(other)}")
+        with run_folder.successor(home) if aside else contextlib.nullcontext(home) as folder:
+            context = stages.Run(recipe, trust_remote_code, folder)
+            results, seconds, peak = _stages(context, keys, until, say)
+            if until is not None:
+                return results
+            recipe.save(folder / "recipe.yaml")
+            record = run_record(context, results, seconds, peak)
+            write_json(folder / "run.json", record)
+        if aside:
+            run_folder.replace(home)
+        from .report import story, write_report
+
+        path = write_report(home)
+        say(story(record))
+        say(f"report: {path}")
+        return record
+
+
+def _stages(
+    context: stages.Run, keys: dict[str, str], until: str | None, say: Callable[[str], None]
+) -> tuple[dict[str, dict[str, Any]], dict[str, float], int]:
+    """Do the stages that are not done: their results and seconds by name, and the peak of memory in bytes."""
     results: dict[str, dict[str, Any]] = {}
     seconds: dict[str, float] = {}
+    files: dict[str, dict[str, str]] = {}
     peak = 0
     for number, stage in enumerate(STAGES, 1):
-        skip = stage.name == "control" and recipe.control == "none"
-        done = None if skip else _done(context.folder, stage, keys[stage.name])
+        key, inputs = keys[stage.name], digest(*(files[name] for name in stage.needs))
+        skip = _skipped(context.recipe, stage)
+        done = None if skip else _done(context, stage, key, inputs)
         mark = ", unchanged" if done else ""
         if done is None:
-            done = {"result": {}, "seconds": 0.0, "peak_bytes": 0} if skip else _do(context, stage, keys[stage.name])
-        results[stage.name], seconds[stage.name] = done["result"], done["seconds"]
+            nothing: dict[str, Any] = {"result": {}, "seconds": 0.0, "peak_bytes": 0, "files": {}}
+            done = nothing if skip else _do(context, stage, key, inputs)
+        results[stage.name], seconds[stage.name], files[stage.name] = done["result"], done["seconds"], done["files"]
         peak = max(peak, done["peak_bytes"])
         say(f" {number} {stage.name:<9} {stage.tell(done['result'])}  ({done['seconds']:.1f} s{mark})")
+        if number == 1 and not (context.folder / "run.json").exists():
+            # Not earlier, so that a recipe that is refused replaces none; a finished run's goes with its run.json.
+            context.recipe.save(context.folder / "recipe.yaml")
         if stage.name == until:
-            return results
-    record = run_record(context, results, seconds, peak)
-    write_json(context.folder / "run.json", record)
-    from .report import story, write_report
+            break
+    return results, seconds, peak
 
-    path = write_report(context.folder)
-    say(story(record))
-    say(f"report: {path}")
-    return record
+
+def _skipped(recipe: Recipe, stage: Stage) -> bool:
+    return stage.name == "control" and recipe.control == "none"
 
 
 def _keys(recipe: Recipe) -> dict[str, str]:
@@ -167,25 +206,30 @@ def _keys(recipe: Recipe) -> dict[str, str]:
     return keys
 
 
-def _done(folder: Path, stage: Stage, key: str) -> dict[str, Any] | None:
-    path = folder / "stages" / f"{stage.name}.json"
-    if not path.exists() or not all((folder / output).exists() for output in stage.outputs):
-        return None
-    try:
-        record = read_json(path, "stage")
-    except GuidedError:
-        return None
-    return record if record.get("key") == key else None
+def _done(context: stages.Run, stage: Stage, key: str, inputs: str) -> dict[str, Any] | None:
+    """The record of a stage that is done and whole: in the folder or, for a successor, in the finished run's."""
+    home = context.recipe.output_dir
+    for folder in dict.fromkeys((context.folder, home)):
+        record = run_folder.record(folder, stage.name)
+        if not record or (record.get("key"), record.get("inputs")) != (key, inputs):
+            continue
+        if record.get("files") != run_folder.hashes(folder, stage.outputs):
+            continue
+        if folder != context.folder:
+            for name in (*stage.outputs, run_folder.record_name(stage.name)):
+                run_folder.bring(name, home, context.folder)
+        return record
+    return None
 
 
-def _do(context: stages.Run, stage: Stage, key: str) -> dict[str, Any]:
-    (context.folder / "stages" / f"{stage.name}.json").unlink(missing_ok=True)
+def _do(context: stages.Run, stage: Stage, key: str, inputs: str) -> dict[str, Any]:
     began = time.perf_counter()
     result = stage.call(context)
-    record = {"kind": "stage", "version": 1, "key": key, "result": result}
+    record = {"kind": "stage", "version": 1, "key": key, "inputs": inputs, "result": result}
     record |= {"seconds": round(time.perf_counter() - began, 2), "peak_bytes": peak_bytes()}
+    record["files"] = run_folder.hashes(context.folder, stage.outputs)
     try:
-        write_json(context.folder / "stages" / f"{stage.name}.json", record)
+        write_json(context.folder / run_folder.record_name(stage.name), record)
     except ValueError:
         # JSON holds no NaN. A gradient that is not finite stops its step, but nothing looks at what the last one made.
         raise GuidedError(

@@ -35,9 +35,9 @@ HELD_OUT = "held_out.jsonl"
 class Run:
     """A recipe, its folder, and what all stages need."""
 
-    def __init__(self, recipe: Recipe, trust_remote_code: bool = False) -> None:
+    def __init__(self, recipe: Recipe, trust_remote_code: bool = False, folder: Path | None = None) -> None:
         self.recipe = recipe
-        self.folder = recipe.output_dir
+        self.folder = folder or recipe.output_dir
         self.trust = trust_remote_code
 
     @cached_property
@@ -81,9 +81,10 @@ class Run:
 
 def before(run: Run) -> dict[str, Any]:
     """Measure the base model, and sample the text that retention is measured on."""
+    # The rows first: what is wrong with them is told before the model is loaded, and both before anything is removed.
+    rows, model = run.rows[1], run.model()
     (run.folder / HELD_OUT).unlink(missing_ok=True)
-    # The rows first: what is wrong with them is told before the model is loaded.
-    return _measure(run, run.rows[1], run.model(), None)
+    return _measure(run, rows, model, None)
 
 
 def localize(run: Run) -> dict[str, Any]:

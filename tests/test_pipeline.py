@@ -83,7 +83,7 @@ def test_what_is_unchanged_is_not_done_again(tmp_path, monkeypatch):
     done: list[str] = []
     real = pipeline._do
     monkeypatch.setattr(
-        pipeline, "_do", lambda context, stage, key: (done.append(stage.name), real(context, stage, key))[1]
+        pipeline, "_do", lambda run, stage, *keys: (done.append(stage.name), real(run, stage, *keys))[1]
     )
     second = run(recipe(tmp_path), quiet=True)
     assert done == []
