@@ -34,7 +34,9 @@ def _examples(*lines: str) -> str:
 
 
 # -- recipes that run -------------------------------------------------------------------------------------------------
-RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="Name of a shipped recipe, or a YAML file.")]
+RecipeName = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="Name of a shipped recipe, a YAML file, or a .jsonl file of examples.")
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="KEY=VALUE", help="Keys to change, such as train.steps=50, or just steps=50."),
@@ -66,6 +68,7 @@ _add_stage(
     "Run a recipe, from the scores to the report.",
     "run quickstart",
     "run quickstart budget=1% steps=50",
+    "run tickets.jsonl steps=50",
     "run recipes/dpo_sums.yaml model=path/to/model --quiet",
 )
 _add_stage(

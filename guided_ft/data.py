@@ -13,12 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import GuidedError
 from .jsonl import read_jsonl
+from .recipe_fields import parse_share
 from .strict_yaml import shown
 
 if TYPE_CHECKING:
     from .recipe import Data
 
 Row = dict[str, Any]
+
+DRAWN, TESTED = 800, 100
+"""``auto``: so many questions of a generator to train on; at most so many to test with, which all are answered."""
+
+MAX_ROWS = 100_000
+"""``auto``: so many rows of a file train at most; more have to be asked for."""
 
 ALIASES = {"question": "prompt", "instruction": "prompt", "answer": "completion", "output": "completion"}
 """Column names of well-known data sets, and what TRL calls them."""
@@ -33,21 +40,60 @@ def load_rows(data: Data, seed: int = 0, trainer: str = "sft") -> tuple[list[Row
     Raises:
         GuidedError: if there are not enough different rows, or one of them is not as the trainer needs it.
     """
-    wanted = data.train + data.test
+    # Only a generator asks how many to draw, and it knows no shares.
+    wanted = sum(split(data, 0, None)) if data.source == "reasoning_gym" else 0
     train, test = SOURCES[data.source](data, seed, wanted, trainer)
+    rows = _unique(_kept(train, data))
     if test is None:
-        rows = _unique(_kept(train, data))
-        test, train = rows[: data.test], rows[data.test : wanted]
+        num_train, num_test = split(data, len(rows), None)
+        test, train = rows[:num_test], rows[num_test : num_test + num_train]
     else:
-        test = _unique(_kept(test, data))[: data.test]
+        test = _unique(_kept(test, data))
+        test = test[: split(data, 0, len(test))[1]]
         asked = {_key(row) for row in test}
-        train = [row for row in _unique(_kept(train, data)) if _key(row) not in asked][: data.train]
-    if len(test) < data.test or len(train) < data.train:
+        rows = [row for row in rows if _key(row) not in asked]
+        num_train, num_test = split(data, len(rows), len(test))
+        train = rows[:num_train]
+    if len(test) < num_test or len(train) < num_train:
+        kept = "" if data.contains is None else f" contain {shown(data.contains)} (data.contains)"
+        mend = "lower them" if data.contains is None else "change data.contains, or lower them"
         raise GuidedError(
-            f"data: {len(train)} different training and {len(test)} test rows, but train={data.train} and "
-            f"test={data.test} were asked for (lower them)"
+            f"data: {len(train)} different training and {len(test)} test rows{kept}, but train={num_train} and "
+            f"test={num_test} were asked for ({mend})"
         )
     return train, test
+
+
+def split(data: Data, rows: int, tests: int | None) -> tuple[int, int]:
+    """How many rows train and how many test, at least one to train.
+
+    Args:
+        rows: how many different ones there are.
+        tests: how many of a file of tests; None: the tests are taken from the rows.
+    """
+    drawn = data.source == "reasoning_gym"
+    # None: auto, which is what the other leaves.
+    train, test = _amount(data.train, rows), _amount(data.test, rows if tests is None else tests)
+    if test is None and tests is not None:
+        test = min(TESTED, tests)
+    if test is None:
+        test = TESTED if drawn else max(1, min(TESTED, rows // 5, rows - (train or 1)))
+    if train is None:
+        train = DRAWN if drawn else max(1, min(MAX_ROWS, rows if tests is not None else rows - test))
+    return train, test
+
+
+def answer_of(row: Row) -> str:
+    """The text of a row's right answer."""
+    found: Any = row.get("completion", row.get("chosen"))
+    return found if isinstance(found, str) else found[-1]["content"]
+
+
+def _amount(asked: str | int, rows: int) -> int | None:
+    if asked == "auto":
+        return None
+    share = parse_share(asked) if isinstance(asked, str) else 0.0
+    return asked if isinstance(asked, int) else max(share > 0, round(share * rows))
 
 
 def _reasoning_gym(data: Data, seed: int, wanted: int, trainer: str) -> tuple[list[Row], None]:

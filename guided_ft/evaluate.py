@@ -58,6 +58,16 @@ def answers(
     return found
 
 
+def answer_length(tokenizer: Any, expected: Sequence[str], limit: int) -> int:
+    """Tokens to generate, so that the longest right answer fits and one that goes on after it is seen to be wrong.
+
+    Args:
+        limit: longer answers are cut in training too.
+    """
+    longest = max((len(ids) for ids in tokenizer(list(expected), add_special_tokens=False)["input_ids"]), default=0)
+    return max(8, min(limit, longest + 4))
+
+
 def exact_match(found: Sequence[str], expected: Sequence[str]) -> float:
     """Share of answers that are exactly the expected ones, 0 to 100."""
     return 100 * sum(f == e.strip() for f, e in zip(found, expected, strict=True)) / len(expected)

@@ -43,7 +43,7 @@ class Stage:
 def _tell_scores(result: dict[str, Any]) -> str:
     scores = result["scores"]
     told = [f"{name.replace('_', ' ')} {value:.0f} %" for name, value in scores.items() if name != "examples"]
-    return f"{', '.join(told)} of {scores['examples']} held-out examples"
+    return f"{', '.join(told) or 'nothing measured'} of {scores['examples']} held-out examples"
 
 
 def _tell_after(result: dict[str, Any]) -> str:

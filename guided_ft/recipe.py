@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from .artifact import write_text
 from .errors import GuidedError, did_you_mean
 from .recipe_errors import Problem, RecipeError, translate
 from .recipe_fields import (
+    AnswerLength,
     Budget,
     CacheSize,
     Count,
@@ -34,10 +36,12 @@ from .recipe_fields import (
     Seed,
     Steps,
     Strategy,
+    TestAmount,
     Text,
+    TrainAmount,
     leaves,
 )
-from .strict_yaml import dump, read_mapping
+from .strict_yaml import dump, read_mapping, shown
 
 MAX_STEPS = 10**9
 """Above every real run."""
@@ -62,8 +66,14 @@ class Data(Section):
     options: Options = Field(default={}, description="options of the generator")
     contains: FreeText | None = Field(default=None, description="keep only questions that contain this text")
     preference: Flag = Field(default=False, description="make pairs: the right number against a wrong one")
-    train: Count = Field(default=800, description="training examples")
-    test: Count = Field(default=100, description="test examples, none of which is trained on")
+    train: TrainAmount = Field(
+        default="auto",
+        description="training examples: a number, a share (50%), or auto (800 drawn; of a file the rest)",
+    )
+    test: TestAmount = Field(
+        default="auto",
+        description="test examples, never trained on: a number, 0, a share, or auto (100; of a file 20%, at most 100)",
+    )
 
 
 class Localize(Section):
@@ -120,7 +130,9 @@ class Train(Section):
 class Evaluate(Section):
     """How before and after are compared."""
 
-    max_new_tokens: Count = Field(default=8, description="length of an answer")
+    max_new_tokens: AnswerLength = Field(
+        default="auto", description="length of an answer (auto: a little more than the longest right one)"
+    )
     batch_size: Count = Field(default=50, description="questions per batch")
     retention: Kept = Field(default="self", description="text that must stay as likely: self, none, or a file")
     retention_examples: Count = Field(default=32, description="texts of retention")
@@ -169,7 +181,15 @@ class Recipe(Section):
 
     @classmethod
     def load(cls, path_or_name: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Recipe:
-        """Read a YAML file, or a shipped recipe by its name, and set ``key.path=value`` overrides in it."""
+        """Read a YAML file, or a shipped recipe by its name, and set ``key.path=value`` overrides in it.
+
+        A file of examples is the quickstart on these: ``Recipe.load("tickets.jsonl")``.
+        """
+        text = os.fspath(path_or_name)
+        if text.endswith(_overrides.DATA_FILES):
+            if not Path(text).is_file():
+                raise GuidedError(f"{shown(text)}: no such file (give a recipe, or a .jsonl file of examples)")
+            return cls.load("quickstart", [f"data={json.dumps(text)}", *overrides])
         path = _find(path_or_name)
         where = path.name if path.name.isprintable() else ascii(path.name)
         data = {"name": path.stem, **read_mapping(path, where)}
@@ -250,6 +270,9 @@ def _conflicts(data: Mapping[str, Any]) -> list[Problem]:
     if source in ("reasoning_gym", "hub") and value("data", "name") is None:
         example = {"reasoning_gym": "chain_sum", "hub": "owner/dataset"}[source]
         found.append(("data.name", f"missing, source {source} needs one (write name: {example})"))
+    for key in ("train", "test"):
+        if source == "reasoning_gym" and str(value("data", key)).endswith("%"):
+            found.append((f"data.{key}", "a generator draws without end, so it has no shares (write a number)"))
     if mode == "freeze" and value("train", "rank") is not None:
         found.append(("train.rank", "mode freeze has none (remove it, or write mode: slice or mode: lora)"))
     if mode == "freeze" and data.get("quantization") in ("nf4", "int8"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -156,6 +157,32 @@ def _rate(value: Any) -> str | float:
     raise GuidedError(f"expected auto or a number above 0, got {show(value)} (write a number such as 0.005)")
 
 
+def _length(value: Any) -> str | int:
+    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and value > 0):
+        return value
+    raise GuidedError(f"expected auto or an integer above 0, got {show(value)} (write auto)")
+
+
+def _amount(least: int) -> BeforeValidator:
+    """A number of examples: ``auto``, a count, or a share of all there are."""
+
+    def check(value: Any) -> str | int:
+        if isinstance(value, int) and not isinstance(value, bool) and value >= least:
+            return value
+        share = isinstance(value, str) and re.fullmatch(r"\d{1,2}(\.\d+)?%", value)
+        if value == "auto" or (share and parse_share(value) >= least / 1e6):
+            return value
+        what = f"expected auto, a share below 100% or an integer {'of at least 0' if least == 0 else 'above 0'}"
+        raise GuidedError(f"{what}, got {show(value)} (write auto, 20% or 100)")
+
+    return BeforeValidator(check)
+
+
+def parse_share(value: str) -> float:
+    """``20%`` as 0.2."""
+    return float(value.removesuffix("%")) / 100
+
+
 def _kinds(value: Any) -> list[str]:
     from .anatomy.component import KINDS
 
@@ -196,6 +223,9 @@ Method = Annotated[str, BeforeValidator(_method)]
 Strategy = Annotated[str, BeforeValidator(_strategy)]
 Budget = Annotated[str | float | int, BeforeValidator(_budget)]
 CacheSize = Annotated[str | int, BeforeValidator(_cache_size)]
+AnswerLength = Annotated[Literal["auto"] | int, BeforeValidator(_length)]
+TrainAmount = Annotated[str | int, _amount(least=1)]
+TestAmount = Annotated[str | int, _amount(least=0)]
 LearningRate = Annotated[Literal["auto"] | float, BeforeValidator(_rate)]
 Kinds = Annotated[tuple[Literal["layer", "head", "neuron"], ...], BeforeValidator(_kinds)]
 Options = Annotated[

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from .data import answer_of
 from .machine import machine, versions
 from .stages import Run
 
@@ -14,7 +15,8 @@ def run_record(context: Run, results: dict[str, Any], seconds: dict[str, float],
     before, after, control = results["before"], results["evaluate"], results["control"]
     chosen, trained = results["select"], results["train"]
     meta = results["localize"]["meta"]
-    prompt, completion = str(rows[1][0]["prompt"]), context.expected[0]
+    shown = (rows[1] or rows[0])[0]
+    prompt, completion = str(shown["prompt"]), answer_of(shown)
     text = recipe.evaluate.retention
     record: dict[str, Any] = {
         "kind": "run",

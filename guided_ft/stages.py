@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from .artifact import read_arrays
 from .budget import select
-from .data import load_rows
+from .data import answer_of, load_rows
 from .errors import GuidedError
 from .models import load_model, load_tokenizer
 from .plan import Plan
@@ -75,8 +75,16 @@ class Run:
     @property
     def expected(self) -> list[str]:
         """The right answers to the test prompts."""
-        found: list[Any] = [row.get("completion", row.get("chosen")) for row in self.rows[1]]
-        return [answer if isinstance(answer, str) else answer[-1]["content"] for answer in found]
+        return [answer_of(row) for row in self.rows[1]]
+
+    @cached_property
+    def answer_length(self) -> int:
+        """Tokens of an answer: as asked, or as the right ones need."""
+        from .evaluate import answer_length
+
+        asked = self.recipe.evaluate.max_new_tokens
+        needed = answer_length(self.tokenizer, self.expected, self.recipe.train.max_length)
+        return needed if isinstance(asked, str) else asked
 
 
 def before(run: Run) -> dict[str, Any]:
@@ -172,7 +180,7 @@ def after(run: Run, folder: Path | None = None) -> dict[str, Any]:
 
 
 def _probe(run: Run) -> Task:
-    return run.task(run.rows[1][:4], batch_size=4)
+    return run.task((run.rows[1] or run.rows[0])[:4], batch_size=4)
 
 
 def _tuned(run: Run, folder: Path) -> tuple[Any, Callable[[], contextlib.AbstractContextManager[Any]]]:
@@ -195,21 +203,19 @@ def _tuned(run: Run, folder: Path) -> tuple[Any, Callable[[], contextlib.Abstrac
 def _measure(run: Run, rows: list[dict], model: Any, reference: Any) -> dict[str, Any]:
     from .evaluate import answers, exact_match, preference_accuracy, retention
 
-    settings = run.recipe.evaluate
-    found = answers(
-        model,
-        run.tokenizer,
-        [row["prompt"] for row in rows],
-        max_new_tokens=settings.max_new_tokens,
-        batch_size=settings.batch_size,
-    )
-    task = run.task(rows, settings.batch_size)
-    # What was trained for comes first: the verdict goes by it.
-    scores: dict[str, Any] = {"preference_accuracy": preference_accuracy(model, task)} if task.is_preference else {}
-    scores |= {"exact_match": exact_match(found, run.expected), "examples": len(rows)}
+    batch_size = run.recipe.evaluate.batch_size
+    scores: dict[str, Any] = {}
+    found: list[str] = []
+    if rows:
+        prompts = [row["prompt"] for row in rows]
+        found = answers(model, run.tokenizer, prompts, max_new_tokens=run.answer_length, batch_size=batch_size)
+        task = run.task(rows, batch_size)
+        # What was trained for comes first: the verdict goes by it.
+        scores = {"preference_accuracy": preference_accuracy(model, task)} if task.is_preference else {}
+        scores |= {"exact_match": exact_match(found, run.expected)}
     text = _held_out_text(run)
     kept = retention(model, text, reference) if text is not None else None
-    return {"scores": scores, "retention": kept, "answers": found[:5]}
+    return {"scores": scores | {"examples": len(rows)}, "retention": kept, "answers": found[:5]}
 
 
 def _held_out_text(run: Run) -> Task | None:

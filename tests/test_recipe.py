@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from guided_ft import recipe_errors, strict_yaml
+from guided_ft.data import split
 from guided_ft.errors import GuidedError
 from guided_ft.recipe import Data, Recipe, Select, Train, keys, shipped
 
@@ -69,8 +70,9 @@ def test_the_shipped_recipes_are_what_their_names_say() -> None:
     assert lora.select.kinds == ("head", "neuron")
     for recipe in (quick, dpo, freeze, lora):
         assert recipe.data.options == {"min_terms": 2, "max_terms": 2, "min_digits": 2, "max_digits": 2}
-        assert (recipe.data.contains, recipe.data.test) == (" + ", 100)
-    assert [recipe.data.train for recipe in (quick, dpo, freeze, lora)] == [200, 800, 800, 800]
+        assert recipe.data.contains == " + "
+    counts = [split(recipe.data, 0, None) for recipe in (quick, dpo, freeze, lora)]
+    assert counts == [(200, 100), (800, 100), (800, 100), (800, 100)]
 
 
 def test_quickstart_spells_out_what_a_first_reader_may_change() -> None:
@@ -104,8 +106,8 @@ FROZEN = {
     "data.options": {},
     "data.contains": None,
     "data.preference": False,
-    "data.train": 800,
-    "data.test": 100,
+    "data.train": "auto",
+    "data.test": "auto",
     "localize.method": "attribution",
     "localize.retain": "self",
     "localize.examples": 32,
@@ -132,7 +134,7 @@ FROZEN = {
     "train.beta": 0.1,
     "train.gradient_checkpointing": False,
     "train.prefix_cache": "auto",
-    "evaluate.max_new_tokens": 8,
+    "evaluate.max_new_tokens": "auto",
     "evaluate.batch_size": 50,
     "evaluate.retention": "self",
     "evaluate.retention_examples": 32,

@@ -1,0 +1,156 @@
+"""One's own file in place of a recipe's data: nothing of that recipe's data stays."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import tiny
+import tiny_run
+
+from guided_ft.data import load_rows
+from guided_ft.errors import GuidedError
+from guided_ft.evaluate import answer_length
+from guided_ft.pipeline import run
+from guided_ft.recipe import Data, Recipe
+from guided_ft.stages import Run
+
+LONG = "refund the customer"
+
+
+@pytest.fixture
+def tickets(tmp_path):
+    path = tmp_path / "tickets.jsonl"
+    path.write_text("".join(json.dumps({"prompt": f"ticket {i}:", "completion": f" {LONG}"}) + "\n" for i in range(60)))
+    return path
+
+
+def own(path, *more: str, **data) -> Recipe:
+    return Recipe.load("quickstart", [f"data={path}", *more])
+
+
+def test_three_ways_to_name_a_file_are_one(tickets):
+    ways = [
+        Recipe.load(str(tickets), ["steps=20"]),
+        own(tickets, "steps=20"),
+        Recipe.load("quickstart", ["data.source=file", f"data.path={tickets}", "steps=20"]),
+        Recipe.load("quickstart", ["steps=20", f"path={tickets}"]),
+    ]
+    assert ways[1:] == ways[:1] * 3
+    recipe, quick = ways[0], Recipe.load("quickstart")
+    assert recipe.data == Data(source="file", path=str(tickets))
+    assert (recipe.name, recipe.description, recipe.train.steps) == ("tickets", "", 20)
+    assert (recipe.select, recipe.localize, recipe.model) == (quick.select, quick.localize, quick.model)
+    train, test = load_rows(recipe.data)
+    assert (len(train), len(test)) == (48, 12)
+
+
+def test_what_else_is_typed_holds(tickets):
+    recipe = own(tickets, "name=mine", "contains='1'", "data.test=2", "max_new_tokens=5", "description=d")
+    assert (recipe.name, recipe.description, recipe.evaluate.max_new_tokens) == ("mine", "d", 5)
+    assert (recipe.data.contains, recipe.data.test, recipe.data.train) == ("1", 2, "auto")
+    # The same source again is no change.
+    again = Recipe.load("quickstart", ["data.name=chain_sum", "data.source=reasoning_gym", "data.train=3"])
+    assert again == Recipe.load("quickstart", ["data.train=3"])
+
+
+def test_another_generator_or_dataset_drops_the_filter_too(tmp_path):
+    other = Recipe.load("dpo_sums", ["data.name=gcd"])
+    assert other.data == Data(name="gcd", preference=True)
+    assert other.name == "gcd"
+    hub = Recipe.load("quickstart", ["data.source=hub", "data.name=owner/rows"])
+    assert (hub.data, hub.name) == (Data(source="hub", name="owner/rows"), "rows")
+    mine = tmp_path / "mine.yaml"
+    text = "data: {source: file, path: a.jsonl, contains: x, train: 7}\nevaluate: {max_new_tokens: 8, batch_size: 3}\n"
+    mine.write_text(text)
+    moved = Recipe.load(mine, ["data.path=b/c d.jsonl"])
+    assert (moved.data, moved.name) == (Data(source="file", path="b/c d.jsonl"), "c-d")
+    assert (moved.evaluate.max_new_tokens, moved.evaluate.batch_size) == ("auto", 3)
+    assert Recipe.load(mine, ["steps=3"]).data.contains == "x"
+
+
+@pytest.mark.parametrize(
+    ("typed", "sizes"),
+    [
+        ([], (48, 12)),
+        (["data.test=10%"], (54, 6)),
+        (["data.test=0"], (60, 0)),
+        (["data.test=0%", "data.train=50%"], (30, 0)),
+        (["data.train=55"], (55, 5)),
+        (["data.train=90%"], (54, 6)),
+        (["data.train=10"], (10, 12)),
+        (["data.test=20"], (40, 20)),
+        (["contains='ticket 1'"], (9, 2)),
+    ],
+)
+def test_counts_and_shares(typed, sizes, tickets):
+    train, test = load_rows(own(tickets, *typed).data)
+    assert (len(train), len(test)) == sizes
+    assert not {row["prompt"] for row in train} & {row["prompt"] for row in test}
+
+
+def test_a_large_file_keeps_a_hundred_to_test_and_a_test_file_all_rows_to_train(tickets, tmp_path):
+    large = tmp_path / "large.jsonl"
+    large.write_text("".join(json.dumps({"prompt": f"{i}", "completion": " c"}) + "\n" for i in range(900)))
+    for typed, sizes in (([], (800, 100)), ([f"test_path={tickets}"], (900, 60)), (["data.test=50%"], (450, 450))):
+        train, test = load_rows(own(large, *typed).data)
+        assert (len(train), len(test)) == sizes
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (["contains=' + '"], "0 different training and 0 test rows contain ' + ' (data.contains)"),
+        (
+            ["data.train=60"],
+            "59 different training and 1 test rows, but train=60 and test=1 were asked for (lower them)",
+        ),
+    ],
+)
+def test_a_split_that_cannot_be_names_the_key(typed, message, tickets):
+    with pytest.raises(GuidedError) as caught:
+        load_rows(own(tickets, *typed).data)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("data.train=0", "override: data.train: expected auto, a share below 100% or an integer above 0, got 0"),
+        ("data.train=0%", "override: data.train: expected auto"),
+        ("data.test=120%", "override: data.test: expected auto, a share below 100% or an integer of at least 0"),
+        ("data.test=10%", "override: data.test: a generator draws without end, so it has no shares"),
+        ("max_new_tokens=0", "override: evaluate.max_new_tokens: expected auto or an integer above 0, got 0"),
+        ("data=tickets", "override: data: expected keys below it"),
+    ],
+)
+def test_wrong_amounts_are_one_line(typed, message):
+    with pytest.raises(GuidedError) as caught:
+        Recipe.load("quickstart", [typed])
+    assert str(caught.value).startswith(message)
+    assert all(line.startswith("override: data") for line in str(caught.value).splitlines()[1:])
+
+
+def test_a_missing_file_is_said_at_once():
+    with pytest.raises(GuidedError, match=r"none.jsonl'?: no such file"):
+        Recipe.load("none.jsonl")
+
+
+def test_the_answer_length_holds_the_longest_answer_and_shows_who_goes_on():
+    tokenizer = tiny.tokenizer()
+    assert answer_length(tokenizer, [" 1", " 12"], 256) == 8
+    assert answer_length(tokenizer, [" 1", LONG], 256) == len(LONG) + 4
+    assert answer_length(tokenizer, [LONG], 12) == 12
+
+
+def test_a_run_on_own_rows_names_them_and_without_tests_still_ends(tickets, tmp_path):
+    made = tiny_run.recipe(tmp_path)
+    settings = ["data.test=0", f"model={made.model}", f"output={tmp_path / 'own'}", "steps=2", "first_layer=0"]
+    settings += ["budget=15%", "localize.examples=8", "retention_examples=4", "retention_tokens=12", "control=none"]
+    recipe = own(tickets, *settings)
+    record = run(recipe, quiet=True)
+    assert (record["task"]["name"], record["name"]) == ("tickets", "tickets")
+    assert (record["before"], record["task"]["test"], record["task"]["train"]) == ({"examples": 0}, 0, 60)
+    assert record["retention"]["after"]["kl"] > 0
+    assert (tmp_path / "own" / "report.html").exists()
+    assert Run(own(tickets, f"model={made.model}")).answer_length == len(LONG) + 1 + 4
