@@ -233,6 +233,7 @@ def test_every_help_ends_with_examples_that_run(
     examples = out.split("Examples:\n")[1].splitlines()
     assert examples
     (here / "recipes").symlink_to(REPOSITORY / "recipes")
+    (here / "tickets.jsonl").touch()
     for example in examples:
         program, *arguments = shlex.split(example)
         assert program == "guided-ft"
