@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -16,6 +17,8 @@ from .eval_mode import evaluating
 from .formats import IGNORE
 from .progress import track
 from .task import Task
+
+logger = logging.getLogger("guided_ft")
 
 
 @torch.no_grad()
@@ -58,14 +61,23 @@ def answers(
     return found
 
 
-def answer_length(tokenizer: Any, expected: Sequence[str], limit: int) -> int:
-    """Tokens to generate, so that the longest right answer fits and one that goes on after it is seen to be wrong.
+def answer_length(tokenizer: Any, expected: Sequence[str], limit: int, asked: int | None = None) -> int:
+    """Tokens to generate: as asked, and it is told if the longest right answer does not fit; or else so many that it
+    does, and that an answer that goes on after it is seen to be wrong.
 
     Args:
         limit: longer answers are cut in training too.
     """
     longest = max((len(ids) for ids in tokenizer(list(expected), add_special_tokens=False)["input_ids"]), default=0)
-    return max(8, min(limit, longest + 4))
+    if asked is None:
+        return max(8, min(limit, longest + 4))
+    if asked < longest:
+        logger.warning(
+            "evaluate.max_new_tokens: %d tokens cannot hold the longest right answer, which has %d (write auto)",
+            asked,
+            longest,
+        )
+    return asked
 
 
 def exact_match(found: Sequence[str], expected: Sequence[str]) -> float:

@@ -83,8 +83,8 @@ class Run:
         from .evaluate import answer_length
 
         asked = self.recipe.evaluate.max_new_tokens
-        needed = answer_length(self.tokenizer, self.expected, self.recipe.train.max_length)
-        return needed if isinstance(asked, str) else asked
+        limit = self.recipe.train.max_length
+        return answer_length(self.tokenizer, self.expected, limit, None if isinstance(asked, str) else asked)
 
 
 def before(run: Run) -> dict[str, Any]:

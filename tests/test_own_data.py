@@ -136,11 +136,15 @@ def test_a_missing_file_is_said_at_once():
         Recipe.load("none.jsonl")
 
 
-def test_the_answer_length_holds_the_longest_answer_and_shows_who_goes_on():
+def test_the_answer_length_holds_the_longest_answer_and_shows_who_goes_on(caplog):
     tokenizer = tiny.tokenizer()
     assert answer_length(tokenizer, [" 1", " 12"], 256) == 8
     assert answer_length(tokenizer, [" 1", LONG], 256) == len(LONG) + 4
     assert answer_length(tokenizer, [LONG], 12) == 12
+    assert answer_length(tokenizer, [LONG], 256, len(LONG)) == len(LONG)
+    assert not caplog.records
+    assert answer_length(tokenizer, ["1", LONG], 256, 8) == 8
+    assert f"8 tokens cannot hold the longest right answer, which has {len(LONG)}" in caplog.text
 
 
 def test_a_run_on_own_rows_names_them_and_without_tests_still_ends(tickets, tmp_path):
