@@ -34,12 +34,12 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from guided_ft import Anatomy, Component, Plan, Selection
-from guided_ft.artifact import write_text
 from guided_ft.engine.labelled import labelled_only
 from guided_ft.engine.prefix import Prefix
 from guided_ft.engine.store import PrefixStore
-from guided_ft.machine import machine, versions
 from guided_ft.models import load_model
+from guided_ft.system.files import write_text
+from guided_ft.system.machine import machine, versions
 
 MLP = ["gate_proj", "up_proj", "down_proj"]
 

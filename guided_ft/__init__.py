@@ -5,10 +5,10 @@ Names are loaded on first use, so that ``import guided_ft`` and the command line
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ._peft_hook import register_with_peft
+from .system.lazy import lazily
 
 __version__ = "0.1.0"
 
@@ -20,7 +20,7 @@ _HOME = {
     "GuidedError": "errors",
     "Plan": "plan",
     "Recipe": "recipe",
-    "ScoreMap": "scoremap",
+    "ScoreMap": "selection",
     "Selection": "selection",
     "SliceConfig": "slice",
     "Task": "task",
@@ -29,7 +29,7 @@ _HOME = {
     "load_tokenizer": "models",
     "localize": "scorers.localize",
     "run": "pipeline",
-    "select": "budget",
+    "select": "selection",
 }
 
 __all__ = [
@@ -54,27 +54,21 @@ __all__ = [
 if TYPE_CHECKING:
     from . import export
     from .anatomy import Anatomy, Component
-    from .budget import select
-    from .callback import GuidedCallback
+    from .callback.callback import GuidedCallback
     from .errors import GuidedError
     from .models import load_model, load_tokenizer
-    from .pipeline import run
-    from .plan import Plan
-    from .recipe import Recipe
-    from .scoremap import ScoreMap
+    from .pipeline.pipeline import run
+    from .plan.plan import Plan
+    from .recipe.recipe import Recipe
     from .scorers.localize import localize
-    from .selection import Selection
+    from .selection.budget import select
+    from .selection.scoremap import ScoreMap
+    from .selection.selection import Selection
     from .slice import SliceConfig
-    from .task import Task
+    from .task.task import Task
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home = importlib.import_module(f".{_HOME[name] or name}", __name__)
-    value = getattr(home, name) if _HOME[name] else home
-    globals()[name] = value
-    return value
+__getattr__ = lazily(__name__, _HOME)
 
 
 def __dir__() -> list[str]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -51,11 +50,11 @@ def _add_stage(name: str, until: str | None, summary: str, *examples: str) -> No
     def stage(
         recipe: RecipeName, overrides: Overrides = None, trust_remote_code: Trust = False, quiet: Quiet = False
     ) -> None:
-        from .recipe import Recipe
+        from .recipe.recipe import Recipe
 
         checked = Recipe.load(recipe, overrides or [])
         try:
-            from .pipeline import run
+            from .pipeline.pipeline import run
 
             run(checked, until=until, trust_remote_code=trust_remote_code, quiet=quiet)
         except KeyboardInterrupt:
@@ -82,7 +81,7 @@ _add_stage("evaluate", "evaluate", "Run a recipe up to the comparison of before 
 @app.command(epilog=_examples("check quickstart", "check quickstart mode=lora rank=8"))
 def check(recipe: RecipeName, overrides: Overrides = None) -> None:
     """Validate a recipe and say what it would do."""
-    from .recipe import Recipe
+    from .recipe.recipe import Recipe
 
     r = Recipe.load(recipe, overrides or [])
     what = f"{r.train.trainer} {r.train.mode} of {r.model}, budget {r.select.budget}, {r.train.steps} steps"
@@ -108,7 +107,7 @@ def estimate(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say what training would need: memory, file size and cost, from the configuration alone."""
-    from .estimate import estimate as work_out
+    from .estimate.estimate import estimate as work_out
 
     found = work_out(
         model,
@@ -123,61 +122,6 @@ def estimate(
     typer.echo(json.dumps(found.to_dict(), indent=2) if as_json else str(found))
 
 
-class Suite(str, Enum):
-    testbed = "testbed"
-    smollm2 = "smollm2"
-    report = "report"
-
-
-@app.command(
-    epilog=_examples(
-        "bench testbed --quick",
-        "bench testbed arm=full,guided,random data_size=300 --processes 2",
-        "bench smollm2 seed=1 --data path/to/data",
-        "bench report",
-    )
-)
-def bench(
-    suite: Annotated[Suite, typer.Argument(help="What to run; report makes tables and plots of the rows there are.")],
-    only: Annotated[
-        list[str] | None, typer.Argument(metavar="FIELD=VALUE", help="Only these runs: arm=full,lora seed=1.")
-    ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="A few tiny runs, to see that everything works.")] = False,
-    processes: Annotated[int, typer.Option(min=1, help="Runs at a time.")] = 1,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads of each run (default: all cores).")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Stop after so many runs.")] = None,
-    data: Annotated[
-        Path | None, typer.Option(help="Folder with the files of relations, for the task of facts.")
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the rows (default: benchmarks/results).")] = None,
-) -> None:
-    """Compare ways of training: full, LoRA, peers, located and random choices. Continues where it was stopped."""
-    from .bench.run import parse_only, run_suite
-
-    wanted = parse_only(only or [])
-    folder = out or (Path("runs/bench-quick") if quick else Path("benchmarks/results"))
-    if suite is Suite.report:
-        from .bench.report import write_report
-
-        for path in write_report(folder, folder.parent):
-            typer.echo(f"wrote {path}")
-        return
-    try:
-        run_suite(
-            suite.value,
-            folder,
-            quick=quick,
-            only=wanted,
-            processes=processes,
-            threads=threads,
-            limit=limit,
-            data=data,
-            say=typer.echo,
-        )
-    except KeyboardInterrupt:
-        raise Interrupted(f"interrupted: {folder} can be continued with the same command") from None
-
-
 # -- finished runs ----------------------------------------------------------------------------------------------------
 @app.command(epilog=_examples("report runs/quickstart"))
 def report(run_folder: RunFolder) -> None:
@@ -190,8 +134,8 @@ def report(run_folder: RunFolder) -> None:
 @app.command(epilog=_examples("show runs/quickstart"))
 def show(run_folder: RunFolder) -> None:
     """Print what a run found."""
-    from .artifact import read_json
     from .report import story
+    from .system.files import read_json
 
     typer.echo(story(read_json(_run_json(run_folder), "run")))
 
@@ -211,7 +155,7 @@ app.add_typer(recipes, name="recipes", epilog=_examples("recipes", "recipes copy
 def list_recipes(context: typer.Context) -> None:
     """List the shipped recipes, or copy one to change it."""
     if context.invoked_subcommand is None:
-        from .recipe import Recipe, shipped
+        from .recipe.recipe import Recipe, shipped
 
         known = shipped()
         for name in known:
@@ -225,9 +169,9 @@ def copy(
     force: Annotated[bool, typer.Option("--force", help="Overwrite DEST.")] = False,
 ) -> None:
     """Copy a shipped recipe to a file of your own."""
-    from .artifact import read_text, write_text
     from .errors import pick
-    from .recipe import shipped
+    from .recipe.recipe import shipped
+    from .system.files import read_text, write_text
 
     source = pick(shipped(), name, "recipes")
     target = dest / source.name if dest.is_dir() else dest
@@ -255,20 +199,20 @@ def program(
         typer.echo(context.get_help())
 
 
-def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the command line and leave with its exit code; only unexpected errors come out as tracebacks."""
+def main(arguments: Sequence[str] | None = None, app: typer.Typer = app, name: str = "guided-ft") -> NoReturn:
+    """Run a command line and leave with its exit code; only unexpected errors come out as tracebacks."""
     command = typer.main.get_command(app)
     try:
-        code = command.main(arguments, prog_name="guided-ft", standalone_mode=False)
+        code = command.main(arguments, prog_name=name, standalone_mode=False)
     except UsageError as error:
-        program = error.ctx.command_path if error.ctx else "guided-ft"
+        program = error.ctx.command_path if error.ctx else name
         message = " ".join(error.format_message().split()).removesuffix(".")
         _stop(2, f"{program}: {message} (see {program} --help)")
     except GuidedError as error:
         _stop(2, str(error))
     except OSError as error:
         # What the machine refuses (a folder that is a file, a full disk) is no bug of ours.
-        place = error.filename2 or error.filename or "guided-ft"
+        place = error.filename2 or error.filename or name
         _stop(2, " ".join(f"{place}: {error.strerror or error} (check the path, or give another)".split()))
     except Interrupted as error:
         _stop(130, str(error))

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from .artifact import replacing, write_json
 from .errors import GuidedError, pick
 from .models import forget_quantization
-from .modes import ADAPTER
+from .plan.modes import ADAPTER
+from .system.files import replacing, write_json
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel

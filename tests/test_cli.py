@@ -18,17 +18,17 @@ import typer
 from guided_ft import __version__
 from guided_ft.cli import app, main
 from guided_ft.errors import GuidedError
-from guided_ft.recipe import Recipe, shipped
+from guided_ft.recipe.recipe import Recipe, shipped
 
 REPOSITORY = Path(__file__).parent.parent
 STAGES = {"run": None, "localize": "localize", "select": "select", "train": "train", "evaluate": "evaluate"}
 
 
 class Pipeline(types.ModuleType):
-    """Stands in for guided_ft.pipeline: remembers what it was asked, or fails as told."""
+    """Stands in for guided_ft.pipeline.pipeline: remembers what it was asked, or fails as told."""
 
     def __init__(self) -> None:
-        super().__init__("guided_ft.pipeline")
+        super().__init__("guided_ft.pipeline.pipeline")
         self.calls: list[tuple[Recipe, dict[str, Any]]] = []
         self.failure: BaseException | None = None
 
@@ -42,7 +42,7 @@ class Pipeline(types.ModuleType):
 @pytest.fixture
 def pipeline(monkeypatch: pytest.MonkeyPatch) -> Pipeline:
     fake = Pipeline()
-    monkeypatch.setitem(sys.modules, "guided_ft.pipeline", fake)
+    monkeypatch.setitem(sys.modules, "guided_ft.pipeline.pipeline", fake)
     return fake
 
 
@@ -56,7 +56,7 @@ def report(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def estimates(monkeypatch: pytest.MonkeyPatch) -> list[tuple[tuple, dict[str, Any]]]:
-    """Stands in for guided_ft.estimate; what it was asked."""
+    """Stands in for guided_ft.estimate.estimate; what it was asked."""
     asked: list[tuple[tuple, dict[str, Any]]] = []
 
     class Table(str):
@@ -67,40 +67,10 @@ def estimates(monkeypatch: pytest.MonkeyPatch) -> list[tuple[tuple, dict[str, An
         asked.append((target, options))
         return Table("the table")
 
-    fake = types.ModuleType("guided_ft.estimate")
+    fake = types.ModuleType("guided_ft.estimate.estimate")
     fake.estimate = estimate  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "guided_ft.estimate", fake)
+    monkeypatch.setitem(sys.modules, "guided_ft.estimate.estimate", fake)
     return asked
-
-
-@pytest.fixture
-def benchmark(monkeypatch: pytest.MonkeyPatch) -> list[tuple[tuple, dict[str, Any]]]:
-    """Stands in for the runs and the tables of guided_ft.bench; what they were asked."""
-    import guided_ft.bench.report
-    import guided_ft.bench.run
-
-    asked: list[tuple[tuple, dict[str, Any]]] = []
-    monkeypatch.setattr(guided_ft.bench.run, "run_suite", lambda *args, **options: asked.append((args, options)))
-    monkeypatch.setattr(guided_ft.bench.report, "write_report", lambda *args: asked.append((args, {})) or [])
-    return asked
-
-
-def test_bench_hands_over_what_was_asked(capsys, benchmark) -> None:
-    assert call(capsys, "bench", "testbed", "arm=full,lora", "seed=1", "--limit", "3", "--out", "x")[0] == 0
-    [((suite, folder), options)] = benchmark
-    assert (suite, folder) == ("testbed", Path("x"))
-    assert (options["only"], options["limit"]) == ({"arm": {"full", "lora"}, "seed": {"1"}}, 3)
-    assert call(capsys, "bench", "testbed", "arn=full")[::2] == (
-        2,
-        "bench: unknown value 'arn' (did you mean 'arm'?)\n",
-    )
-
-
-def test_quick_and_full_rows_are_kept_apart(capsys, benchmark) -> None:
-    call(capsys, "bench", "testbed")
-    call(capsys, "bench", "testbed", "--quick")
-    folders = [args[1] for args, _ in benchmark]
-    assert folders == [Path("benchmarks/results"), Path("runs/bench-quick")]
 
 
 @pytest.fixture
@@ -221,12 +191,12 @@ COMMANDS = list(commands(typer.main.get_command(app)))
 
 def test_all_commands_are_there() -> None:
     names = {" ".join(path) for path in COMMANDS}
-    assert names == {"", *STAGES, "check", "estimate", "bench", "report", "show", "recipes", "recipes copy"}
+    assert names == {"", *STAGES, "check", "estimate", "report", "show", "recipes", "recipes copy"}
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
 def test_every_help_ends_with_examples_that_run(
-    capsys, pipeline, report, estimates, benchmark, here: Path, path: tuple[str, ...]
+    capsys, pipeline, report, estimates, here: Path, path: tuple[str, ...]
 ) -> None:
     code, out, err = call(capsys, *path, "--help")
     assert (code, err) == (0, "")
@@ -314,7 +284,6 @@ LONG = "x" * 5000
         (f"recipes copy quickstart {LONG}.yaml", f"{LONG}.yaml: File name too long"),
         (f"show {LONG}", f"{LONG}/run.json: File name too long"),
         (f"report {LONG}", f"{LONG}/run.json: File name too long"),
-        (f"bench report --out {LONG}", f"{LONG}/testbed.jsonl: File name too long"),
     ],
 )
 def test_what_the_machine_refuses_is_one_line_and_exit_code_2(capsys, here: Path, arguments: str, message: str) -> None:

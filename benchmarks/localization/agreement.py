@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from guided_ft import Anatomy, Component, Task, localize
-from guided_ft.scoremap import ScoreMap, pearson, ranks
 from guided_ft.scorers import catalogue
-from guided_ft.scorers.ablation import effects
+from guided_ft.scorers.methods.ablation import effects
 from guided_ft.scorers.self_text import self_text
 from guided_ft.scorers.stability import stability
+from guided_ft.selection.scoremap import ScoreMap, pearson, ranks
 
 from .rows import Rows
 from .runs import methods

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from guided_ft.artifact import write_text
-from guided_ft.machine import machine, versions
+from guided_ft.system.files import write_text
+from guided_ft.system.machine import machine, versions
 
 
 class Rows:

@@ -9,7 +9,7 @@ import torch
 
 from guided_ft import Anatomy, Task, localize
 from guided_ft.scorers import catalogue
-from guided_ft.scorers.tap import Tap
+from guided_ft.scorers.watch.tap import Tap
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "attribution mean": {"method": "attribution", "replace": "mean"},

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from guided_ft import Anatomy, localize
-from guided_ft.scoremap import ScoreMap
-from guided_ft.scorers.tap import Tap
+from guided_ft.scorers.watch.tap import Tap
+from guided_ft.selection.scoremap import ScoreMap
 
 from .cost import seconds_of
 from .rows import Rows

@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from ..anatomy import Anatomy, base_model
-from ..artifact import digest
 from ..errors import GuidedError
-from ..sizes import parse_size
+from ..system.files import digest
+from ..system.sizes import parse_size
 from .labelled import labelled_only, wrapped_forward
 from .prefix import Prefix
 from .store import PrefixStore, clear_others

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from ..anatomy import Anatomy, base_model, behind_attention
-from ..formats import IGNORE
+from ..task.formats import IGNORE
 
 
 def always() -> bool:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 
-from ..artifact import read_text, write_text
 from ..errors import GuidedError
+from ..system.files import read_text, write_text
 
 FIRST_BYTES = 64 << 20
 """The file starts this large and doubles when it is full, up to its limit."""

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from ..artifact import read_json
 from ..errors import GuidedError
+from ..system.files import read_json
 
 Run = dict[str, Any]
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from ..scoremap import ScoreMap
-from ..selection import Selection
+from ..selection.scoremap import ScoreMap
+from ..selection.selection import Selection
 from .facts import Run, counted
 from .scales import ACCENT, DECADES, GREY, INK, SOFT, base_layout, bin_edges, colour_scale, every, log_ticks, mark
 

@@ -10,10 +10,10 @@ from typing import Any
 import jinja2
 from plotly.offline import get_plotlyjs
 
-from ..artifact import write_text
 from ..errors import GuidedError
-from ..scoremap import ScoreMap
-from ..selection import Selection
+from ..selection.scoremap import ScoreMap
+from ..selection.selection import Selection
+from ..system.files import write_text
 from .facts import Run, Table, amount, counted, gigabytes, is_number, read_run, results, share, words
 from .figures import Figure, figures
 from .verdict import verdict

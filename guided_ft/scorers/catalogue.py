@@ -16,7 +16,7 @@ class Method:
     """One entry of the catalogue.
 
     Args:
-        function: the scorer, or ``module:name`` of it in this room. Either a function, called as ``scorer(model,
+        function: the scorer, or ``module:name`` of it among the methods. Either a function, called as ``scorer(model,
             anatomy, task, *, kinds, progress, **options)``, which returns a ScoreMap; or a ``Recorder`` class, called
             as ``scorer(anatomy, kinds, **options)``, which shares its passes with others.
         help: one line for ``--help`` and reports.
@@ -35,7 +35,7 @@ class Method:
         if callable(self.function):
             return self.function
         module, name = self.function.split(":")
-        return getattr(importlib.import_module(f"{__package__}.{module}"), name)
+        return getattr(importlib.import_module(f"{__package__}.methods.{module}"), name)
 
 
 _LAYER, _LAYER_HEAD, _LAYER_NEURON = ("layer",), ("layer", "head"), ("layer", "neuron")

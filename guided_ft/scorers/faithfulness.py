@@ -12,16 +12,16 @@ from torch import nn
 
 from ..anatomy import Anatomy
 from ..errors import GuidedError
-from ..metrics import metric_name
-from ..progress import track
-from ..scoremap import ScoreMap
-from ..task import Task
-from . import ranks
-from .ablation import TOKENS
-from .replacement import Values, replacement
-from .scene import Scene
-from .suffix import Edit, Edits, Entry, Part, Suffix, shared_prefix
-from .tap import Tap
+from ..selection.scoremap import ScoreMap
+from ..system import processes
+from ..system.progress import track
+from ..task.metrics import metric_name
+from ..task.task import Task
+from .methods.ablation import TOKENS
+from .watch.replacement import Values, replacement
+from .watch.scene import Scene
+from .watch.suffix import Edit, Edits, Entry, Part, Suffix, shared_prefix
+from .watch.tap import Tap
 
 FRACTIONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """Shares of the components that are kept, those of the MIB benchmark."""
@@ -176,12 +176,12 @@ def _metric(
     choices, place = np.unique(kept, axis=0, return_inverse=True)
     whole = choices.all(1)
     sums = torch.zeros(len(choices), dtype=torch.double)
-    split = ranks.size() > 1 and not ranks.is_sharded(model)
+    split = processes.size() > 1 and not processes.is_sharded(model)
     prefix = shared_prefix(task)
     with Tap(model) as tap, torch.no_grad():
         scene = Scene(tap, anatomy, task)
         provide = provider(scene, (kind,), seed)
-        for number, batch in ranks.share(enumerate(task.batches(next(model.parameters()).device)), split):
+        for number, batch in processes.share(enumerate(task.batches(next(model.parameters()).device)), split):
             scene.show(batch)
             values = provide(number)
             suffix = Suffix(scene, {0}, prefix)
@@ -197,7 +197,7 @@ def _metric(
                     loss = task.loss(after.flatten(), suffix.clean.repeat(chunk.size)).view_as(after)
                     sums[chunk] -= loss.double().sum(1).cpu()
     if split:
-        ranks.reduce(reduced := {"sums": sums})
+        processes.reduce(reduced := {"sums": sums})
         sums = reduced["sums"].cpu()
     return (sums / len(task))[place.ravel()].tolist()
 

@@ -10,16 +10,16 @@ from torch import nn
 
 from ..anatomy import Anatomy
 from ..errors import GuidedError, pick
-from ..metrics import metric_name
-from ..scoremap import ScoreMap
+from ..selection.scoremap import ScoreMap
 from ..slice.packing import forbid_packing
-from ..task import Task
-from . import ranks
-from .record import record
+from ..system import processes
+from ..task.metrics import metric_name
+from ..task.task import Task
 from .requests import Combine, Request, read_combine, read_methods, read_request
 from .self_text import self_text
 from .stability import warn_if_unstable
 from .verify import check_count, verified
+from .watch.record import record
 
 
 @overload
@@ -116,7 +116,7 @@ def localize(
             each.check(model)
     kept = retain
     if retain == "self" and any(r.compares(retain) or r.against_missing for r in requests.values()):
-        kept = ranks.same(self_text(model, seed=seed, progress=progress))
+        kept = processes.same(self_text(model, seed=seed, progress=progress))
     requests = {label: request.with_against(kept) for label, request in requests.items()}
     maps = _score(model, anatomy, task, requests, progress)
     compared = {label: r for label, r in requests.items() if r.compares(retain)}

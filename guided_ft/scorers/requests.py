@@ -9,10 +9,10 @@ from typing import Any
 
 from ..anatomy import KINDS
 from ..errors import GuidedError, pick
-from ..scoremap import ScoreMap
+from ..selection.combine import TWO_SIDED
+from ..selection.scoremap import ScoreMap
 from .catalogue import Method, find
-from .combine import TWO_SIDED
-from .recorder import Recorder
+from .watch.recorder import Recorder
 
 Combine = Callable[[ScoreMap, ScoreMap], ScoreMap]
 

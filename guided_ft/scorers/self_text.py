@@ -6,10 +6,10 @@ import torch
 from torch import nn
 
 from ..anatomy import base_model
-from ..formats import Tokens
-from ..progress import track
-from ..task import Task
-from .tap import Tap
+from ..system.progress import track
+from ..task.formats import Tokens
+from ..task.task import Task
+from .watch.tap import Tap
 
 _BATCH = 16
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..scoremap import pearson, ranks
+from ..selection.scoremap import pearson, ranks
 
 LOW = 0.5
 """Split-half rank correlation below which a map is mostly noise."""

@@ -9,10 +9,10 @@ from torch import nn
 
 from ..anatomy import Component
 from ..errors import GuidedError
-from ..scoremap import ScoreMap, pearson, ranks
-from ..task import Task
-from .ablation import effects
-from .replacement import REPLACEMENTS
+from ..selection.scoremap import ScoreMap, pearson, ranks
+from ..task.task import Task
+from .methods.ablation import effects
+from .watch.replacement import REPLACEMENTS
 
 SAMPLE = 5
 """One of so many components that are ablated is drawn from below the top."""

@@ -1,0 +1,254 @@
+"""``GuidedCallback``: applies a Plan inside a Hugging Face trainer, guards it, and certifies it at the end."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from ..anatomy import base_model
+from ..engine import Engine, close_left_open
+from ..errors import GuidedError
+from ..plan.plan import Plan, full_precision
+from ..scorers.localize import localize
+from ..scorers.watch.tap import GradientWatch
+from ..selection.budget import select
+from ..selection.scoremap import ScoreMap
+from ..slice.packing import forbid_packing
+from ..system import processes
+from ..system.files import digest, write_json
+from ..system.sizes import parse_size
+from ..task.task import Task
+from .call import TrainerCall
+from .certify import Certificate, canonical, fingerprint
+from .checkpoint import seal
+from .guards import check_optimizer, check_resumed, check_trainable, scale_learning_rate
+from .kept_plan import PLAN, keep, kept
+from .rates import LearningRate, check_rate, set_rate
+
+logger = logging.getLogger(__name__)
+
+
+class GuidedCallback(TrainerCallback):
+    """Train only what a plan says, in any Trainer, SFTTrainer or DPOTrainer.
+
+    Give it a ready plan, or a task to make one from::
+
+        Trainer(..., callbacks=[GuidedCallback(plan)])
+        Trainer(..., callbacks=[GuidedCallback(task=task, method="attribution", budget="2%", mode="slice")])
+
+    Pass it to the trainer's constructor: a callback that is added later comes too late for the optimizer. If the model
+    is plain, it becomes the PeftModel (or is frozen in place); a model that already carries the plan, through
+    ``peft_config=plan.peft_config()``, is left as it is.
+
+    It stops the run with a GuidedError when the trained parameters are not exactly the plan's, when a gradient is not
+    finite (before the step that would spread it), and when a checkpoint to resume from is incomplete or of another
+    plan. At the end it checks that every other tensor is bit-identical.
+
+    Training computes only what it needs: logits where labels are, and no gradient below the lowest chosen layer. A
+    training-mode forward with labels therefore returns the logits of the labelled positions only, unless
+    ``full_logits``.
+
+    Args:
+        plan: what to train; or None, and then:
+        task: what to localize for.
+        method, retain, options: as in ``localize``.
+        budget, kinds, strategy, first_layer: as in ``select``; ``kinds`` defaults to heads and neurons. In ``freeze``
+            mode whole attentions and MLPs are chosen.
+        mode, rank, lr_scale: as in ``Plan``.
+        learning_rate: ``"auto"``: the plan's (for DPO a fifth of it), in place of the trainer's default, which is made
+            for whole models; a number: this one; None: the trainer's, whatever it is.
+        seed: of the sampled retain text and of random choices.
+        prefix_cache: size of the file in which the states that enter the lowest chosen layer are kept from one epoch to
+            the next, such as ``"2GB"``; ``"auto"``: 2 GiB where it helps; None: no cache. The losses are the same.
+        full_logits: compute the logits of every position, for a ``compute_loss`` of your own that reads them.
+
+    Attributes:
+        plan: the plan in force, once the trainer is built.
+        scores: the map it was made from, if it was made here.
+        certificate: how many frozen tensors are bit-identical, once training has ended.
+        engine: what makes the steps cheaper, and what its prefix cache did.
+    """
+
+    def __init__(
+        self,
+        plan: Plan | None = None,
+        *,
+        task: Task | None = None,
+        method: str = "attribution",
+        retain: str | Task | None = "self",
+        budget: str | float | int = "2%",
+        kinds: tuple[str, ...] = ("head", "neuron"),
+        strategy: str = "top",
+        first_layer: int = 0,
+        mode: str = "slice",
+        rank: int | None = None,
+        lr_scale: float = 1.0,
+        learning_rate: LearningRate = "auto",
+        seed: int = 0,
+        prefix_cache: str | int | None = None,
+        full_logits: bool = False,
+        options: dict[str, Any] | None = None,
+    ) -> None:
+        if (plan is None) == (task is None):
+            raise GuidedError("GuidedCallback: give it either a plan or a task to make one from")
+        self.plan = plan
+        self.scores: ScoreMap | None = None
+        self.certificate: Certificate | None = None
+        self.engine: Engine | None = None
+        if prefix_cache is not None:
+            parse_size(prefix_cache)
+        check_rate(learning_rate)
+        self._learning_rate = learning_rate
+        self._prefix_cache, self._full_logits = prefix_cache, full_logits
+        self._task = task
+        self._localize: dict[str, Any] = {"method": method, "retain": retain, "seed": seed, **(options or {})}
+        self._select: dict[str, Any] = {"budget": budget, "kinds": kinds, "strategy": strategy, "seed": seed}
+        self._select["first_layer"] = first_layer
+        # Freeze mode trains whole weights, so the budget must buy whole attentions and MLPs.
+        self._select["whole"] = mode == "freeze"
+        self._plan: dict[str, Any] = {"mode": mode, "rank": rank, "lr_scale": lr_scale}
+        self._watch = GradientWatch()
+        self._frozen: dict[str, str] | None = None
+        self._decoder: nn.Module | None = None
+
+    # -- applying ---------------------------------------------------------------------------------------------------
+    def on_init_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
+    ) -> None:
+        """The only moment before the optimizer is made: find the plan, apply it, fingerprint the rest."""
+        forbid_packing(model)
+        close_left_open(model)
+        # One that was made for another model does not fit this one.
+        if self.plan is None or (self._task is not None and not self.plan.is_attached(model)):
+            self.plan = self._make_plan(model, Path(args.output_dir) / "guided", write=args.should_save)
+        if not self.plan.is_attached(model):
+            if hasattr(model, "peft_config"):
+                raise GuidedError(
+                    "GuidedCallback: the model carries another adapter than the plan's (pass a plain model)"
+                )
+            self.plan.attach_in_place(model)
+        full_precision(model)
+        self._decoder = base_model(model).get_decoder()
+        trained = {canonical(name) for name in self.plan.expected_trainable}
+        self._frozen = fingerprint(model, skip=trained)
+        check_trainable(self.plan, model, self._decoder)
+        set_rate(self.plan, args, self._learning_rate, kwargs.get("optimizer"))
+        if args.should_save:
+            self.plan.save(Path(args.output_dir) / "guided" / PLAN)
+        logger.info("%r", self.plan)
+
+    def _make_plan(self, model: nn.Module, folder: Path, *, write: bool) -> Plan:
+        """Localize and select; or take what the same request found before, so that a resumed run trains the same."""
+        assert self._task is not None
+        retain = self._localize["retain"]
+        request = digest(
+            self._task.hash,
+            self._localize | {"retain": retain.hash if isinstance(retain, Task) else retain},
+            self._select,
+            self._plan,
+            fingerprint(model),
+        )
+        # The first process decides for all: it may have written its plan before another one comes to look.
+        found = kept(folder, request)
+        firsts = processes.same(found.to_dict() if found else None)
+        if firsts is not None:
+            return Plan.from_dict(firsts)
+        self.scores = localize(model, self._task, **self._localize)
+        plan = Plan(select(self.scores, **self._select), **self._plan)
+        # Every process trains what the first one chose: rounding may order close scores differently.
+        plan = Plan.from_dict(processes.same(plan.to_dict()))
+        if write:
+            self.scores.save(folder / "scores.safetensors")
+            keep(plan, folder, request)
+        return plan
+
+    # -- guarding ---------------------------------------------------------------------------------------------------
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: Any = None,
+        optimizer: Any = None,
+        lr_scheduler: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        plan, call = self._ready(), TrainerCall()
+        check_trainable(plan, model, self._decoder)
+        if optimizer is not None:
+            check_optimizer(plan, model, optimizer)
+        if state.global_step:
+            check_resumed(plan, call.resumed_from or Path(args.output_dir) / f"checkpoint-{state.global_step}")
+        elif plan.lr_scale != 1.0:
+            # A resumed scheduler brings its scaled rates along.
+            scale_learning_rate(optimizer, lr_scheduler, plan.lr_scale)
+        self._close_engine()
+        folder = Path(args.output_dir) / "guided" / "prefix"
+        assert self._frozen is not None
+        self.engine = Engine(
+            model,
+            plan.first_layer,
+            args,
+            state.num_train_epochs,
+            self._prefix_cache,
+            folder,
+            self._frozen,
+            call.over,
+            self._full_logits,
+        )
+        if self.engine.note:
+            logger.warning("no prefix cache: %s", self.engine.note)
+        if not args.fp16:
+            # With fp16 a gradient that overflows is normal: the loss scaler skips the step.
+            self._watch.open({n: p for n, p in model.named_parameters() if p.requires_grad})
+            self.engine.on_close(self._watch.close)
+
+    def _close_engine(self) -> None:
+        if self.engine is not None:
+            self.engine.close()
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        bad = self._watch.bad()
+        if bad:
+            self._close_engine()
+            raise GuidedError(
+                f"step {state.global_step + 1}: the gradient of {bad[0]} is not finite ({len(bad)} parameters in all; "
+                "check the data, or lower the learning rate)"
+            )
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self.engine is not None:
+            self.engine.flush()
+        # The others may still be writing their random states into it.
+        processes.wait()
+        if args.should_save:
+            seal(Path(args.output_dir) / f"checkpoint-{state.global_step}", self._ready().hash)
+
+    def _ready(self) -> Plan:
+        if self.plan is None or self._frozen is None:
+            raise GuidedError("GuidedCallback: it was added too late (pass it in callbacks=[...] of the constructor)")
+        return self.plan
+
+    # -- certifying -------------------------------------------------------------------------------------------------
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
+    ) -> None:
+        self._close_engine()
+        plan = self._ready()
+        assert self._frozen is not None
+        after = fingerprint(model, skip={canonical(name) for name in plan.expected_trainable})
+        self.certificate = Certificate.compare(self._frozen, after)
+        if args.should_save:
+            data = {"kind": "certificate", "version": 1, "moved": list(self.certificate.moved)}
+            data |= {"identical": self.certificate.identical, "total": self.certificate.total, "plan": plan.hash}
+            write_json(Path(args.output_dir) / "guided" / "certificate.json", data)
+        if not self.certificate.ok:
+            moved = self.certificate.moved
+            raise GuidedError(f"certificate: {moved[0]} moved although it is frozen ({len(moved)} tensors in all)")
+        logger.info("%s", self.certificate)

@@ -1,0 +1,65 @@
+"""What must hold when a trainer begins: it trains the plan, all of it and nothing else, from a sound checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ..anatomy import base_model
+from ..errors import GuidedError
+from ..plan.plan import Plan, trainable_names
+from .checkpoint import fault, newest_complete
+
+
+def check_trainable(plan: Plan, model: nn.Module, decoder: nn.Module | None) -> None:
+    """Raise GuidedError unless exactly the plan's parameters require gradients.
+
+    Args:
+        decoder: that of the model that the plan was attached to.
+    """
+    expected, found = plan.expected_trainable, trainable_names(model)
+    if expected == found:
+        return
+    if decoder is not base_model(model).get_decoder():
+        raise GuidedError(
+            "GuidedCallback: the trainer trains another model than it was built with (model_init makes one anew: pass "
+            "the model itself)"
+        )
+    wrong = sorted(found - expected) or sorted(expected - found)
+    state = "trainable but not in the plan" if found - expected else "in the plan but not trainable"
+    raise GuidedError(f"plan: {wrong[0]} is {state} ({len(expected ^ found)} parameters differ in all)")
+
+
+def check_optimizer(plan: Plan, model: nn.Module, optimizer: Any) -> None:
+    """Raise GuidedError unless the optimizer holds exactly the plan's parameters, each once."""
+    names = {id(p): name for name, p in model.named_parameters()}
+    held = [id(p) for group in optimizer.param_groups for p in group["params"]]
+    found = {names.get(i, "a parameter of no name") for i in held}
+    if found != plan.expected_trainable or len(held) != len(found):
+        wrong = sorted(found ^ plan.expected_trainable) or ["a parameter"]
+        raise GuidedError(
+            f"optimizer: it does not hold exactly the plan's parameters ({wrong[0]}; pass GuidedCallback to the "
+            "trainer's constructor)"
+        )
+
+
+def check_resumed(plan: Plan, folder: Path) -> None:
+    """Raise GuidedError, with the newest checkpoint that would do, if this one is incomplete or of another plan."""
+    wrong = fault(folder, plan.hash) if folder.is_dir() else None
+    if wrong:
+        good = newest_complete(folder.parent, plan.hash)
+        mend = f"resume from {good.name}" if good else "start afresh"
+        raise GuidedError(f"{folder.name} cannot be resumed ({wrong}): {mend}")
+
+
+def scale_learning_rate(optimizer: Any, scheduler: Any, scale: float) -> None:
+    """Scale the whole schedule, once: a trainer that trains again keeps its optimizer."""
+    for group in optimizer.param_groups:
+        if not group.get("guided_scaled"):
+            group |= {key: group[key] * scale for key in ("lr", "initial_lr") if key in group}
+            group["guided_scaled"] = True
+    if hasattr(scheduler, "base_lrs"):
+        scheduler.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
+        scheduler._last_lr = [group["lr"] for group in optimizer.param_groups]

@@ -1,0 +1,134 @@
+"""What a model can do before and after: answers, preferences, and what it keeps of its old self."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ..system.eval_mode import evaluating
+from ..system.progress import track
+from ..task.batching import model_inputs
+from ..task.formats import IGNORE
+from ..task.task import Task
+
+logger = logging.getLogger("guided_ft")
+
+
+@torch.no_grad()
+def answers(
+    model: nn.Module,
+    tokenizer: Any,
+    prompts: Sequence[Any],
+    *,
+    max_new_tokens: int = 8,
+    batch_size: int = 50,
+    progress: bool | None = None,
+) -> list[str]:
+    """Greedy answers to prompts (all text, or all messages), stripped of surrounding space."""
+    plain = all(isinstance(prompt, str) for prompt in prompts)
+    texts = [
+        p if plain else tokenizer.apply_chat_template(p, tokenize=False, add_generation_prompt=True) for p in prompts
+    ]
+    found: list[str] = []
+    batches = [texts[i : i + batch_size] for i in range(0, len(texts), batch_size)]
+    device = next(model.parameters()).device
+    for batch in track(batches, len(batches), "answers", progress):
+        # A chat template has written the special tokens already.
+        inputs = tokenizer(batch, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=plain).to(
+            device
+        )
+        with evaluating(model):
+            out = model.generate(  # type: ignore[operator]
+                input_ids=inputs["input_ids"],
+                attention_mask=inputs["attention_mask"],
+                do_sample=False,
+                temperature=None,
+                top_p=None,
+                top_k=None,
+                max_new_tokens=max_new_tokens,
+                pad_token_id=tokenizer.pad_token_id,
+                use_cache=True,
+            )
+        new = out[:, inputs["input_ids"].shape[1] :]
+        found += [text.strip() for text in tokenizer.batch_decode(new, skip_special_tokens=True)]
+    return found
+
+
+def answer_length(tokenizer: Any, expected: Sequence[str], limit: int, asked: int | None = None) -> int:
+    """Tokens to generate: as asked, and it is told if the longest right answer does not fit; or else so many that it
+    does, and that an answer that goes on after it is seen to be wrong.
+
+    Args:
+        limit: longer answers are cut in training too.
+    """
+    longest = max((len(ids) for ids in tokenizer(list(expected), add_special_tokens=False)["input_ids"]), default=0)
+    if asked is None:
+        return max(8, min(limit, longest + 4))
+    if asked < longest:
+        logger.warning(
+            "evaluate.max_new_tokens: %d tokens cannot hold the longest right answer, which has %d (write auto)",
+            asked,
+            longest,
+        )
+    return asked
+
+
+def exact_match(found: Sequence[str], expected: Sequence[str]) -> float:
+    """Share of answers that are exactly the expected ones, 0 to 100."""
+    return 100 * sum(f == e.strip() for f, e in zip(found, expected, strict=True)) / len(expected)
+
+
+@torch.no_grad()
+def preference_accuracy(model: nn.Module, task: Task) -> float:
+    """Share of pairs whose chosen answer the model finds likelier than the rejected one, 0 to 100.
+
+    A reference that the task has is left out: it is the model that is asked.
+    """
+    device, alone = next(model.parameters()).device, replace(task, reference=None)
+    with evaluating(model):
+        margins = torch.cat([alone.quantity(model, batch) for batch in alone.batches(device)])
+    return 100 * float((margins > 0).double().mean())
+
+
+@torch.no_grad()
+def retention(
+    model: nn.Module,
+    text: Task,
+    reference: Callable[[], contextlib.AbstractContextManager[nn.Module]] | None = None,
+    progress: bool | None = None,
+) -> dict[str, float]:
+    """How far a model has drifted on general text.
+
+    Args:
+        text: what to read.
+        reference: a context in which the base model can be asked; None means that the model is the base.
+
+    Returns:
+        ``loss``: mean negative log-likelihood per token (nats). ``kl``: mean KL(base || model) per token (nats).
+    """
+    device = next(model.parameters()).device
+    loss = kl = tokens = 0.0
+    for batch in track(text.batches(device), text.num_batches(), "retention", progress):
+        labels = batch["labels"][:, 1:]
+        scored = labels != IGNORE
+        log_p = _log_probabilities(model, batch)[scored]
+        loss += float(F.nll_loss(log_p, labels[scored], reduction="sum"))
+        if reference is not None:
+            with reference() as base:
+                log_q = _log_probabilities(base, batch)[scored]
+            kl += float(F.kl_div(log_p, log_q, reduction="sum", log_target=True))
+        tokens += int(scored.sum())
+    return {"loss": loss / tokens, "kl": kl / tokens}
+
+
+def _log_probabilities(model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    with evaluating(model):
+        logits = model(**model_inputs(batch), use_cache=False).logits
+    return logits[:, :-1].float().log_softmax(-1)

@@ -1,0 +1,238 @@
+"""``run``: a recipe from the first question to the report. What is done and unchanged is not done again."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import GuidedError, pick
+from ..models import identity
+from ..system.files import digest, write_json
+from ..system.machine import peak_bytes, versions
+from ..system.progress import hushed
+from . import run_folder, stages
+from .record import run_record
+
+if TYPE_CHECKING:
+    from ..recipe.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of a run.
+
+    Args:
+        name: of its record in the run folder.
+        call: does it; returns JSON data.
+        outputs: files and folders that it leaves, relative to the run folder; some only by some recipes.
+        tell: says in a few words what came out.
+        needs: the stages whose outputs it reads.
+    """
+
+    name: str
+    call: Callable[[stages.Run], dict[str, Any]]
+    outputs: tuple[str, ...]
+    tell: Callable[[dict[str, Any]], str]
+    needs: tuple[str, ...] = ()
+
+
+def _tell_scores(result: dict[str, Any]) -> str:
+    scores = result["scores"]
+    told = [f"{name.replace('_', ' ')} {value:.0f} %" for name, value in scores.items() if name != "examples"]
+    return f"{', '.join(told) or 'nothing measured'} of {scores['examples']} held-out examples"
+
+
+def _tell_after(result: dict[str, Any]) -> str:
+    kept = result["retention"]
+    return _tell_scores(result) + (f"; KL to the base {kept['kl']:.4f} nats a token" if kept else "")
+
+
+def _tell_localize(result: dict[str, Any]) -> str:
+    meta, sizes = result["meta"], result["sizes"]
+    sides = "two-sided" if meta["retain"] else "one-sided"
+    counts = ", ".join(f"{n:,} {kind}s" for kind, n in sizes.items())
+    passes = f"{meta['passes']} pass{'es' * (meta['passes'] != 1)}"
+    checks = [
+        f"{len(found['components'])} {kind}s (rank correlation {found['spearman']:.2f}, recall {found['recall']:.0%})"
+        for kind, found in (meta.get("verified") or {}).items()
+    ]
+    exact = f"; ablated exactly: {', '.join(checks)}" if checks else ""
+    return f"{meta['method']}, {sides}: {counts} scored in {passes}{exact}"
+
+
+def _tell_select(result: dict[str, Any]) -> str:
+    counts = ", ".join(f"{n:,} {kind}{'s' * (n != 1)}" for kind, n in result["counts"].items() if n)
+    trained, total = result["trainable"], result["total"]
+    return f"{counts}: {trained:,} of {total:,} parameters ({trained / total:.3%})"
+
+
+def _tell_train(result: dict[str, Any]) -> str:
+    loss, frozen = result["loss"], result["frozen"]
+    resumed = f", resumed from {result['resumed_from']}" if result["resumed_from"] else ""
+    prefix = result["prefix"]
+    asked = prefix["hits"] + prefix["misses"] if prefix["cache"] else 0
+    kept = f"; {prefix['hits'] / asked:.0%} of prefixes from the cache" if asked else ""
+    return (
+        f"loss {loss[0][1]:.2f} -> {loss[-1][1]:.2f} in {loss[-1][0]} steps{resumed}{kept}; "
+        f"{frozen['identical']} of {frozen['total']} frozen tensors bit-identical"
+    )
+
+
+def _tell_control(result: dict[str, Any]) -> str:
+    return "random, same budget: " + _tell_after(result["after"]) if result else "none"
+
+
+CONTROL = ("control/selection.json", "control/plan.json", "control/adapter", "control/probe.safetensors")
+
+STAGES = (
+    Stage("before", stages.before, (stages.HELD_OUT,), _tell_scores),
+    Stage("localize", stages.localize, ("scores.safetensors", "scores.json"), _tell_localize),
+    Stage("select", stages.choose, ("selection.json", "plan.json"), _tell_select, ("localize",)),
+    Stage("train", stages.train, ("adapter", "probe.safetensors"), _tell_train, ("select",)),
+    Stage("evaluate", stages.after, (), _tell_after, ("before", "train")),
+    Stage("control", stages.control, CONTROL, _tell_control, ("before", "localize")),
+)
+
+
+def run(
+    recipe: Recipe, *, until: str | None = None, trust_remote_code: bool = False, quiet: bool = False
+) -> dict[str, Any]:
+    """Run a recipe in its folder and return what is written to ``run.json``.
+
+    A stage whose inputs are unchanged since it was last done is skipped, so an interrupted run goes on where it
+    stopped when it is started again. What a stage left is compared by content. In the folder of a finished run of
+    another recipe the new one is put aside, in ``next/``, until it is done and takes that one's place.
+
+    Args:
+        until: last stage to do (``localize``, ``select``, ``train``, ``evaluate``); None: all, and the report.
+        trust_remote_code: allow code that comes with a model of the Hub.
+        quiet: print nothing.
+
+    Returns:
+        The content of ``run.json``; with ``until``, the results of the stages by name.
+    """
+    if until is not None:
+        pick({stage.name: 0 for stage in STAGES}, until, "until")
+    with hushed():
+        return _run(recipe, until, trust_remote_code, (lambda text: None) if quiet else _say)
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def _run(recipe: Recipe, until: str | None, trust_remote_code: bool, say: Callable[[str], None]) -> dict[str, Any]:
+    keys = _keys(recipe)
+    with run_folder.claimed(recipe.output_dir) as home:
+        say(f"{recipe.name}: {recipe.model}, seed {recipe.seed}, in {home}")
+        found = {stage.name: run_folder.record(home, stage.name) for stage in STAGES if not _skipped(recipe, stage)}
+        other = [name for name, record in found.items() if record and record.get("key") != keys[name]]
+        aside = bool(other) and (home / "run.json").exists()
+        if aside:
+            say(
+                f"a finished run is there, of other settings ({', '.join(other)}): it stays until this one is done and "
+                f"replaces it; until then this one is in {home / run_folder.NEXT} (output=... keeps both)"
+            )
+        elif other:
+            say(f"replaced there, as it was made with other settings: {', '.join(other)}")
+        with run_folder.successor(home) if aside else contextlib.nullcontext(home) as folder:
+            context = stages.Run(recipe, trust_remote_code, folder)
+            results, seconds, peak = _stages(context, keys, until, say)
+            if until is not None:
+                return results
+            recipe.save(folder / "recipe.yaml")
+            record = run_record(context, results, seconds, peak)
+            write_json(folder / "run.json", record)
+        if aside:
+            run_folder.replace(home)
+        from ..report import story, write_report
+
+        path = write_report(home)
+        say(story(record))
+        say(f"report: {path}")
+        return record
+
+
+def _stages(
+    context: stages.Run, keys: dict[str, str], until: str | None, say: Callable[[str], None]
+) -> tuple[dict[str, dict[str, Any]], dict[str, float], int]:
+    """Do the stages that are not done: their results and seconds by name, and the peak of memory in bytes."""
+    results: dict[str, dict[str, Any]] = {}
+    seconds: dict[str, float] = {}
+    files: dict[str, dict[str, str]] = {}
+    peak = 0
+    for number, stage in enumerate(STAGES, 1):
+        key, inputs = keys[stage.name], digest(*(files[name] for name in stage.needs))
+        skip = _skipped(context.recipe, stage)
+        done = None if skip else _done(context, stage, key, inputs)
+        mark = ", unchanged" if done else ""
+        if done is None:
+            nothing: dict[str, Any] = {"result": {}, "seconds": 0.0, "peak_bytes": 0, "files": {}}
+            done = nothing if skip else _do(context, stage, key, inputs)
+        results[stage.name], seconds[stage.name], files[stage.name] = done["result"], done["seconds"], done["files"]
+        peak = max(peak, done["peak_bytes"])
+        say(f" {number} {stage.name:<9} {stage.tell(done['result'])}  ({done['seconds']:.1f} s{mark})")
+        if number == 1 and not (context.folder / "run.json").exists():
+            # Not earlier, so that a recipe that is refused replaces none; a finished run's goes with its run.json.
+            context.recipe.save(context.folder / "recipe.yaml")
+        if stage.name == until:
+            break
+    return results, seconds, peak
+
+
+def _skipped(recipe: Recipe, stage: Stage) -> bool:
+    return stage.name == "control" and recipe.control == "none"
+
+
+def _keys(recipe: Recipe) -> dict[str, str]:
+    """A digest of everything that each stage depends on."""
+    r = recipe.model_dump(mode="json")
+    named = (recipe.data.path, recipe.data.test_path, recipe.localize.retain, recipe.evaluate.retention)
+    files = [p for p in (*named, *stages.against_files(recipe.localize.options)) if p]
+    contents = [digest(Path(p).read_bytes()) for p in files if Path(p).is_file()]
+    weights = [identity(recipe.model), r["dtype"], r["quantization"]]
+    base = [weights, r["data"], r["seed"], r["train"]["max_length"], contents, versions()]
+    keys = {"before": digest(base, r["evaluate"], r["train"]["beta"])}
+    kinds = r["select"]["kinds"] if r["localize"]["method"] == "ablation" else None
+    keys["localize"] = digest(base, r["localize"], kinds, r["train"]["beta"])
+    keys["select"] = digest(keys["localize"], r["select"], [r["train"][k] for k in ("mode", "rank", "lr_scale")])
+    keys["train"] = digest(keys["select"], r["train"])
+    keys["evaluate"] = digest(keys["train"], keys["before"])
+    keys["control"] = digest(keys["evaluate"], r["control"])
+    return keys
+
+
+def _done(context: stages.Run, stage: Stage, key: str, inputs: str) -> dict[str, Any] | None:
+    """The record of a stage that is done and whole: in the folder or, for a successor, in the finished run's."""
+    home = context.recipe.output_dir
+    for folder in dict.fromkeys((context.folder, home)):
+        record = run_folder.record(folder, stage.name)
+        if not record or (record.get("key"), record.get("inputs")) != (key, inputs):
+            continue
+        if record.get("files") != run_folder.hashes(folder, stage.outputs):
+            continue
+        if folder != context.folder:
+            for name in (*stage.outputs, run_folder.record_name(stage.name)):
+                run_folder.bring(name, home, context.folder)
+        return record
+    return None
+
+
+def _do(context: stages.Run, stage: Stage, key: str, inputs: str) -> dict[str, Any]:
+    began = time.perf_counter()
+    result = stage.call(context)
+    record = {"kind": "stage", "version": 1, "key": key, "inputs": inputs, "result": result}
+    record |= {"seconds": round(time.perf_counter() - began, 2), "peak_bytes": peak_bytes()}
+    record["files"] = run_folder.hashes(context.folder, stage.outputs)
+    try:
+        write_json(context.folder / run_folder.record_name(stage.name), record)
+    except ValueError:
+        # JSON holds no NaN. A gradient that is not finite stops its step, but nothing looks at what the last one made.
+        raise GuidedError(
+            f"stage {stage.name}: what was measured is not finite (check the data, or lower the learning rate)"
+        ) from None
+    return record

@@ -1,0 +1,101 @@
+"""``run.json``: what a run did and found, in one place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..system.machine import machine, versions
+from .data import answer_of
+from .stages import Run
+
+
+def run_record(context: Run, results: dict[str, Any], seconds: dict[str, float], peak: int) -> dict[str, Any]:
+    """Put the results of the stages together; the keys are fixed, reports and outside readers rely on them."""
+    recipe, rows = context.recipe, context.rows
+    before, after, control = results["before"], results["evaluate"], results["control"]
+    chosen, trained = results["select"], results["train"]
+    meta = results["localize"]["meta"]
+    shown = (rows[1] or rows[0])[0]
+    prompt, completion = str(shown["prompt"]), answer_of(shown)
+    text = recipe.evaluate.retention
+    record: dict[str, Any] = {
+        "kind": "run",
+        "version": 1,
+        "name": recipe.name,
+        "command": f"guided-ft run {recipe.output_dir / 'recipe.yaml'}",
+        "model": recipe.model,
+        "dtype": recipe.dtype,
+        "quantization": recipe.quantization,
+        "task": {
+            "name": meta["task"]["name"],
+            "train": len(rows[0]),
+            "test": len(rows[1]),
+            "hash": meta["task"]["hash"],
+            "sample": {"prompt": prompt, "completion": completion},
+        },
+        "method": meta["method"],
+        "retain": meta["retain"] and meta["retain"]["name"],
+        "mode": recipe.train.mode,
+        "trainer": recipe.train.trainer,
+        "budget": str(recipe.select.budget),
+        "trainable": trained["trainable"],
+        "total": chosen["total"],
+        "selected": chosen["counts"],
+        "before": before["scores"],
+        "after": after["scores"],
+        "retention": before["retention"] and {"text": text, "before": before["retention"], "after": after["retention"]},
+        "loss": trained["loss"],
+        "frozen": trained["frozen"],
+        "prefix": trained["prefix"],
+        "reload": after["reload"],
+        "control": {},
+        "checks": _checks(results),
+        "seconds": seconds,
+        "peak_bytes": peak,
+        "versions": versions(),
+        "machine": machine(),
+        "seed": recipe.seed,
+        "samples": [
+            {"prompt": str(row["prompt"]), "expected": expected.strip(), "before": was, "after": now}
+            for row, expected, was, now in zip(
+                rows[1], context.expected, before["answers"], after["answers"], strict=False
+            )
+        ],
+    }
+    if control:
+        record["control"] = {
+            "random": {
+                "trainable": control["train"]["trainable"],
+                "after": control["after"]["scores"],
+                "retention": control["after"]["retention"],
+                "loss": control["train"]["loss"],
+                "frozen": control["train"]["frozen"],
+                "seconds": round(control["train"]["seconds"], 2),
+            }
+        }
+        for sample, answer in zip(record["samples"], control["after"]["answers"], strict=True):
+            sample["control"] = answer
+    return record
+
+
+def _checks(results: dict[str, Any]) -> list[dict[str, Any]]:
+    frozen, chosen = results["train"]["frozen"], results["select"]
+    difference = results["evaluate"]["reload"]["max_difference"]
+    trained = results["train"]["trainable"]
+    return [
+        {
+            "name": "frozen tensors are bit-identical",
+            "ok": frozen["identical"] == frozen["total"] > 0,
+            "detail": f"{frozen['identical']} of {frozen['total']}",
+        },
+        {
+            "name": "the saved adapter reloads to the same logits",
+            "ok": difference == 0,
+            "detail": f"largest difference {difference:g}",
+        },
+        {
+            "name": "the trained parameters are the plan's",
+            "ok": trained == chosen["trainable"],
+            "detail": f"{trained:,} of {chosen['total']:,}",
+        },
+    ]

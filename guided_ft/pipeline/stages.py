@@ -1,0 +1,251 @@
+"""The stages of a run: functions from what earlier stages wrote to what is to be remembered.
+
+Every stage loads the model afresh, so that none sees what another did to it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import GuidedError
+from ..models import load_model, load_tokenizer
+from ..plan.plan import Plan
+from ..scorers.catalogue import find
+from ..selection.budget import select
+from ..selection.scoremap import ScoreMap
+from ..system.files import read_arrays
+from .data import answer_of, load_rows
+
+if TYPE_CHECKING:
+    from ..recipe.recipe import Recipe
+    from ..task.task import Task
+
+RETAIN_SEED = 1_000_000
+"""Added to the recipe's seed for the held-out text, so that retention is never measured on the text localized with."""
+
+
+HELD_OUT = "held_out.jsonl"
+
+
+class Run:
+    """A recipe, its folder, and what all stages need."""
+
+    def __init__(self, recipe: Recipe, trust_remote_code: bool = False, folder: Path | None = None) -> None:
+        self.recipe = recipe
+        self.folder = folder or recipe.output_dir
+        self.trust = trust_remote_code
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        return load_tokenizer(self.recipe.model, trust_remote_code=self.trust)
+
+    @cached_property
+    def rows(self) -> tuple[list[dict], list[dict]]:
+        recipe = self.recipe
+        rows = load_rows(recipe.data, recipe.seed, recipe.train.trainer)
+        if not isinstance(rows[0][0]["prompt"], str) and not self.tokenizer.chat_template:
+            raise GuidedError(f"data: {recipe.model!r} has no chat template for messages (write prompts as text)")
+        return rows
+
+    def model(self) -> Any:
+        """Load the base model afresh."""
+        gc.collect()
+        recipe = self.recipe
+        return load_model(
+            recipe.model, dtype=recipe.dtype, quantization=recipe.quantization, trust_remote_code=self.trust
+        )
+
+    def task(self, rows: list[dict], batch_size: int, name: str = "") -> Task:
+        from ..task.task import Task
+
+        return Task.from_dataset(
+            rows,
+            self.tokenizer,
+            max_length=self.recipe.train.max_length,
+            batch_size=batch_size,
+            beta=self.recipe.train.beta,
+            name=name or self.recipe.data.name or Path(str(self.recipe.data.path)).stem,
+        )
+
+    @property
+    def expected(self) -> list[str]:
+        """The right answers to the test prompts."""
+        return [answer_of(row) for row in self.rows[1]]
+
+    @cached_property
+    def answer_length(self) -> int:
+        """Tokens of an answer: as asked, or as the right ones need."""
+        from .evaluate import answer_length
+
+        asked = self.recipe.evaluate.max_new_tokens
+        limit = self.recipe.train.max_length
+        return answer_length(self.tokenizer, self.expected, limit, None if isinstance(asked, str) else asked)
+
+
+def before(run: Run) -> dict[str, Any]:
+    """Measure the base model, and sample the text that retention is measured on."""
+    # The rows first: what is wrong with them is told before the model is loaded, and both before anything is removed.
+    rows, model = run.rows[1], run.model()
+    (run.folder / HELD_OUT).unlink(missing_ok=True)
+    return _measure(run, rows, model, None)
+
+
+def localize(run: Run) -> dict[str, Any]:
+    """Score the components and write the map."""
+    from ..scorers.localize import localize as score
+    from ..task.task import Task
+
+    settings = run.recipe.localize
+    task = run.task(run.rows[0][: settings.examples], settings.batch_size)
+
+    def load(path: str) -> Task:
+        length = run.recipe.train.max_length
+        return Task.load(path, run.tokenizer, max_length=length, batch_size=settings.batch_size)
+
+    retain: str | Task | None = {"none": None, "self": "self"}.get(settings.retain, settings.retain)
+    if isinstance(retain, str) and retain != "self":
+        retain = load(retain)
+    options: dict[str, Any] = {**settings.options}
+    if "against" in options:
+        options["against"] = [load(path) for path in against_files(settings.options)]
+    scores = score(run.model(), task, settings.method, retain, _kinds(run), seed=run.recipe.seed, **options)
+    scores.save(run.folder / "scores.safetensors")
+    return {"meta": scores.meta, "hash": task.hash, "sizes": {k: int(scores.of(k).size) for k in scores.kinds}}
+
+
+def against_files(options: dict[str, Any]) -> list[str]:
+    """The sets that a method compares with: paths, separated by commas."""
+    return [path.strip() for path in str(options.get("against", "")).split(",") if path.strip()]
+
+
+def _kinds(run: Run) -> tuple[str, ...]:
+    """Score all kinds there are, for the picture; exact ablation only those that may be chosen, for the time."""
+    method = run.recipe.localize.method
+    return tuple(run.recipe.select.kinds) if method == "ablation" else find(method).kinds
+
+
+def choose(run: Run) -> dict[str, Any]:
+    """Spend the budget and write the selection and the plan."""
+    scores = ScoreMap.load(run.folder / "scores.safetensors")
+    return _plan(run, scores, run.recipe.select.strategy, run.recipe.seed, run.folder)
+
+
+def _plan(run: Run, scores: ScoreMap, strategy: str, seed: int, folder: Path) -> dict[str, Any]:
+    recipe = run.recipe
+    selection = select(
+        scores,
+        recipe.select.budget,
+        recipe.select.kinds,
+        strategy,
+        seed=seed,
+        whole=recipe.train.mode == "freeze",
+        first_layer=recipe.select.first_layer,
+    )
+    plan = Plan(selection, recipe.train.mode, recipe.train.rank, recipe.train.lr_scale)
+    selection.save(folder / "selection.json")
+    plan.save(folder / "plan.json")
+    return {
+        "counts": selection.counts(),
+        "trainable": plan.num_parameters,
+        "total": selection.anatomy.num_parameters,
+        "modules": len({part.module for part in selection.slices()}),
+    }
+
+
+def train(run: Run, folder: Path | None = None) -> dict[str, Any]:
+    """Train the plan of a folder and save the result beside it."""
+    from .training import train as fit
+
+    folder = folder or run.folder
+    plan = Plan.load(folder / "plan.json")
+    return fit(run.recipe, plan, run.rows[0], _probe(run), run.model(), run.tokenizer, folder)
+
+
+def after(run: Run, folder: Path | None = None) -> dict[str, Any]:
+    """Measure what was saved, not what is in memory: loaded from disk like any user would."""
+    import torch
+
+    from .training import probe_logits
+
+    folder = folder or run.folder
+    model, reference = _tuned(run, folder)
+    kept = torch.from_numpy(read_arrays(folder / "probe.safetensors")["logits"])
+    difference = float((probe_logits(model, _probe(run)) - kept).abs().max())
+    return {"reload": {"max_difference": difference}, **_measure(run, run.rows[1], model, reference)}
+
+
+def _probe(run: Run) -> Task:
+    return run.task((run.rows[1] or run.rows[0])[:4], batch_size=4)
+
+
+def _tuned(run: Run, folder: Path) -> tuple[Any, Callable[[], contextlib.AbstractContextManager[Any]]]:
+    """The trained model, and a way to ask the base."""
+    if (folder / "adapter" / "adapter_config.json").exists():
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(run.model(), folder / "adapter").eval()
+
+        @contextlib.contextmanager
+        def base() -> Iterator[Any]:
+            with model.disable_adapter():
+                yield model
+
+        return model, base
+    plain = run.model()
+    return load_model(str(folder / "adapter"), dtype=run.recipe.dtype), lambda: contextlib.nullcontext(plain)
+
+
+def _measure(run: Run, rows: list[dict], model: Any, reference: Any) -> dict[str, Any]:
+    from .evaluate import answers, exact_match, preference_accuracy, retention
+
+    batch_size = run.recipe.evaluate.batch_size
+    scores: dict[str, Any] = {}
+    found: list[str] = []
+    if rows:
+        prompts = [row["prompt"] for row in rows]
+        found = answers(model, run.tokenizer, prompts, max_new_tokens=run.answer_length, batch_size=batch_size)
+        task = run.task(rows, batch_size)
+        # What was trained for comes first: the verdict goes by it.
+        scores = {"preference_accuracy": preference_accuracy(model, task)} if task.is_preference else {}
+        scores |= {"exact_match": exact_match(found, run.expected)}
+    text = _held_out_text(run)
+    kept = retention(model, text, reference) if text is not None else None
+    return {"scores": scores | {"examples": len(rows)}, "retention": kept, "answers": found[:5]}
+
+
+def _held_out_text(run: Run) -> Task | None:
+    """The text that retention is measured on: sampled once by the base model, or the user's own."""
+    from ..scorers.self_text import self_text
+    from ..task.task import Task
+
+    settings = run.recipe.evaluate
+    if settings.retention == "none":
+        return None
+    if settings.retention != "self":
+        text = Task.load(settings.retention, run.tokenizer, max_length=settings.retention_tokens, batch_size=8)
+        return text.take(settings.retention_examples)
+    path = run.folder / HELD_OUT
+    if not path.exists():
+        text = self_text(
+            run.model(),
+            num_examples=settings.retention_examples,
+            num_tokens=settings.retention_tokens,
+            seed=run.recipe.seed + RETAIN_SEED,
+        )
+        text.save(path)
+    return Task.load(path, name="self")
+
+
+def control(run: Run) -> dict[str, Any]:
+    """The same budget, kinds, training and measuring, on components drawn at random."""
+    folder = run.folder / "control"
+    scores = ScoreMap.load(run.folder / "scores.safetensors")
+    # Another seed than the selection's: a recipe that itself draws at random gets a second draw.
+    chosen = _plan(run, scores, "random", run.recipe.seed + 1, folder)
+    trained = train(run, folder)
+    return {"plan": chosen, "train": trained, "after": after(run, folder)}

@@ -1,0 +1,182 @@
+"""Train a plan with TRL: the one place that builds a trainer."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from datasets import Dataset, disable_progress_bars
+from torch import nn
+from transformers import PrinterCallback, ProgressCallback
+from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+
+from ..callback.callback import GuidedCallback
+from ..callback.checkpoint import checkpoints, newest_complete
+from ..plan.modes import PACE
+from ..plan.plan import Plan
+from ..system.files import read_json, write_arrays, write_json
+from ..task.task import Task
+
+if TYPE_CHECKING:
+    from ..recipe.recipe import Recipe
+
+
+def train(
+    recipe: Recipe, plan: Plan, rows: list[dict[str, Any]], probe: Task, model: nn.Module, tokenizer: Any, folder: Path
+) -> dict[str, Any]:
+    """Train ``plan`` on ``rows``; save checkpoints in ``folder/train`` and the result in ``folder/adapter``.
+
+    Continues from the newest complete checkpoint of the same plan and data, if there is one.
+
+    Args:
+        probe: a batch whose logits are kept in ``folder/probe.safetensors``, to compare the reloaded model with.
+
+    Returns:
+        ``loss`` ``[[step, loss], ...]``, ``frozen``, ``learning_rate``, ``seconds`` (of training), ``resumed_from``,
+        ``trainable``.
+    """
+    checkpoint = _resumable(recipe, plan, folder / "train")
+    wanted = recipe.train.prefix_cache
+    callback = GuidedCallback(plan, learning_rate=None, prefix_cache=None if wanted == "none" else wanted)
+    trainer = _TRAINERS[recipe.train.trainer](recipe, plan, rows, model, tokenizer, folder / "train", callback)
+    _show_progress(trainer)
+    began = time.perf_counter()
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    seconds = time.perf_counter() - began
+    trained = trainer.model
+    trained.eval()
+    _save(trained, tokenizer, folder / "adapter")
+    write_arrays(folder / "probe.safetensors", {"logits": probe_logits(trained, probe).numpy()})
+    certificate, engine = callback.certificate, callback.engine
+    assert certificate is not None
+    assert engine is not None
+    return {
+        "loss": [[entry["step"], entry["loss"]] for entry in trainer.state.log_history if "loss" in entry],
+        "frozen": {"identical": certificate.identical, "total": certificate.total},
+        "learning_rate": learning_rate(recipe, plan),
+        "seconds": seconds,
+        "prefix": engine.summary(),
+        "resumed_from": checkpoint.name if checkpoint else None,
+        "trainable": plan.num_parameters,
+    }
+
+
+@torch.no_grad()
+def probe_logits(model: nn.Module, probe: Task) -> torch.Tensor:
+    """Logits of the first batch, float32 on the CPU."""
+    batch = next(probe.batches(next(model.parameters()).device))
+    out = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)
+    return out.logits.float().cpu()
+
+
+def _resumable(recipe: Recipe, plan: Plan, folder: Path) -> Path | None:
+    """The checkpoint to go on from. What another plan or setting left behind is removed first."""
+    request = {"plan": plan.hash, "train": recipe.train.model_dump(mode="json"), "seed": recipe.seed}
+    request |= {"data": recipe.data.model_dump(mode="json"), "model": recipe.model, "dtype": recipe.dtype}
+    request |= {"quantization": recipe.quantization}
+    record = folder / "request.json"
+    if record.exists() and read_json(record, "request").get("request") == request:
+        good = newest_complete(folder, plan.hash)
+        for path in checkpoints(folder):
+            if good is None or int(path.name.split("-")[1]) > int(good.name.split("-")[1]):
+                shutil.rmtree(path)
+        return good
+    shutil.rmtree(folder, ignore_errors=True)
+    write_json(record, {"kind": "request", "version": 1, "request": request})
+    return None
+
+
+def _save(model: nn.Module, tokenizer: Any, folder: Path) -> None:
+    """Write the adapter (or, in freeze mode, the model) into a folder that appears complete or not at all."""
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    model.save_pretrained(temporary)  # type: ignore[operator]
+    tokenizer.save_pretrained(temporary)
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.rename(folder)
+
+
+class _Bar(ProgressCallback):
+    """A progress bar without a line per logged step."""
+
+    def on_log(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+
+def _show_progress(trainer: Any) -> None:
+    for chatty in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(chatty)
+    if sys.stderr.isatty():
+        trainer.add_callback(_Bar)
+
+
+def learning_rate(recipe: Recipe, plan: Plan) -> float:
+    """The recipe's own, or what its plan suggests."""
+    asked = recipe.train.learning_rate
+    return plan.learning_rate * PACE[recipe.train.trainer] if asked == "auto" else asked
+
+
+def _common(recipe: Recipe, plan: Plan, folder: Path) -> dict[str, Any]:
+    settings = recipe.train
+    return {
+        "output_dir": str(folder),
+        "max_steps": settings.steps,
+        "per_device_train_batch_size": settings.batch_size,
+        "gradient_accumulation_steps": settings.accumulate,
+        "learning_rate": learning_rate(recipe, plan),
+        "lr_scheduler_type": settings.lr_scheduler,
+        "warmup_steps": settings.warmup_steps,
+        "weight_decay": settings.weight_decay,
+        "max_grad_norm": settings.max_grad_norm,
+        "max_length": settings.max_length,
+        # Few different lengths: stored states are found again only at the padded length that they were computed at.
+        "pad_to_multiple_of": 8,
+        "gradient_checkpointing": settings.gradient_checkpointing,
+        "save_strategy": "steps",
+        "save_steps": settings.save_steps,
+        # Two, so that one complete checkpoint is left if the save of the next is cut off.
+        "save_total_limit": 2,
+        "logging_steps": 1,
+        "report_to": [],
+        "seed": recipe.seed,
+        "bf16": False,
+        "use_cpu": not torch.cuda.is_available(),
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        "disable_tqdm": not sys.stderr.isatty(),
+    }
+
+
+def _sft(recipe: Recipe, plan: Plan, rows: list, model: Any, tokenizer: Any, folder: Path, callback: Any) -> SFTTrainer:
+    return SFTTrainer(
+        model,
+        args=SFTConfig(**_common(recipe, plan, folder), packing=False),
+        train_dataset=_dataset(rows),
+        processing_class=tokenizer,
+        peft_config=plan.peft_config(),
+        callbacks=[callback],
+    )
+
+
+def _dpo(recipe: Recipe, plan: Plan, rows: list, model: Any, tokenizer: Any, folder: Path, callback: Any) -> DPOTrainer:
+    return DPOTrainer(
+        model,
+        args=DPOConfig(**_common(recipe, plan, folder), beta=recipe.train.beta),
+        train_dataset=_dataset(rows),
+        processing_class=tokenizer,
+        peft_config=plan.peft_config(),
+        callbacks=[callback],
+    )
+
+
+_TRAINERS = {"sft": _sft, "dpo": _dpo}
+
+
+def _dataset(rows: list[dict[str, Any]]) -> Dataset:
+    if not sys.stderr.isatty() or len(rows) < 10_000:
+        # Fewer are tokenized in a second or two.
+        disable_progress_bars()
+    return Dataset.from_list(rows)

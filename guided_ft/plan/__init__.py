@@ -1,0 +1,3 @@
+"""``Plan``: a selection and the way it is trained."""
+
+from .plan import Plan as Plan

@@ -1,0 +1,234 @@
+"""The kinds of values in a recipe: what pydantic checks, and next to it what a person is told. Imports no torch."""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, Field
+from pydantic.fields import FieldInfo
+
+from ..errors import MANY, GuidedError, did_you_mean
+from .strict_yaml import CONTROL, shown
+
+
+@dataclass(frozen=True)
+class Says:
+    """What a field expects and what to write instead; ``{default}`` becomes the field's default, or ``example``."""
+
+    expects: str
+    mend: str = "write a number such as {default}"
+    example: Any = 1
+
+
+def show(value: Any) -> str:
+    """A value as it may appear in a message: on one line, not long, in YAML's words."""
+    if value is None or isinstance(value, bool):
+        return {None: "nothing", True: "true", False: "false"}[value]
+    if isinstance(value, str):
+        return shown(value)
+    if isinstance(value, int | float):
+        return str(value) if abs(value) < 1e30 or isinstance(value, float) else "a huge number"
+    if isinstance(value, Mapping):
+        return "a mapping"
+    return "a list" if isinstance(value, list | tuple) else f"a {type(value).__name__}"
+
+
+def wrong_word(value: Any, known: Iterable[str]) -> str:
+    """The message for a value that is not one of the ``known`` words."""
+    words = list(known)
+    if isinstance(value, str):
+        return f"unknown value {show(value)} ({did_you_mean(value[:60], words)})"
+    # A bare no, off or ~ is not text in YAML; who writes it means the word none, where there is one.
+    mend = "write none" if "none" in words and not value else f"write a word such as {words[0]}"
+    expected = listed(words) if len(words) <= MANY else f"one of {len(words)} words"
+    return f"expected {expected}, got {show(value)} ({mend})"
+
+
+def listed(words: Iterable[str]) -> str:
+    """``a, b or c``."""
+    *first, last = words
+    return f"{', '.join(first)} or {last}" if first else last
+
+
+@functools.cache
+def leaves(model: type[BaseModel]) -> Mapping[str, FieldInfo]:
+    """The key paths of a model of models (``train.steps``) and their fields."""
+    found: dict[str, FieldInfo] = {}
+    for key, info in model.model_fields.items():
+        inner = section(info)
+        found |= {f"{key}.{k}": f for k, f in leaves(inner).items()} if inner else {key: info}
+    return MappingProxyType(found)
+
+
+def section(info: FieldInfo | None) -> type[BaseModel] | None:
+    """The model below a field, if it is a section."""
+    kind = info.annotation if info else None
+    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+
+
+# -- checks: each returns the value or raises GuidedError("what (mend)"); the key is put before it later --------------
+def _text(value: Any) -> str:
+    if value is None or (isinstance(value, str) and not value.strip()):
+        raise GuidedError(f"expected text, got {show(value)} (write some or leave the key out)")
+    if not isinstance(value, str):
+        mend = "put it in quotes" if isinstance(value, bool | int | float) else "write a single text"
+        raise GuidedError(f"expected text, got {show(value)} ({mend})")
+    if CONTROL.search(value):
+        raise GuidedError(f"a control character in {show(value)} (remove it)")
+    return value
+
+
+def _free_text(value: Any) -> str:
+    # Spaces alone, or nothing, may well be meant.
+    return value if isinstance(value, str) and value.strip(" ") == "" else _text(value)
+
+
+def _place(value: Any) -> str:
+    if "://" in _text(value):
+        raise GuidedError(f"{show(value)} is a URL, and these are not read (write a hub id or a path)")
+    return value
+
+
+def _name(value: Any) -> str:
+    # The name becomes a folder.
+    if any(c in _text(value) for c in "/\\:\n") or value.startswith(".") or len(value) > 100:
+        raise GuidedError(f"{show(value)} cannot name a folder (use up to 100 letters, digits, - and _)")
+    return value
+
+
+def _kept(value: Any) -> str:
+    if isinstance(value, str) and (value in ("self", "none") or value.endswith((".jsonl", ".txt"))):
+        return _place(value)
+    mend = "write none" if value is None or value is False else "write self, or a path that ends in .jsonl or .txt"
+    raise GuidedError(f"expected self, none or a .jsonl or .txt file, got {show(value)} ({mend})")
+
+
+def _method(value: Any) -> str:
+    from ..scorers.catalogue import CATALOGUE
+
+    return _known(value, CATALOGUE)
+
+
+def _strategy(value: Any) -> str:
+    from ..selection.budget import STRATEGIES
+
+    return _known(value, STRATEGIES)
+
+
+def _known(value: Any, table: Mapping[str, Any]) -> str:
+    if not isinstance(value, str) or value not in table:
+        raise GuidedError(wrong_word(value, table))
+    return value
+
+
+def _budget(value: Any) -> str | float | int:
+    from ..selection.budget import parse_budget
+
+    try:
+        if isinstance(value, str | float | int):
+            parse_budget(value, total=10**15)  # the model's size is not known yet: any count may be right
+            return value
+    except ValueError:
+        pass
+    what = "expected a share above 0 up to 100%, or a number of parameters"
+    raise GuidedError(f"{what}, got {show(value)} (write 2%, 0.02 or 100000)")
+
+
+def _cache_size(value: Any) -> str | int:
+    from ..system.sizes import parse_size
+
+    try:
+        if value == "none" or parse_size(value):
+            return value
+    except GuidedError:
+        pass
+    raise GuidedError(f"expected auto, none or a size, got {show(value)} (write 1GB)")
+
+
+def _rate(value: Any) -> str | float:
+    if value == "auto" or (isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf):
+        return value if value == "auto" else float(value)
+    raise GuidedError(f"expected auto or a number above 0, got {show(value)} (write a number such as 0.005)")
+
+
+def _length(value: Any) -> str | int:
+    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and value > 0):
+        return value
+    raise GuidedError(f"expected auto or an integer above 0, got {show(value)} (write auto)")
+
+
+def _amount(least: int) -> BeforeValidator:
+    """A number of examples: ``auto``, a count, or a share of all there are."""
+
+    def check(value: Any) -> str | int:
+        if isinstance(value, int) and not isinstance(value, bool) and value >= least:
+            return value
+        share = isinstance(value, str) and re.fullmatch(r"\d{1,2}(\.\d+)?%", value)
+        if value == "auto" or (share and parse_share(value) >= least / 1e6):
+            return value
+        what = f"expected auto, a share below 100% or an integer {'of at least 0' if least == 0 else 'above 0'}"
+        raise GuidedError(f"{what}, got {show(value)} (write auto, 20% or 100)")
+
+    return BeforeValidator(check)
+
+
+def parse_share(value: str) -> float:
+    """``20%`` as 0.2."""
+    return float(value.removesuffix("%")) / 100
+
+
+def _kinds(value: Any) -> list[str]:
+    from ..anatomy.component import KINDS
+
+    if not isinstance(value, list | tuple):
+        raise GuidedError(f"expected a list, got {show(value)} (write [head, neuron])")
+    if not value:
+        raise GuidedError("an empty list chooses nothing (write [head, neuron])")
+    for kind in value:
+        _known(kind, dict.fromkeys(KINDS))
+    if len(set(value)) < len(value):
+        raise GuidedError(f"a kind is written twice (write [{', '.join(dict.fromkeys(value))}])")
+    return list(value)
+
+
+def _option(value: Any) -> int | float | str | bool:
+    if isinstance(value, str):
+        return _free_text(value)
+    if not isinstance(value, bool | int | float) or (isinstance(value, float) and not math.isfinite(value)):
+        raise GuidedError(f"expected a number, text, true or false, got {show(value)} (write a single value)")
+    return value
+
+
+# -- types ------------------------------------------------------------------------------------------------------------
+Count = Annotated[int, Field(strict=True, gt=0), Says("an integer above 0")]
+Rank = Annotated[int | None, Field(strict=True, gt=0), Says("an integer above 0", example=8)]
+Steps = Annotated[int, Field(strict=True, ge=0), Says("an integer of at least 0")]
+# NumPy takes no larger seed.
+Seed = Annotated[int, Field(strict=True, ge=0, lt=2**32), Says(f"an integer from 0 to {2**32 - 1}")]
+Rate = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False), Says("a number above 0")]
+Decay = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False), Says("a number of at least 0")]
+Flag = Annotated[bool, Field(strict=True), Says("true or false", "write true or false")]
+Text = Annotated[str, BeforeValidator(_text)]
+FreeText = Annotated[str, BeforeValidator(_free_text)]
+Place = Annotated[str, BeforeValidator(_place)]
+Name = Annotated[str, BeforeValidator(_name)]
+Kept = Annotated[str, BeforeValidator(_kept)]
+Method = Annotated[str, BeforeValidator(_method)]
+Strategy = Annotated[str, BeforeValidator(_strategy)]
+Budget = Annotated[str | float | int, BeforeValidator(_budget)]
+CacheSize = Annotated[str | int, BeforeValidator(_cache_size)]
+AnswerLength = Annotated[Literal["auto"] | int, BeforeValidator(_length)]
+TrainAmount = Annotated[str | int, _amount(least=1)]
+TestAmount = Annotated[str | int, _amount(least=0)]
+LearningRate = Annotated[Literal["auto"] | float, BeforeValidator(_rate)]
+Kinds = Annotated[tuple[Literal["layer", "head", "neuron"], ...], BeforeValidator(_kinds)]
+Options = Annotated[
+    dict[str, Annotated[int | float | str | bool, BeforeValidator(_option)]],
+    Says("a mapping of options", "write it as {{key: value}}"),
+]

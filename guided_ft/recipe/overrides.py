@@ -1,0 +1,101 @@
+"""``key.path=value`` on the command line: the same keys and the same YAML as in the file. Imports no torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import PurePath
+from typing import Any
+
+from pydantic import BaseModel
+
+from ..errors import GuidedError
+from .fields import leaves, listed
+from .mends import Problem, RecipeError, spell
+from .strict_yaml import parse, shown
+
+WHERE = "override"
+
+DATA_FILES = (".jsonl", ".ndjson")
+"""Endings of files of examples: such a file can stand for a whole data section, and for a recipe."""
+
+
+def apply(overrides: Sequence[str], data: dict[str, Any], model: type[BaseModel]) -> set[str]:
+    """Set the overrides in ``data``, the last one winning, and return the key paths that were set.
+
+    A key may be written without its section where only one section has it: ``budget=1%``. Unknown keys are set as they
+    are, for the validation to find. ``data=FILE`` trains on a file; where the source of the data changes, what the
+    recipe says about its own data is dropped.
+
+    Raises:
+        GuidedError: if a text is not ``key=value``, the value is not YAML, or the key could be one of several.
+    """
+    touched: set[str] = set()
+    values: list[tuple[list[str], Any]] = []
+    problems: list[Problem] = []
+    for override in overrides:
+        typed, equals, value = override.partition("=")
+        typed = typed.strip()
+        if not (typed and equals):
+            raise GuidedError(f"{WHERE}: {shown(override)} is not KEY=VALUE (write it like steps=50)")
+        paths = _paths(typed, model)
+        path = paths[0].split(".")
+        if len(paths) > 1:
+            problems.append((typed, f"several keys have this name (write {listed(paths)})"))
+            continue
+        read = parse(value, f"{WHERE}: {spell(path)}", lines=False)
+        if path == ["data"] and isinstance(read, str) and read.endswith(DATA_FILES):
+            values += [(["data", "source"], "file"), (["data", "path"], read)]
+        else:
+            values.append((path, read))
+    _change_source({".".join(path): value for path, value in values}, data)
+    for path, value in values:
+        if _put(data, path, value):
+            touched.add(spell(path))
+        else:
+            problems.append((spell(path), f"unknown key ({spell(path[:-1])} has no keys below it)"))
+    if problems:
+        raise RecipeError(problems, WHERE)
+    return touched
+
+
+def _change_source(values: Mapping[str, Any], data: dict[str, Any]) -> None:
+    """Drop what a recipe says about its own data (filter, counts, name, answer length) if others are named."""
+    own = data.get("data")
+    own = own if isinstance(own, dict) else {}
+    kind = own.get("source", "reasoning_gym")
+    named = {key: values.get(f"data.{key}") for key in ("source", "path", "name")}
+    if all(value in (None, own.get(key, kind if key == "source" else None)) for key, value in named.items()):
+        return
+    if not all(value is None or isinstance(value, str) for value in named.values()):
+        return  # not even text: the validation says so
+    path, name = named["path"], named["name"]
+    source = named["source"] or ("file" if path else kind if kind != "file" else "hub")
+    data["data"] = {"source": source}
+    if source == "reasoning_gym" and "preference" in own:
+        # That is how answers are made, not which.
+        data["data"]["preference"] = own["preference"]
+    data.pop("description", None)
+    if isinstance(data.get("evaluate"), dict):
+        data["evaluate"].pop("max_new_tokens", None)
+    stem = PurePath(path).stem if path else str(name or "").rpartition("/")[2]
+    data["name"] = re.sub(r"[^\w.-]+", "-", stem).strip("-.")[:100] or str(source)
+
+
+def _paths(typed: str, model: type[BaseModel]) -> list[str]:
+    if "." in typed or typed in model.model_fields:
+        return [typed]
+    return [path for path in leaves(model) if path.endswith(f".{typed}")] or [typed]
+
+
+def _put(data: dict[str, Any], path: list[str], value: Any) -> bool:
+    """Set a value deep in nested mappings; False if something on the way is not a mapping."""
+    for key in path[:-1]:
+        inner = data.get(key)
+        if inner is None:
+            inner = data[key] = {}
+        if not isinstance(inner, dict):
+            return False
+        data = inner
+    data[path[-1]] = value
+    return True

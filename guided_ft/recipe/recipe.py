@@ -1,0 +1,287 @@
+"""``Recipe``: a run written down as YAML, strictly read. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
+
+from ..errors import GuidedError, did_you_mean
+from ..system.files import write_text
+from . import overrides as _overrides
+from .fields import (
+    AnswerLength,
+    Budget,
+    CacheSize,
+    Count,
+    Decay,
+    Flag,
+    FreeText,
+    Kept,
+    Kinds,
+    LearningRate,
+    Method,
+    Name,
+    Options,
+    Place,
+    Rank,
+    Rate,
+    Says,
+    Seed,
+    Steps,
+    Strategy,
+    TestAmount,
+    Text,
+    TrainAmount,
+    leaves,
+)
+from .mends import Problem, RecipeError, translate
+from .strict_yaml import dump, read_mapping, shown
+
+MAX_STEPS = 10**9
+"""Above every real run."""
+
+
+class Section(BaseModel):
+    """Keys that belong together; unknown ones are refused, known ones never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Data(Section):
+    """What is learned, and what is held back to test it."""
+
+    source: Literal["reasoning_gym", "file", "hub"] = Field(
+        default="reasoning_gym", description="where the examples come from"
+    )
+    name: Text | None = Field(default=None, description="generator of reasoning_gym, or dataset id on the hub")
+    path: Place | None = Field(default=None, description="JSONL file of source file")
+    test_path: Place | None = Field(default=None, description="JSONL file of test examples")
+    split: Text = Field(default="train", description="split of a hub dataset")
+    options: Options = Field(default={}, description="options of the generator")
+    contains: FreeText | None = Field(default=None, description="keep only questions that contain this text")
+    preference: Flag = Field(default=False, description="make pairs: the right number against a wrong one")
+    train: TrainAmount = Field(
+        default="auto",
+        description="training examples: a number, a share (50%), or auto (800 drawn; of a file the rest)",
+    )
+    test: TestAmount = Field(
+        default="auto",
+        description="test examples, never trained on: a number, 0, a share, or auto (100; of a file 20%, at most 100)",
+    )
+
+
+class Localize(Section):
+    """How components are scored."""
+
+    method: Method = Field(default="attribution", description="scorer of the catalogue")
+    retain: Kept = Field(
+        default="self", description="what must be kept: self (text the model samples), none, or a file"
+    )
+    examples: Count = Field(default=32, description="training examples to score on")
+    batch_size: Count = Field(default=8, description="examples per forward pass")
+    options: Options = Field(default={}, description="options of the scorer")
+
+
+class Select(Section):
+    """What the scores are spent on."""
+
+    budget: Budget = Field(default="0.1%", description="share (0.1%, 0.001) or number of parameters to train")
+    kinds: Kinds = Field(default=("neuron",), description="what may be chosen: layer, head, neuron")
+    strategy: Strategy = Field(default="top", description="top, bottom, random, or shuffled within layers")
+    first_layer: Steps = Field(default=0, description="lowest layer that may be chosen: training stops below it")
+
+
+class Train(Section):
+    """How the chosen components are trained."""
+
+    trainer: Literal["sft", "dpo"] = Field(default="sft", description="supervised, or on preferences")
+    mode: Literal["slice", "freeze", "lora"] = Field(default="slice", description="how the choice is made trainable")
+    rank: Rank = Field(default=None, description="rank of lora, or of each slice (default: slices are trained in full)")
+    lr_scale: Rate = Field(default=1.0, description="factor on the learning rate of the chosen parts")
+    learning_rate: LearningRate = Field(
+        default="auto", description="peak learning rate of AdamW (auto: by the mode and by how much trains)"
+    )
+    steps: Annotated[int, Field(strict=True, gt=0, le=MAX_STEPS), Says(f"an integer from 1 to {MAX_STEPS}")] = Field(
+        default=100, description="optimizer steps"
+    )
+    batch_size: Count = Field(default=8, description="examples per forward pass")
+    accumulate: Count = Field(default=1, description="forward passes per optimizer step")
+    lr_scheduler: Literal["linear", "cosine", "constant", "constant_with_warmup"] = Field(
+        default="linear", description="course of the learning rate"
+    )
+    warmup_steps: Steps = Field(default=0, description="steps until the peak learning rate")
+    weight_decay: Decay = Field(default=0.0, description="AdamW's weight decay, on the chosen parts only")
+    max_grad_norm: Rate = Field(default=1.0, description="gradients are clipped to this norm")
+    max_length: Count = Field(default=256, description="tokens per example, longer ones are cut")
+    save_steps: Count = Field(default=50, description="steps between checkpoints")
+    beta: Rate = Field(default=0.1, description="DPO's pull towards the base model")
+    gradient_checkpointing: Flag = Field(default=False, description="save memory, take longer")
+    prefix_cache: CacheSize = Field(
+        default="auto", description="states kept between epochs: auto, none, or a size (1GB)"
+    )
+
+
+class Evaluate(Section):
+    """How before and after are compared."""
+
+    max_new_tokens: AnswerLength = Field(
+        default="auto", description="length of an answer (auto: a little more than the longest right one)"
+    )
+    batch_size: Count = Field(default=50, description="questions per batch")
+    retention: Kept = Field(default="self", description="text that must stay as likely: self, none, or a file")
+    retention_examples: Count = Field(default=32, description="texts of retention")
+    retention_tokens: Count = Field(default=48, description="tokens per text of retention")
+
+
+class Recipe(Section):
+    """One run, from the model to the report.
+
+    Example::
+
+        recipe = Recipe.load("quickstart", ["budget=1%", "train.steps=50"])
+        recipe.select.budget  # '1%'
+
+    Raises:
+        GuidedError: if anything is wrong, with one line per problem.
+    """
+
+    name: Name = Field(default="recipe", description="what to call the run (default: the file's name)")
+    description: FreeText = Field(default="", description="one line for people")
+    model: Place = Field(default="smollm2-135m-instruct", description="hub id or folder of the model")
+    dtype: Literal["float32", "bfloat16"] = Field(default="float32", description="of the base model's weights")
+    quantization: Literal["none", "nf4", "int8"] = Field(
+        default="none", description="of the base model's weights, by bitsandbytes"
+    )
+    seed: Seed = Field(default=0, description="of everything that is drawn")
+    output: Place | None = Field(default=None, description="run folder (default: runs/NAME)")
+    control: Literal["random", "none"] = Field(
+        default="random", description="also train a random choice of the same budget"
+    )
+    data: Data = Data()
+    localize: Localize = Localize()
+    select: Select = Select()
+    train: Train = Train()
+    evaluate: Evaluate = Evaluate()
+
+    def __init__(self, /, **data: Any) -> None:
+        problems: list[Problem] = []
+        try:
+            super().__init__(**data)
+        except ValidationError as error:
+            problems = translate(error, Recipe)
+        problems += _conflicts(data)
+        if problems:
+            raise RecipeError(problems)
+
+    @classmethod
+    def load(cls, path_or_name: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Recipe:
+        """Read a YAML file, or a shipped recipe by its name, and set ``key.path=value`` overrides in it.
+
+        A file of examples is the quickstart on these: ``Recipe.load("tickets.jsonl")``.
+        """
+        text = os.fspath(path_or_name)
+        if text.endswith(_overrides.DATA_FILES):
+            if not Path(text).is_file():
+                raise GuidedError(f"{shown(text)}: no such file (give a recipe, or a .jsonl file of examples)")
+            return cls.load("quickstart", [f"data={json.dumps(text)}", *overrides])
+        path = _find(path_or_name)
+        where = path.name if path.name.isprintable() else ascii(path.name)
+        data = {"name": path.stem, **read_mapping(path, where)}
+        touched = _overrides.apply(overrides, data, cls)
+
+        def source(key: str) -> str:
+            near = (t for t in touched if f"{key}.".startswith(f"{t}.") or f"{t}.".startswith(f"{key}."))
+            return _overrides.WHERE if any(near) else where
+
+        try:
+            return cls(**data)
+        except RecipeError as error:
+            raise RecipeError(error.problems, source) from None
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], where: str = "recipe") -> Recipe:
+        """Check plain data; ``where`` is what messages begin with."""
+        if not isinstance(data, Mapping) or not all(isinstance(key, str) for key in data):
+            raise GuidedError(f"{where}: not a mapping with text keys (give a dict such as Recipe.to_dict returns)")
+        try:
+            return cls(**data)
+        except RecipeError as error:
+            raise RecipeError(error.problems, where) from None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data with every default spelled out; ``from_dict`` reads it back."""
+        return self.model_dump(mode="json")
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the recipe as YAML with every default spelled out; ``load`` reads it back."""
+        write_text(path, "# A recipe with every default spelled out.\n" + dump(self.to_dict()))
+
+    @property
+    def output_dir(self) -> Path:
+        """The run folder."""
+        return Path(self.output) if self.output else Path("runs") / self.name
+
+
+def keys() -> Mapping[str, FieldInfo]:
+    """Every key path of a recipe (``train.steps``) with its field: default, description, type."""
+    return leaves(Recipe)
+
+
+def shipped() -> dict[str, Path]:
+    """The recipes that come with the package, by name."""
+    package = Path(__file__).parents[1]
+    inside = package / "recipes"
+    folder = inside if inside.is_dir() else package.parent / "recipes"
+    return {path.stem: path for path in sorted(folder.rglob("*.yaml"))}
+
+
+def _find(path_or_name: str | os.PathLike[str]) -> Path:
+    text = os.fspath(path_or_name)
+    if isinstance(path_or_name, Path) or "/" in text or os.sep in text or text.endswith((".yaml", ".yml")):
+        return Path(text)
+    known = shipped()
+    if text not in known:
+        raise GuidedError(f"{text!r}: no shipped recipe has this name ({did_you_mean(text[:60], known)})")
+    return known[text]
+
+
+def _conflicts(data: Mapping[str, Any]) -> list[Problem]:
+    """Values that are right alone and wrong together.
+
+    Works on data that may be wrong elsewhere, so that all problems are told at once.
+    """
+
+    def value(name: str, key: str) -> Any:
+        part = data.get(name, {})
+        if isinstance(part, Section):
+            return getattr(part, key)
+        fields = type(Recipe.model_fields[name].default).model_fields
+        return part.get(key, fields[key].default) if isinstance(part, Mapping) else None
+
+    found: list[Problem] = []
+    source, mode = value("data", "source"), value("train", "mode")
+    if source == "file" and value("data", "path") is None:
+        found.append(("data.path", "missing, source file needs one (write path: examples.jsonl)"))
+    if source in ("reasoning_gym", "hub") and value("data", "name") is None:
+        example = {"reasoning_gym": "chain_sum", "hub": "owner/dataset"}[source]
+        found.append(("data.name", f"missing, source {source} needs one (write name: {example})"))
+    for key in ("train", "test"):
+        if source == "reasoning_gym" and str(value("data", key)).endswith("%"):
+            found.append((f"data.{key}", "a generator draws without end, so it has no shares (write a number)"))
+    if mode == "freeze" and value("train", "rank") is not None:
+        found.append(("train.rank", "mode freeze has none (remove it, or write mode: slice or mode: lora)"))
+    if mode == "freeze" and data.get("quantization") in ("nf4", "int8"):
+        found.append(("quantization", "mode freeze trains the weights themselves (write none, or mode: slice)"))
+    if value("train", "trainer") == "dpo" and source == "reasoning_gym" and value("data", "preference") is False:
+        found.append(("data.preference", "trainer dpo needs pairs of answers (write preference: true)"))
+    if value("train", "trainer") == "sft" and source == "reasoning_gym" and value("data", "preference") is True:
+        found.append(
+            ("data.preference", "trainer sft learns single answers (write preference: false, or trainer: dpo)")
+        )
+    return found

@@ -1,0 +1,1 @@
+"""The scorers, one file per method or family of near ones. ``..catalogue`` names them."""

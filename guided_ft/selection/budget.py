@@ -1,0 +1,162 @@
+"""``select``: spend a budget of parameters on a ScoreMap. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+from ..anatomy import KINDS, Anatomy, Component
+from ..errors import GuidedError, pick
+from .scoremap import ScoreMap
+from .selection import Selection
+
+
+def parse_budget(budget: str | float | int, total: int) -> int:
+    """Return a number of parameters from ``"2%"``, a share such as ``0.02``, or a count such as ``100000``."""
+    text = str(budget).strip().replace("_", "")
+    try:
+        value = float(text.removesuffix("%"))
+    except ValueError:
+        raise GuidedError(f"budget: cannot read {budget!r} (write '2%', 0.02 or a number of parameters)") from None
+    if text.endswith("%"):
+        value = value / 100 * total
+    elif value < 1 or (isinstance(budget, float) and value == 1.0):
+        value *= total
+    if not 0 < value <= total:
+        raise GuidedError(f"budget: {budget!r} is not above 0 and at most the whole model ({total:,} parameters)")
+    return int(value)
+
+
+# -- strategies: each turns the scores of one kind into priorities, higher first ---------------------------------------
+def _top(scores: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    return scores
+
+
+def _bottom(scores: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    return -scores
+
+
+def _random(scores: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    return rng.random(scores.shape)
+
+
+def _shuffled(scores: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The same scores in the same layers, on other components: is it the units or only their layers?"""
+    return rng.permuted(scores.reshape(len(scores), -1), axis=1).reshape(scores.shape)
+
+
+STRATEGIES: dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = {
+    "top": _top,
+    "bottom": _bottom,
+    "random": _random,
+    "shuffled": _shuffled,
+}
+
+
+def select(
+    scores: ScoreMap,
+    budget: str | float | int = "2%",
+    kinds: Iterable[str] = ("head", "neuron"),
+    strategy: str = "top",
+    *,
+    seed: int = 0,
+    whole: bool = False,
+    first_layer: int = 0,
+) -> Selection:
+    """Choose components within a budget of parameters.
+
+    Components of different kinds compete by their quantile within their own kind, so scores of different scales can
+    be mixed, and a random choice of the same budget has the same make-up. The longest prefix of that order that fits
+    is taken: the budget is never exceeded and a larger budget only adds (nested). Ties go by name.
+
+    Args:
+        scores: the map to spend on.
+        budget: ``"2%"``, ``0.02`` or a number of parameters.
+        kinds: which of ``layer``, ``head``, ``neuron`` may be chosen.
+        strategy: ``top``, ``bottom``, ``random`` or ``shuffled`` (within layers; both drawn with ``seed``).
+        seed: of the random strategies.
+        whole: choose all heads or all neurons of a layer together (by their mean score), as ``freeze`` mode needs.
+        first_layer: leave the layers below this one alone: back-propagation stops there, and what enters it can be kept
+            from one epoch to the next.
+
+    Raises:
+        GuidedError: for an unknown kind or strategy, or if the budget buys nothing.
+    """
+    kinds = (kinds,) if isinstance(kinds, str) else tuple(dict.fromkeys(kinds))
+    if not kinds:
+        raise GuidedError("kinds: empty (choose from layer, head, neuron)")
+    for kind in kinds:
+        pick(dict.fromkeys(KINDS), kind, "kinds")
+    prioritize = pick(STRATEGIES, strategy, "strategy")
+    anatomy = scores.anatomy
+    limit = parse_budget(budget, anatomy.num_parameters)
+    if not 0 <= first_layer < anatomy.num_layers:
+        raise GuidedError(f"first_layer: {first_layer}, but this model has layers 0 to {anatomy.num_layers - 1}")
+
+    units: list[tuple[float, tuple[Component, ...]]] = []
+    for kind in sorted(kinds, key=KINDS.index):
+        values = scores.of(kind)
+        members = _members(anatomy, kind, whole)
+        if whole and kind != "layer":
+            values = values.mean(axis=1)
+        rng = np.random.default_rng([seed, KINDS.index(kind)])
+        ranked = np.argsort(-prioritize(values, rng).ravel(), kind="stable")
+        order = [i for i in ranked.tolist() if members[i][0].layer >= first_layer]
+        units += [((rank + 0.5) / len(order), members[i]) for rank, i in enumerate(order)]
+    units.sort(key=lambda ranked: ranked[0])
+
+    ledger = _Ledger(anatomy)
+    chosen: list[Component] = []
+    for _, unit in units:
+        if not ledger.add(unit, limit):
+            break
+        chosen += unit
+    if not chosen:
+        first = units[0][1]
+        share = anatomy.cost(first) / anatomy.num_parameters
+        name = first[0] if len(first) == 1 else f"{first[0]} to {first[-1]}"
+        raise GuidedError(f"budget: {budget} buys nothing: {name} alone costs {share:.3%} (raise the budget)")
+    how = {
+        "method": (scores.meta or {}).get("method"),
+        "strategy": strategy,
+        "budget": str(budget),
+        "budget_parameters": limit,
+        "kinds": list(kinds),
+        "seed": seed,
+        "whole": whole,
+        "first_layer": first_layer,
+    }
+    return Selection(anatomy, tuple(chosen), how, {c: scores.score(c) for c in chosen})
+
+
+def _members(anatomy: Anatomy, kind: str, whole: bool) -> list[tuple[Component, ...]]:
+    components = anatomy.components(kind)
+    size = anatomy.size(kind) if whole else 1
+    return [tuple(components[i : i + size]) for i in range(0, len(components), size)]
+
+
+class _Ledger:
+    """Adds components layer by layer and keeps the exact cost of the set without recounting all of it."""
+
+    def __init__(self, anatomy: Anatomy) -> None:
+        self.anatomy = anatomy
+        self.total = 0
+        self._layers: dict[int, tuple[set[Component], int]] = {}
+        self._neuron_cost = anatomy.cost([anatomy.component("neuron", 0, 0)])
+
+    def add(self, members: tuple[Component, ...], limit: int) -> bool:
+        """Add components of one layer if the total stays within ``limit``; say whether it did."""
+        layer = members[0].layer
+        inside, cost = self._layers.get(layer, (set(), 0))
+        wider = inside | set(members)
+        if all(m.kind == "neuron" for m in members) and Component("layer", layer) not in inside:
+            # Neurons share no weights, so their costs add up: the common case, kept linear.
+            new = cost + len(wider - inside) * self._neuron_cost
+        else:
+            new = self.anatomy.cost(wider)
+        if self.total - cost + new > limit:
+            return False
+        self._layers[layer] = (wider, new)
+        self.total += new - cost
+        return True

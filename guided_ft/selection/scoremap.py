@@ -1,0 +1,157 @@
+"""``ScoreMap``: what a scorer answers, as arrays with their provenance. Imports no torch."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..anatomy import KINDS, Anatomy, Component
+from ..errors import GuidedError
+from ..system.files import read_arrays, read_json, write_arrays, write_json
+
+
+@dataclass(frozen=True, eq=False)
+class ScoreMap:
+    """Scores of the components of one model for one task.
+
+    Args:
+        anatomy: whose components were scored.
+        layer: float32 ``[L]``, or None if layers were not scored.
+        head: float32 ``[L, H]``, or None.
+        neuron: float32 ``[L, N]``, or None; with experts, neuron ``n`` of expert ``e`` is at ``e * (N / E) + n``.
+        meta: provenance: method, options, model, data hash, retain, seconds, passes.
+    """
+
+    anatomy: Anatomy
+    layer: np.ndarray | None = None
+    head: np.ndarray | None = None
+    neuron: np.ndarray | None = None
+    meta: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        a = self.anatomy
+        shapes = {
+            "layer": (a.num_layers,),
+            "head": (a.num_layers, a.num_heads),
+            "neuron": (a.num_layers, a.num_neurons),
+        }
+        for kind, shape in shapes.items():
+            array = getattr(self, kind)
+            if array is None:
+                continue
+            array = np.asarray(array, dtype=np.float32)
+            if array.shape != shape:
+                raise GuidedError(f"scores.{kind}: shape {array.shape}, but this model needs {shape}")
+            if not np.isfinite(array).all():
+                where = np.argwhere(~np.isfinite(array))[0].tolist()
+                raise GuidedError(f"scores.{kind}: not finite at {where} (check the data and the model's dtype)")
+            object.__setattr__(self, kind, array)
+        object.__setattr__(self, "meta", dict(self.meta or {}))
+
+    @classmethod
+    def of_arrays(cls, anatomy: Anatomy, arrays: dict[str, np.ndarray], meta: dict[str, Any] | None = None) -> ScoreMap:
+        """Make a map from arrays by kind; layers may come as ``[L, 1]``."""
+        return cls(
+            anatomy,
+            layer=arrays["layer"].reshape(-1) if "layer" in arrays else None,
+            head=arrays.get("head"),
+            neuron=arrays.get("neuron"),
+            meta=meta,
+        )
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds that were scored."""
+        return tuple(kind for kind in KINDS if getattr(self, kind) is not None)
+
+    def of(self, kind: str) -> np.ndarray:
+        """Return the array of a kind. Raises GuidedError if that kind was not scored."""
+        if kind not in self.kinds:
+            raise GuidedError(f"kinds: this map has no scores for {kind!r} (it has: {', '.join(self.kinds)})")
+        return getattr(self, kind)
+
+    def score(self, component: Component) -> float:
+        array = self.of(self.anatomy.check(component).kind)
+        place = (component.layer, self.anatomy.position(component))
+        return float(array[component.layer] if component.kind == "layer" else array[place])
+
+    def top(self, kind: str, k: int = 10) -> list[tuple[Component, float]]:
+        """Return the ``k`` highest-scored components of a kind, best first; ties by name."""
+        flat = self.of(kind).ravel()
+        size = self.anatomy.size(kind)
+        order = np.argsort(-flat, kind="stable")[:k]
+        return [(self.anatomy.component(kind, int(i) // size, int(i) % size), float(flat[i])) for i in order]
+
+    def compare(self, other: ScoreMap, kind: str, k: int = 20) -> dict[str, float]:
+        """Return Spearman, Pearson and the overlap of the top ``k`` (a share, 0 to 1) with another map."""
+        mine, theirs = self.of(kind).ravel(), other.of(kind).ravel()
+        if mine.shape != theirs.shape:
+            raise GuidedError(f"compare: {mine.size} against {theirs.size} {kind}s (the maps are of different models)")
+        k = max(1, min(k, mine.size))
+        best = [set(np.argsort(-a, kind="stable")[:k].tolist()) for a in (mine, theirs)]
+        return {
+            "spearman": pearson(ranks(mine), ranks(theirs)),
+            "pearson": pearson(mine, theirs),
+            "overlap": len(best[0] & best[1]) / k,
+        }
+
+    def faithfulness(self, model: Any, task: Any, **options: Any) -> Any:
+        """Ask how much of the task the map's best components do alone, on held-out examples, beside random ones.
+
+        Example::
+
+            found = scores.faithfulness(model, held_out, kind="head")
+            found.cpr, found.cmd, found.random["cpr"]
+
+        Options and what is returned: ``guided_ft.scorers.faithfulness``.
+        """
+        from ..scorers.faithfulness import faithfulness
+
+        return faithfulness(self, model, task, **options)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write ``path`` (safetensors) and, beside it, the provenance as ``.json`` (for ``.safetensors``, or added)."""
+        data = {"kind": "scores", "version": 1, "anatomy": self.anatomy.to_dict(), "meta": self.meta}
+        write_json(_beside(path), data)
+        write_arrays(path, {kind: getattr(self, kind) for kind in self.kinds})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> ScoreMap:
+        beside, before = _beside(path), Path(path).with_suffix(".json")
+        # Maps that were written before the suffix was added to other names.
+        data = read_json(beside if beside.exists() or not before.exists() else before, "scores")
+        arrays = read_arrays(path)
+        unknown = set(arrays) - set(KINDS)
+        if unknown:
+            raise GuidedError(f"{path}: unknown array {sorted(unknown)[0]!r}")
+        if not isinstance(data.get("anatomy"), dict) or not isinstance(data.get("meta"), dict):
+            raise GuidedError(f"{path}: its .json lacks 'anatomy' or 'meta'")
+        return cls(Anatomy.from_dict(data["anatomy"]), meta=data["meta"], **arrays)
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{getattr(self, kind).size} {kind}s" for kind in self.kinds)
+        return f"ScoreMap({(self.meta or {}).get('method', '?')}: {sizes} of {self.anatomy.model_type})"
+
+
+def _beside(path: str | os.PathLike[str]) -> Path:
+    """Where the provenance of a map is: names that differ after a dot must not share it."""
+    path = Path(path)
+    return path.with_suffix(".json") if path.suffix == ".safetensors" else path.with_name(path.name + ".json")
+
+
+def ranks(values: np.ndarray) -> np.ndarray:
+    """Ranks from 0; ties share their mean rank."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    return (last - (counts + 1) / 2)[inverse.ravel()]
+
+
+def pearson(a: np.ndarray, b: np.ndarray) -> float:
+    # In float64 before the mean is taken: the float32 mean of equal scores need not equal them.
+    a, b = (x - x.mean() for x in (a.astype(np.float64), b.astype(np.float64)))
+    scale = np.sqrt((a @ a) * (b @ b))
+    return float(a @ b / scale) if scale else 0.0

@@ -1,0 +1,139 @@
+"""The only writer and reader of our files: JSON, text and safetensors, written atomically, read with care."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import GuidedError
+
+MAX_BYTES = 1 << 30
+"""Largest file that is read: far above any real map or plan, far below what would exhaust memory."""
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary path in the same folder that becomes ``path`` on success and vanishes on failure.
+
+    A reader sees the old file or the new one, never a part: write, fsync, rename.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | os.PathLike[str], data: Any) -> None:
+    """Write JSON; NaN and infinities are refused, because no other reader takes them."""
+    write_text(path, json.dumps(data, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
+    """Read a JSON object that says ``"kind": kind``. Raises GuidedError for anything else."""
+    try:
+        text = _read_bytes(path).decode("utf-8")
+        data = json.loads(text, parse_constant=_refuse_constant, parse_int=_read_integer)
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, GuidedError):
+            raise
+        raise GuidedError(f"{path}: not valid JSON ({error})") from None
+    if not isinstance(data, dict) or data.get("kind") != kind:
+        raise GuidedError(f"{path}: not a {kind} file")
+    return data
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _read_integer(digits: str) -> int:
+    if len(digits) > 300:
+        # No float holds it, and whoever divides by it or formats it would fail.
+        raise ValueError(f"a number of {len(digits)} digits")
+    return int(digits)
+
+
+def write_arrays(path: str | os.PathLike[str], arrays: dict[str, np.ndarray]) -> None:
+    from safetensors.numpy import save_file
+
+    with replacing(path) as temporary:
+        save_file({name: np.ascontiguousarray(a) for name, a in arrays.items()}, temporary)
+
+
+def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """Read a safetensors file. Raises GuidedError if it is damaged or too large."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        return load(_read_bytes(path))
+    except (SafetensorError, ValueError, TypeError, KeyError) as error:
+        if isinstance(error, GuidedError):
+            raise
+        raise GuidedError(f"{path}: not a valid safetensors file ({error})") from None
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    """Read a UTF-8 text file. Raises GuidedError if it is missing, too large or not text."""
+    try:
+        return _read_bytes(path).decode("utf-8")
+    except UnicodeDecodeError:
+        raise GuidedError(f"{path}: not UTF-8 text") from None
+
+
+def _read_bytes(path: str | os.PathLike[str]) -> bytes:
+    try:
+        size = os.stat(path).st_size
+        if size > MAX_BYTES:
+            raise GuidedError(f"{path}: {size} bytes is more than the {MAX_BYTES} that are read")
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise GuidedError(f"{path}: cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        if isinstance(error, GuidedError):
+            raise
+        raise GuidedError(f"{path!r}: cannot be read ({error})") from None
+
+
+def sha256(path: Path) -> str:
+    """Hash a file, of any size."""
+    state = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            state.update(block)
+    return state.hexdigest()
+
+
+def digest(*parts: Any) -> str:
+    """Hash JSON data, bytes and numpy arrays to 16 hex digits."""
+    state = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            state.update(f"{part.dtype}{part.shape}".encode())
+            part = np.ascontiguousarray(part).tobytes()
+        elif not isinstance(part, bytes):
+            part = json.dumps(part, sort_keys=True, default=str).encode()
+        state.update(hashlib.sha256(part).digest())
+    return state.hexdigest()[:16]

@@ -1,0 +1,68 @@
+"""Several processes as one: under torchrun each takes a share of the batches, and the sums are added up."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from ..errors import GuidedError
+from ..task.task import Task
+
+T = TypeVar("T")
+
+
+def size() -> int:
+    """Number of processes that work together; 1 outside of torchrun."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether the weights are spread over the processes, so that all must run the same passes together."""
+    return any(hasattr(parameter, "full_tensor") for parameter in model.parameters())
+
+
+def share(batches: Iterable[T], split: bool) -> Iterator[T]:
+    """The batches of this process: every ``size()``-th."""
+    return itertools.islice(batches, dist.get_rank(), None, size()) if split else iter(batches)
+
+
+def agree(task: Task) -> None:
+    """Raise GuidedError unless all processes ask the same question."""
+    if size() > 1:
+        hashes: list[Any] = [None] * size()
+        dist.all_gather_object(hashes, task.hash)
+        if len(set(hashes)) > 1:
+            raise GuidedError(f"task {task.name!r}: it differs between the processes (give all of them the same)")
+
+
+def same(value: T) -> T:
+    """What the first process has."""
+    if size() == 1:
+        return value
+    values: list[Any] = [value]
+    dist.broadcast_object_list(values, src=0)
+    return values[0]
+
+
+def wait() -> None:
+    """Go on when all processes have come here."""
+    if size() > 1:
+        dist.barrier()
+
+
+def reduce(values: dict[Any, torch.Tensor], operation: str = "sum") -> None:
+    """Add up (or take the ``max`` of) tensors over the processes, in place; one may lack keys that others have."""
+    shapes: list[Any] = [None] * size()
+    dist.all_gather_object(shapes, {key: (tuple(v.shape), v.dtype) for key, v in values.items()})
+    device = "cpu" if dist.get_backend() == "gloo" else torch.device("cuda", torch.cuda.current_device())
+    empty = 0.0 if operation == "sum" else -torch.inf
+    how = {"sum": dist.ReduceOp.SUM, "max": dist.ReduceOp.MAX}[operation]
+    for key, (shape, dtype) in sorted({k: s for part in shapes for k, s in part.items()}.items(), key=str):
+        mine = values[key].to(device) if key in values else torch.full(shape, empty, dtype=dtype, device=device)
+        dist.all_reduce(mine, how)
+        values[key] = mine

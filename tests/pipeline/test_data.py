@@ -1,0 +1,143 @@
+"""Rows: different, kept apart, and named when they are wrong."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from guided_ft.errors import GuidedError
+from guided_ft.pipeline.data import load_rows
+from guided_ft.recipe.recipe import Data
+
+SUMS = {
+    "name": "chain_sum",
+    "options": {"min_terms": 2, "max_terms": 2, "min_digits": 2, "max_digits": 2},
+    "contains": " + ",
+}
+
+
+def test_sums_are_right_and_no_prompt_is_in_both():
+    train, test = load_rows(Data(**SUMS, train=200, test=50), seed=0)
+    prompts = [row["prompt"] for row in train + test]
+    assert (len(train), len(test), len(set(prompts))) == (200, 50, 250)
+    for row in train + test:
+        left, right = row["prompt"].split(": ")[1].removesuffix(" =").split(" + ")
+        assert row["completion"] == f" {int(left) + int(right)}"
+
+
+def test_rows_repeat_with_the_seed():
+    first, second, other = (load_rows(Data(**SUMS, train=20, test=5), seed=s) for s in (0, 0, 1))
+    assert first == second != other
+
+
+def test_preferences_pair_the_right_number_with_a_wrong_one():
+    train, _ = load_rows(Data(**SUMS, preference=True, train=50, test=5), seed=0)
+    assert set(train[0]) == {"prompt", "chosen", "rejected"}
+    assert all(int(row["chosen"]) != int(row["rejected"]) for row in train)
+    assert all(abs(int(row["chosen"]) - int(row["rejected"])) <= 11 for row in train)
+
+
+def test_files_are_read_and_well_known_columns_renamed(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({"question": f"q{i % 8}", "answer": f"a{i}"}) + "\n" for i in range(10)))
+    train, test = load_rows(Data(source="file", path=str(path), train=5, test=3), seed=0)
+    assert {row["prompt"] for row in train}.isdisjoint(row["prompt"] for row in test)
+    assert all(row["completion"].startswith(" a") for row in train)
+
+
+def test_a_test_file_takes_its_prompts_out_of_training(tmp_path):
+    for name, numbers in (("train", range(6)), ("test", range(4, 7))):
+        rows = [{"prompt": f"p{i}", "completion": " c"} for i in numbers]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    data = Data(
+        source="file", path=str(tmp_path / "train.jsonl"), test_path=str(tmp_path / "test.jsonl"), train=4, test=3
+    )
+    train, test = load_rows(data)
+    assert [row["prompt"] for row in train] == ["p0", "p1", "p2", "p3"]
+    assert [row["prompt"] for row in test] == ["p4", "p5", "p6"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (SUMS | {"train": 8100, "test": 100}, "different training and 100 test rows"),
+        ({"name": "chain_sums"}, "reasoning_gym cannot make 'chain_sums'"),
+        ({"name": "chain_sum", "options": {"min_termz": 2}}, "reasoning_gym cannot make 'chain_sum'"),
+        ({"name": "chain_sum", "options": {"seed": 2}}, "'seed' is set by the recipe"),
+        ({"name": "spell_backward", "preference": True}, "is not a whole number"),
+        ({"source": "file", "path": "none.jsonl"}, "none.jsonl: cannot be read"),
+    ],
+)
+def test_what_cannot_be_had_is_named(settings, message):
+    with pytest.raises(GuidedError) as error:
+        load_rows(Data(**{"train": 20, "test": 5, **settings}))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def write(folder, *rows):
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return Data(source="file", path=str(folder / "rows.jsonl"), train=1, test=1)
+
+
+@pytest.mark.parametrize("line", ["[1]", "{", "[" * 100_000])
+def test_a_bad_line_is_named(tmp_path, line):
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n' + line + "\n")
+    with pytest.raises(GuidedError, match=r"rows.jsonl:2: not a JSON object"):
+        load_rows(Data(source="file", path=str(tmp_path / "rows.jsonl")))
+
+
+def test_lines_end_where_json_lines_end(tmp_path):
+    rows = [{"prompt": f"a\u2028b\u2029c\x85d{i}", "completion": "e"} for i in range(2)]
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+    (tmp_path / "rows.jsonl").write_bytes("\r\n".join([*lines, "", ""]).encode())
+    train, test = load_rows(Data(source="file", path=str(tmp_path / "rows.jsonl"), train=1, test=1))
+    assert sorted(row["prompt"] for row in train + test) == [row["prompt"] for row in rows]
+
+
+def test_the_input_of_an_instruction_is_part_of_the_prompt(tmp_path):
+    rows = [{"instruction": "Add.", "input": text, "output": "5"} for text in ("2 + 3", "1 + 4", " ")]
+    train, test = load_rows(write(tmp_path, *rows).model_copy(update={"train": 2}))
+    assert {row["prompt"] for row in train + test} == {"Add.\n\n2 + 3", "Add.\n\n1 + 4", "Add."}
+    assert all(row["completion"] == " 5" for row in train + test)
+
+
+def said(text, role="user"):
+    return [{"role": role, "content": text}]
+
+
+GOOD = {"prompt": "a", "completion": "b"}
+
+
+@pytest.mark.parametrize(
+    ("rows", "trainer", "keys"),
+    [
+        ([GOOD, {"messages": said("a")}], "sft", "messages"),
+        ([GOOD, {"text": "a"}], "sft", "text"),
+        ([GOOD, {"prompt": "c"}], "sft", "prompt"),
+        ([GOOD, {"prompt": "c", "completion": None}], "sft", "prompt, completion"),
+        ([GOOD, {"prompt": 1, "completion": 1}], "sft", "prompt, completion"),
+        ([GOOD, {"prompt": [], "completion": []}], "sft", "prompt, completion"),
+        ([GOOD, {"prompt": "c", "completion": said("b")}], "sft", "prompt, completion"),
+        ([GOOD, {"prompt": said("c"), "completion": said("b")}], "sft", "prompt, completion"),
+        ([GOOD, {"prompt": "c", "chosen": "d", "rejected": "e"}], "sft", "prompt, chosen, rejected"),
+        ([{"prompt": "c", "chosen": "d", "rejected": "e"}, GOOD], "dpo", "prompt, completion"),
+    ],
+)
+def test_a_row_that_the_trainer_cannot_take_is_named(tmp_path, rows, trainer, keys):
+    with pytest.raises(GuidedError) as error:
+        load_rows(write(tmp_path, *rows), trainer=trainer)
+    needs = {"sft": "prompt + completion", "dpo": "prompt + chosen + rejected"}[trainer]
+    assert str(error.value) == (
+        f"{tmp_path / 'rows.jsonl'}:2: not a row for trainer {trainer}, with keys '{keys}' (give every row {needs}, all "
+        "text or all lists of messages)"
+    )
+
+
+def test_a_row_of_the_hub_is_named_too(monkeypatch):
+    import datasets
+
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, split: [GOOD, {"text": "a"}])
+    with pytest.raises(GuidedError, match="data: 'owner/name' row 1: not a row for trainer sft, with keys 'text'"):
+        load_rows(Data(source="hub", name="owner/name", train=1, test=1))

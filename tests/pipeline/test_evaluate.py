@@ -1,0 +1,74 @@
+"""What is measured before and after: prompts as in training, padding and modes that change nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+
+import pytest
+import tiny
+import torch
+from families import make
+from scoring import preferences, sums
+from tokenizers.processors import TemplateProcessing
+
+from guided_ft.pipeline.evaluate import answers, preference_accuracy, retention
+from guided_ft.task.task import Task
+
+
+def test_chat_prompts_begin_as_they_do_in_training():
+    tokenizer, model, seen = tiny.tokenizer(), make("llama"), []
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 1)])
+    tokenizer.chat_template = "{{ bos_token }}{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    handle = model.register_forward_pre_hook(lambda m, a, kwargs: seen.append(kwargs["input_ids"]), with_kwargs=True)
+    for prompt, completion in (
+        ("1+3 =", " 4"),
+        ([{"role": "user", "content": "1+3 ="}], [{"role": "assistant", "content": " 4"}]),
+    ):
+        seen.clear()
+        answers(model, tokenizer, [prompt], max_new_tokens=1, progress=False)
+        (example,) = Task.from_dataset([{"prompt": prompt, "completion": completion}], tokenizer).examples
+        asked = seen[0][0].tolist()
+        assert asked.count(1) == 1
+        assert tuple(asked) == example[0].ids[: len(asked)]
+    handle.remove()
+
+
+@pytest.mark.parametrize("family", ["gpt2", "opt", "llama"])
+def test_padding_does_not_change_what_is_measured(family):
+    model, base = make(family), make(family, seed=1)
+    reference = lambda: contextlib.nullcontext(base)  # noqa: E731
+    right, left = (retention(model, sums(6, padding=side), reference) for side in ("right", "left"))
+    assert left == pytest.approx(right, rel=1e-4)
+    assert right["kl"] > 0.01
+
+
+def test_preferences_are_those_of_the_model_alone():
+    model, task = make("llama"), preferences(6)
+    with torch.no_grad():
+        margins = torch.cat([task.quantity(model, batch) for batch in task.batches()])
+    against = dataclasses.replace(task, reference=tuple((margins + 1).tolist()))
+    assert preference_accuracy(model, against) == preference_accuracy(model, task) > 0
+
+
+@pytest.mark.parametrize("what", ["answers", "preferences", "retention"])
+def test_dropout_takes_no_part_and_modes_are_put_back(what):
+    model, base = make("gpt2"), make("gpt2", seed=1)
+    for module in (*model.modules(), *base.modules()):
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.5
+
+    def measured():
+        if what == "answers":
+            return answers(model, tiny.tokenizer(), [row["prompt"] for row in tiny.sums(4)], progress=False)
+        if what == "preferences":
+            return preference_accuracy(model, preferences(32))
+        return retention(model, sums(4), lambda: contextlib.nullcontext(base))
+
+    expected = measured()
+    model.train()
+    base.train()
+    model.transformer.h[0].eval()
+    before = [module.training for m in (model, base) for module in m.modules()]
+    assert measured() == expected
+    assert [module.training for m in (model, base) for module in m.modules()] == before

@@ -1,0 +1,196 @@
+"""The whole run on a tiny model: what it writes, what it skips, how it goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from peft import AutoPeftModelForCausalLM
+from tiny_run import recipe
+
+from guided_ft import GuidedError, Plan, Recipe, ScoreMap, Selection, run
+from guided_ft.pipeline import pipeline, stages
+from guided_ft.pipeline.training import probe_logits
+from guided_ft.system.files import read_arrays
+
+KEYS = {
+    "kind", "version", "name", "command", "model", "dtype", "quantization", "task", "method", "retain", "mode", "trainer",
+    "budget", "trainable", "total", "selected", "before", "after", "retention", "loss", "frozen", "reload", "control",
+    "checks", "seconds", "prefix", "peak_bytes", "versions", "machine", "seed", "samples",
+}  # fmt: skip
+
+
+def adapter(folder: Path) -> str:
+    files = sorted((folder / "adapter").glob("*.safetensors"))
+    assert files
+    return hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trainer", ["sft", "dpo"])
+@pytest.mark.parametrize("mode", ["slice", "freeze", "lora"])
+def test_a_run_proves_what_it_says(tmp_path, mode, trainer, capsys):
+    select = {"budget": "40%"} if mode == "freeze" else {}
+    asked = recipe(tmp_path, train={"mode": mode, "trainer": trainer}, select=select)
+    result = run(asked)
+    folder = tmp_path / "run"
+    assert set(result) == KEYS
+    assert json.loads((folder / "run.json").read_text()) == result
+    assert all(check["ok"] for check in result["checks"])
+    assert result["reload"]["max_difference"] == 0
+    assert 0 < result["trainable"] <= float(asked.select.budget.rstrip("%")) / 100 * result["total"]
+    assert result["control"]["random"]["trainable"] == pytest.approx(result["trainable"], rel=0.25)
+    assert result["loss"][-1][0] == 6
+    assert result["retention"]["after"]["kl"] > 0
+    assert result["retention"]["before"]["kl"] == 0
+    assert ("preference_accuracy" in result["after"]) == (trainer == "dpo")
+    assert (folder / "report.html").stat().st_size > 10_000
+    assert Recipe.load(str(folder / "recipe.yaml")) == asked
+    assert Plan.load(folder / "plan.json").selection == Selection.load(folder / "selection.json")
+    told = capsys.readouterr().out
+    for words in ("1 before", "2 localize", "3 select", "4 train", "5 evaluate", "6 control", "report.html"):
+        assert words in told
+    if mode == "slice" and trainer == "sft":
+        model = AutoPeftModelForCausalLM.from_pretrained(folder / "adapter").eval()
+        kept = torch.from_numpy(read_arrays(folder / "probe.safetensors")["logits"])
+        probe = stages._probe(stages.Run(asked))
+        assert torch.equal(probe_logits(model, probe), kept)
+        with model.disable_adapter():
+            assert not torch.equal(probe_logits(model, probe), kept)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trainer", ["sft", "dpo"])
+def test_a_bf16_base_is_proved_as_exactly(tmp_path, trainer):
+    result = run(recipe(tmp_path, dtype="bfloat16", train={"trainer": trainer}), quiet=True)
+    assert all(check["ok"] for check in result["checks"])
+    assert result["retention"]["after"]["kl"] > 0
+
+
+@pytest.mark.slow
+def test_lost_held_out_text_is_sampled_from_the_base_again(tmp_path):
+    first = run(recipe(tmp_path, control="none"), quiet=True)
+    (tmp_path / "run" / "held_out.jsonl").unlink()
+    (tmp_path / "run" / "stages" / "evaluate.json").unlink()
+    assert run(recipe(tmp_path, control="none"), quiet=True)["retention"] == first["retention"]
+
+
+@pytest.mark.slow
+def test_what_is_unchanged_is_not_done_again(tmp_path, monkeypatch):
+    first = run(recipe(tmp_path), quiet=True)
+    done: list[str] = []
+    real = pipeline._do
+    monkeypatch.setattr(
+        pipeline, "_do", lambda run, stage, *keys: (done.append(stage.name), real(run, stage, *keys))[1]
+    )
+    second = run(recipe(tmp_path), quiet=True)
+    assert done == []
+    assert second == first
+    run(recipe(tmp_path, control="none"), quiet=True)
+    assert done == []
+    run(recipe(tmp_path, train={"steps": 4}), quiet=True)
+    assert done == ["train", "evaluate", "control"]
+    done.clear()
+    run(recipe(tmp_path, train={"steps": 4}, select={"budget": "12%"}), quiet=True)
+    assert done == ["select", "train", "evaluate", "control"]
+    done.clear()
+    run(recipe(tmp_path, seed=1, control="none"), quiet=True, until="select")
+    assert done == ["before", "localize", "select"]
+
+
+@pytest.mark.slow
+def test_a_repeat_elsewhere_is_the_same_run(tmp_path):
+    first, second = (run(recipe(tmp_path, name), quiet=True) for name in ("one", "two"))
+    assert adapter(tmp_path / "one") == adapter(tmp_path / "two")
+    for key in ("before", "after", "retention", "loss", "selected", "samples"):
+        assert first[key] == second[key], key
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_a_folder_that_continues(tmp_path, monkeypatch):
+    run(recipe(tmp_path, "whole", control="none"), quiet=True)
+
+    def interrupt(args, state, control, **kwargs):
+        if state.global_step == 5:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "guided_ft.callback.callback.GuidedCallback.on_step_end", lambda self, *a, **k: interrupt(*a, **k)
+        )
+        with pytest.raises(KeyboardInterrupt):
+            run(recipe(tmp_path, "cut", control="none"), quiet=True)
+    assert not (tmp_path / "cut" / "run.json").exists()
+    result = run(recipe(tmp_path, "cut", control="none"), quiet=True)
+    resumed = json.loads((tmp_path / "cut" / "stages" / "train.json").read_text())["result"]["resumed_from"]
+    assert resumed == "checkpoint-4"
+    assert adapter(tmp_path / "cut") == adapter(tmp_path / "whole")
+    assert len(result["loss"]) == 6
+
+
+@pytest.mark.slow
+def test_every_method_and_strategy_can_be_asked_for(tmp_path):
+    for method in ("gradient", "ablation", "magnitude", "random"):
+        result = run(recipe(tmp_path, f"m-{method}", localize={"method": method}), until="select", quiet=True)
+        assert sum(result["select"]["counts"].values()) > 0
+        assert ScoreMap.load(tmp_path / f"m-{method}" / "scores.safetensors").meta["method"] == method
+    for strategy in ("bottom", "random", "shuffled"):
+        run(recipe(tmp_path, f"s-{strategy}", select={"strategy": strategy}), until="select", quiet=True)
+
+
+def test_retention_can_be_the_users_own_text_or_none(tmp_path):
+    (tmp_path / "own.txt").write_text("some text of mine\nand another line\n")
+    own = run(recipe(tmp_path, "own", evaluate={"retention": str(tmp_path / "own.txt")}), until="before", quiet=True)
+    none = run(recipe(tmp_path, "none", evaluate={"retention": "none"}), until="before", quiet=True)
+    self_ = run(recipe(tmp_path, "self"), until="before", quiet=True)
+    assert none["before"]["retention"] is None
+    assert own["before"]["retention"]["loss"] != self_["before"]["retention"]["loss"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": "no/such-model"}, "model: 'no/such-model' cannot be loaded"),
+        ({"select": {"budget": "0.001%"}}, "budget: 0.001% buys nothing: L"),
+        ({"localize": {"retain": "none.jsonl"}}, "none.jsonl: cannot be read"),
+        ({"localize": {"options": {"stepz": 3}}}, "unexpected keyword argument 'stepz'"),
+        (
+            {"train": {"learning_rate": 1e30, "steps": 1}},
+            "stage evaluate: what was measured is not finite (check the data, or lower the learning rate)",
+        ),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(tmp_path, changes, message):
+    with pytest.raises(GuidedError) as error:
+        run(recipe(tmp_path, **changes), quiet=True)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("row", "trainer", "message"),
+    [
+        (lambda i: {"text": f"{i}"}, "sft", "rows.jsonl:1: not a row for trainer sft"),
+        (lambda i: {"prompt": f"{i}", "completion": " 1"}, "dpo", "rows.jsonl:1: not a row for trainer dpo"),
+        (
+            lambda i: {k: [{"role": "user", "content": f"{i}"}] for k in ("prompt", "completion")},
+            "sft",
+            "no chat template",
+        ),
+    ],
+)
+def test_wrong_rows_are_told_before_the_model_is_loaded(tmp_path, monkeypatch, row, trainer, message):
+    monkeypatch.setattr(stages, "load_model", lambda *a, **k: pytest.fail("the model was loaded"))
+    settings = recipe(tmp_path, train={"trainer": trainer}).to_dict()
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row(i)) + "\n" for i in range(40)))
+    settings["data"]["path"] = str(tmp_path / "rows.jsonl")
+    with pytest.raises(GuidedError, match=message):
+        run(Recipe.from_dict(settings), quiet=True)
+
+
+def test_an_unknown_stage_is_named(tmp_path):
+    with pytest.raises(GuidedError, match=r"until: unknown value 'trian' \(did you mean 'train'"):
+        run(recipe(tmp_path), until="trian")

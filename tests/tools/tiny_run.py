@@ -1,0 +1,37 @@
+"""A recipe that runs in seconds: a tiny model from a folder, sums from a file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import tiny
+from families import make
+
+from guided_ft.recipe.recipe import Recipe
+
+
+def recipe(folder: Path, name: str = "run", family: str = "llama", **changes: Any) -> Recipe:
+    """Write model and data once, and return a recipe on them; ``changes`` are sections or top-level keys."""
+    base, rows = folder / f"base-{family}", folder / "rows.jsonl"
+    if not base.exists():
+        make(family).save_pretrained(base)
+        tiny.tokenizer().save_pretrained(base)
+    preference = changes.get("train", {}).get("trainer") == "dpo"
+    rows = folder / ("pairs.jsonl" if preference else "sums.jsonl")
+    rows.write_text("".join(json.dumps(row) + "\n" for row in (tiny.pairs(40) if preference else tiny.sums(40))))
+    data = {"source": "file", "path": str(rows), "train": 24, "test": 8}
+    train = {"steps": 6, "batch_size": 4, "save_steps": 2, "learning_rate": 1e-2} | changes.pop("train", {})
+    settings = {
+        "name": name,
+        "model": str(base),
+        "output": str(folder / name),
+        "data": data,
+        "localize": {"examples": 8} | changes.pop("localize", {}),
+        "select": {"budget": "15%"} | changes.pop("select", {}),
+        "train": train,
+        "evaluate": {"retention_examples": 4, "retention_tokens": 12} | changes.pop("evaluate", {}),
+        **changes,
+    }
+    return Recipe.from_dict(settings)
