@@ -25,6 +25,7 @@ _HOME = {
     "SliceConfig": "slice",
     "Task": "task",
     "export": "",
+    "faithfulness": "scorers.faithfulness",
     "load_model": "models",
     "load_tokenizer": "models",
     "localize": "scorers.localize",
@@ -44,6 +45,7 @@ __all__ = [
     "SliceConfig",
     "Task",
     "export",
+    "faithfulness",
     "load_model",
     "load_tokenizer",
     "localize",
@@ -60,6 +62,7 @@ if TYPE_CHECKING:
     from .pipeline.pipeline import run
     from .plan.plan import Plan
     from .recipe.recipe import Recipe
+    from .scorers.faithfulness import faithfulness
     from .scorers.localize import localize
     from .selection.budget import select
     from .selection.scoremap import ScoreMap

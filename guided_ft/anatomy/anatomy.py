@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import GuidedError, pick
+from ..errors import GuidedError
 from .component import KINDS, Component
-from .consistency import adds_up
-from .families import Family, Rows, family_of
+from .families import Rows
+from .layout import Layout
 from .reading import read_model
 from .slices import Part, Slice, merged
 
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Anatomy:
+class Anatomy(Layout):
     """The parts of a model and where they live. Holds numbers and names only, never the model.
 
     Example::
@@ -30,22 +29,6 @@ class Anatomy:
         anatomy.slices("L3.H5")  # the rows of q, k, v and the columns of o that are head 5 of layer 3
     """
 
-    model_type: str
-    prefix: str
-    num_layers: int
-    num_heads: int
-    num_groups: int
-    num_neurons: int
-    head_dim: int
-    num_parameters: int
-    shapes: dict[str, tuple[int, ...]] = field(repr=False)
-    """Stored shape of each projection, by its name relative to the layer; with experts first where it has them."""
-    parameters: dict[str, int] = field(repr=False)
-    """Number of elements of each parameter of a layer, by its name relative to the layer."""
-    num_experts: int = 0
-    """Experts in each layer; 0 if the model is no mixture of experts. ``num_neurons`` counts those of all of them."""
-
-    # -- making one -------------------------------------------------------------------------------------------------
     @classmethod
     def of(cls, model: nn.Module) -> Anatomy:
         """Read the anatomy of a Hugging Face causal LM (a PeftModel is looked through to its base).
@@ -54,64 +37,6 @@ class Anatomy:
             GuidedError: for an architecture without a row in ``FAMILIES``, or whose layers differ in size.
         """
         return cls(**read_model(model))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON data; ``from_dict`` reads it back."""
-        data = asdict(self)
-        if not self.num_experts:
-            # As before there were experts, so that the hashes in existing files stay valid.
-            del data["num_experts"]
-        return data
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Anatomy:
-        """Rebuild from ``to_dict``. Raises GuidedError if the data is not an anatomy."""
-        try:
-            shapes = {str(k): tuple(int(n) for n in v) for k, v in data["shapes"].items()}
-            parameters = {str(k): int(v) for k, v in data["parameters"].items()}
-            anatomy = cls(**{**data, "shapes": shapes, "parameters": parameters})
-        except (TypeError, KeyError, ValueError, IndexError, AttributeError, OverflowError) as error:
-            raise GuidedError(f"anatomy: not what Anatomy.to_dict writes ({error})") from None
-        if not adds_up(anatomy):
-            raise GuidedError("anatomy: not what Anatomy.to_dict writes (its numbers contradict each other)")
-        return anatomy
-
-    # -- reading it -------------------------------------------------------------------------------------------------
-    @cached_property
-    def family(self) -> Family:
-        return family_of(self.model_type)
-
-    @property
-    def heads_per_group(self) -> int:
-        return self.num_heads // self.num_groups
-
-    @property
-    def neurons_per_expert(self) -> int:
-        """Neurons in each expert of a layer; all of the layer's where there are no experts."""
-        return self.num_neurons // max(self.num_experts, 1)
-
-    @property
-    def hidden_size(self) -> int:
-        """Width of the residual stream."""
-        return self.outputs_inputs(self.family.down)[0]
-
-    @property
-    def rows_axis(self) -> int:
-        """Axis of a stored weight along which its output rows lie (of an expert's matrix: ``rows_axis_of``)."""
-        return int(self.family.transposed)
-
-    def rows_axis_of(self, module: str) -> int:
-        """Axis of a stored matrix along which its output rows lie, from its full name."""
-        return self.family.rows_axis(self.relative(module))
-
-    def outputs_inputs(self, name: str) -> tuple[int, int]:
-        """Outputs and inputs of a projection (of one expert's) by its name relative to the layer."""
-        rows, columns = self.shapes[name][-2:]
-        return (columns, rows) if self.family.rows_axis(name) else (rows, columns)
-
-    def size(self, kind: str) -> int:
-        """Number of components of a kind in one layer."""
-        return pick({"layer": 1, "head": self.num_heads, "neuron": self.num_neurons}, kind, "kind")
 
     def components(self, kind: str) -> list[Component]:
         """All components of a kind, in order."""
@@ -148,25 +73,6 @@ class Anatomy:
         elif not 0 <= component.index < size:
             raise GuidedError(f"{component}: this model has {size} {kind}s in layer {layer} {known}")
         return component
-
-    def module(self, layer: int, name: str) -> str:
-        """Full name of a projection from its name relative to the layer."""
-        return f"{self.prefix}.{layer}.{name}"
-
-    def out_module(self, layer: int) -> str:
-        """The projection whose input is `z`, all heads side by side ``[..., num_heads * head_dim]``."""
-        return self.module(layer, self.family.out)
-
-    def down_module(self, layer: int) -> str:
-        """The projection whose input is `post`, the neurons ``[..., num_neurons]`` (of experts: a parameter)."""
-        return self.module(layer, self.family.down)
-
-    def experts_module(self, layer: int) -> str:
-        """The module that holds the experts' parameters."""
-        return self.module(layer, self.family.experts)
-
-    def layer_module(self, layer: int) -> str:
-        return f"{self.prefix}.{layer}"
 
     def slices(self, component: Component | str) -> list[Slice]:
         """Everything in the weights that a component is made of.
@@ -208,10 +114,6 @@ class Anatomy:
         """Parameters in one slice."""
         rows, columns = self.shapes[self.relative(part.module)][-2:]
         return len(part.index) * (columns if part.axis == 0 else rows)
-
-    def relative(self, module: str) -> str:
-        """Name of a projection relative to its layer, from its full name."""
-        return module.removeprefix(self.prefix + ".").split(".", 1)[1]
 
     def head_rows(self, rows: Rows) -> np.ndarray:
         """Output rows of every query head, or of every group for key and value: ``[items, head_dim]``."""

@@ -99,20 +99,6 @@ class ScoreMap:
             "overlap": len(best[0] & best[1]) / k,
         }
 
-    def faithfulness(self, model: Any, task: Any, **options: Any) -> Any:
-        """Ask how much of the task the map's best components do alone, on held-out examples, beside random ones.
-
-        Example::
-
-            found = scores.faithfulness(model, held_out, kind="head")
-            found.cpr, found.cmd, found.random["cpr"]
-
-        Options and what is returned: ``guided_ft.scorers.faithfulness``.
-        """
-        from ..scorers.faithfulness import faithfulness
-
-        return faithfulness(self, model, task, **options)
-
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write ``path`` (safetensors) and, beside it, the provenance as ``.json`` (for ``.safetensors``, or added)."""
         data = {"kind": "scores", "version": 1, "anatomy": self.anatomy.to_dict(), "meta": self.meta}

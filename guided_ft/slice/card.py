@@ -7,17 +7,24 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from huggingface_hub import ModelCard
-
-if TYPE_CHECKING:
-    from .config import SliceConfig
 
 BEGIN, END = "<!-- guided_ft: written at every save -->", "<!-- guided_ft: end -->"
 TAG = "guided_ft"
 _OLD = re.compile(rf"{re.escape(BEGIN)}.*?{re.escape(END)}\n*", re.DOTALL)
 _TITLE = re.compile(r"^# .*\n+", re.MULTILINE)
+
+
+class Described(Protocol):
+    """What the card tells of an adapter's configuration."""
+
+    slices: dict[str, dict] | None
+    rank: int | None
+    chosen: str | None
+    base_model_name_or_path: str | None
+
 
 _TEXT = """{begin}
 This adapter changes chosen rows and columns of the weights of {base}; everything else is the base model's.
@@ -46,7 +53,7 @@ _LORA = (
 _EXPERTS = "`guided_ft.export.merged(model, folder)` writes a plain checkpoint, which loads"
 
 
-def write(folder: Path, config: SliceConfig) -> None:
+def write(folder: Path, config: Described) -> None:
     """Put the part about a slice adapter into ``folder/README.md``, which is made if there is none."""
     path = folder / "README.md"
     card: Any = (
@@ -60,7 +67,7 @@ def write(folder: Path, config: SliceConfig) -> None:
     card.save(path)
 
 
-def section(config: SliceConfig) -> str:
+def section(config: Described) -> str:
     """What the card says about an adapter."""
     slices = config.slices or {}
     experts = any("neurons" in spec for spec in slices.values())

@@ -11,7 +11,6 @@ import torch.distributed as dist
 from torch import nn
 
 from ..errors import GuidedError
-from ..task.task import Task
 
 T = TypeVar("T")
 
@@ -31,13 +30,13 @@ def share(batches: Iterable[T], split: bool) -> Iterator[T]:
     return itertools.islice(batches, dist.get_rank(), None, size()) if split else iter(batches)
 
 
-def agree(task: Task) -> None:
-    """Raise GuidedError unless all processes ask the same question."""
+def agree(what: str, hash: str) -> None:
+    """Raise GuidedError, naming ``what``, unless it is the same in all processes."""
     if size() > 1:
         hashes: list[Any] = [None] * size()
-        dist.all_gather_object(hashes, task.hash)
+        dist.all_gather_object(hashes, hash)
         if len(set(hashes)) > 1:
-            raise GuidedError(f"task {task.name!r}: it differs between the processes (give all of them the same)")
+            raise GuidedError(f"{what}: it differs between the processes (give all of them the same)")
 
 
 def same(value: T) -> T:

@@ -73,7 +73,7 @@ def test_one_missing_component_is_its_ablation(kind, replace):
 def test_ends_and_areas():
     model, task = make("llama", layers=4), task_of(4)
     scores = localize(model, task, "ablation", retain=None, kinds=("head",))
-    found = scores.faithfulness(model, task, draws=3, replace="zero")
+    found = faithfulness(scores, model, task, draws=3, replace="zero")
     assert found.fractions == list(FRACTIONS)
     assert found.counts == [0, 0, 0, 0, 0, 1, 2, 3, 8, 16]
     assert found.curve[:5] == [0.0] * 5
@@ -104,16 +104,16 @@ def test_it_says_whether_the_examples_were_held_out():
     model, task = make("llama"), task_of(4)
     scores = localize(model, task, "attribution", retain=None, kinds=("head",))
     other = Task.from_dataset(tiny.sums(9)[5:], tiny.tokenizer())
-    assert [scores.faithfulness(model, t, fractions=(0.5,), draws=1).held_out for t in (task, other)] == [False, True]
+    assert [faithfulness(scores, model, t, fractions=(0.5,), draws=1).held_out for t in (task, other)] == [False, True]
     seen = (task.take(2), replace(task, corrupted=None), replace(task, token_mean=True))
     mixed = Task((*other.examples, *task.examples[:1]))
     again = combine.mean([localize(model, t, "attribution", retain=None, kinds=("head",)) for t in (task, other)])
     for found, parts in ((scores, (*seen, mixed)), (again, (*seen, mixed, other))):
-        assert not any(found.faithfulness(model, t, fractions=(0.5,), draws=1).held_out for t in parts)
+        assert not any(faithfulness(found, model, t, fractions=(0.5,), draws=1).held_out for t in parts)
     older = ScoreMap.of_arrays(scores.anatomy, {"head": scores.head}, {"task": scores.meta["task"]})
-    assert not older.faithfulness(model, task, fractions=(0.5,), draws=1).held_out
-    assert scores.faithfulness(model, task, fractions=(0.5,)).replace == "corrupted"
-    assert scores.faithfulness(model, other, fractions=(0.5,)).replace == "mean"
+    assert not faithfulness(older, model, task, fractions=(0.5,), draws=1).held_out
+    assert faithfulness(scores, model, task, fractions=(0.5,)).replace == "corrupted"
+    assert faithfulness(scores, model, other, fractions=(0.5,)).replace == "mean"
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_bad_arguments_are_named(options, message):
     model, task = make("llama"), Task.from_dataset(tiny.sums(2), tiny.tokenizer())
     scores = ScoreMap(Anatomy.of(model), head=np.ones((2, 4)))
     with pytest.raises(GuidedError) as error:
-        scores.faithfulness(model, task, **options)
+        faithfulness(scores, model, task, **options)
     assert message in str(error.value)
 
 
@@ -140,4 +140,4 @@ def test_components_that_do_nothing_are_refused():
     for layer in model.model.layers:
         layer.self_attn.o_proj.weight.data.zero_()
     with pytest.raises(GuidedError, match=r"replacing every head .zero. leaves the metric at"):
-        ScoreMap(Anatomy.of(model), head=np.ones((2, 4))).faithfulness(model, task, replace="zero")
+        faithfulness(ScoreMap(Anatomy.of(model), head=np.ones((2, 4))), model, task, replace="zero")

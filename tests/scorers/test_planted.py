@@ -15,6 +15,7 @@ from families import make
 
 from guided_ft.anatomy import Anatomy
 from guided_ft.plan.plan import Plan
+from guided_ft.scorers.faithfulness import faithfulness
 from guided_ft.scorers.localize import localize
 from guided_ft.selection.scoremap import ScoreMap
 from guided_ft.selection.selection import Selection
@@ -78,7 +79,7 @@ def test_the_planted_heads_alone_are_faithful(family):
     model, task = planted.plant(family), planted.task()
     scores = localize(model, task, "ablation", retain=None, kinds=("head",))
     share = len(planted.HEAD_PARTS) / scores.head.size
-    found = scores.faithfulness(model, planted.task(seed=5), fractions=(share, 0.5, 1.0), draws=10)
+    found = faithfulness(scores, model, planted.task(seed=5), fractions=(share, 0.5, 1.0), draws=10)
     assert found.held_out
     assert found.curve[0] > 0.8 > 0.5 > found.band["mean"][0]
     assert found.without[0] < 0.2

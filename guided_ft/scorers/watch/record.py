@@ -66,7 +66,7 @@ def _play(
 ) -> None:
     split = processes.size() > 1 and not processes.is_sharded(model)
     if split:
-        processes.agree(task)
+        processes.agree(f"task {task.name!r}", task.hash)
     with Tap(model, start_graph=how.start_graph) as tap:
         scene = Scene(tap, anatomy, task)
         for recorder in recorders.values():

@@ -1,0 +1,138 @@
+"""``Layout``: sizes, names and shapes of a model, read once and kept as plain data."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from ..errors import GuidedError, pick
+from .families import Family, family_of
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The numbers of a model: how many parts of each kind, the stored shapes, and the modules' names."""
+
+    model_type: str
+    prefix: str
+    num_layers: int
+    num_heads: int
+    num_groups: int
+    num_neurons: int
+    head_dim: int
+    num_parameters: int
+    shapes: dict[str, tuple[int, ...]] = field(repr=False)
+    """Stored shape of each projection, by its name relative to the layer; with experts first where it has them."""
+    parameters: dict[str, int] = field(repr=False)
+    """Number of elements of each parameter of a layer, by its name relative to the layer."""
+    num_experts: int = 0
+    """Experts in each layer; 0 if the model is no mixture of experts. ``num_neurons`` counts those of all of them."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON data; ``from_dict`` reads it back."""
+        data = asdict(self)
+        if not self.num_experts:
+            # As before there were experts, so that the hashes in existing files stay valid.
+            del data["num_experts"]
+        return data
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Self:
+        """Rebuild from ``to_dict``. Raises GuidedError if the data is not an anatomy."""
+        try:
+            shapes = {str(k): tuple(int(n) for n in v) for k, v in data["shapes"].items()}
+            parameters = {str(k): int(v) for k, v in data["parameters"].items()}
+            anatomy = cls(**{**data, "shapes": shapes, "parameters": parameters})
+        except (TypeError, KeyError, ValueError, IndexError, AttributeError, OverflowError) as error:
+            raise GuidedError(f"anatomy: not what Anatomy.to_dict writes ({error})") from None
+        if not anatomy._adds_up():
+            raise GuidedError("anatomy: not what Anatomy.to_dict writes (its numbers contradict each other)")
+        return anatomy
+
+    def _adds_up(self) -> bool:
+        """Whether sizes, shapes and counts agree with each other and with the family's layout."""
+        a, f = self, self.family
+        numbers = (a.num_layers, a.num_heads, a.num_groups, a.num_neurons, a.head_dim, a.num_parameters)
+        if not isinstance(a.prefix, str) or any(type(n) is not int or n < 1 for n in numbers):
+            return False
+        if type(a.num_experts) is not int or a.num_experts < 0 or bool(a.num_experts) != bool(f.experts):
+            return False
+        if set(a.shapes) != set(f.projections) or a.num_heads % a.num_groups or a.num_neurons % max(a.num_experts, 1):
+            return False
+        for name, shape in a.shapes.items():
+            if len(shape) < 2 or shape[:-2] != ((a.num_experts,) if f.of_experts(name) else ()):
+                return False
+        qkv_rows, up_rows = (
+            sum(a.outputs_inputs(m)[0] for m in {r.module for r in rows}) for rows in ((f.query, f.key, f.value), f.up)
+        )
+        return (
+            qkv_rows == (a.num_heads + 2 * a.num_groups) * a.head_dim
+            and a.outputs_inputs(f.out)[1] == a.num_heads * a.head_dim
+            and up_rows == len(f.up) * a.neurons_per_expert
+            and a.outputs_inputs(f.down)[1] == a.neurons_per_expert
+            and min(a.parameters.values(), default=0) > 0
+            and a.num_layers * sum(a.parameters.values()) <= a.num_parameters
+        )
+
+    @cached_property
+    def family(self) -> Family:
+        return family_of(self.model_type)
+
+    @property
+    def heads_per_group(self) -> int:
+        return self.num_heads // self.num_groups
+
+    @property
+    def neurons_per_expert(self) -> int:
+        """Neurons in each expert of a layer; all of the layer's where there are no experts."""
+        return self.num_neurons // max(self.num_experts, 1)
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the residual stream."""
+        return self.outputs_inputs(self.family.down)[0]
+
+    @property
+    def rows_axis(self) -> int:
+        """Axis of a stored weight along which its output rows lie (of an expert's matrix: ``rows_axis_of``)."""
+        return int(self.family.transposed)
+
+    def rows_axis_of(self, module: str) -> int:
+        """Axis of a stored matrix along which its output rows lie, from its full name."""
+        return self.family.rows_axis(self.relative(module))
+
+    def outputs_inputs(self, name: str) -> tuple[int, int]:
+        """Outputs and inputs of a projection (of one expert's) by its name relative to the layer."""
+        rows, columns = self.shapes[name][-2:]
+        return (columns, rows) if self.family.rows_axis(name) else (rows, columns)
+
+    def size(self, kind: str) -> int:
+        """Number of components of a kind in one layer."""
+        return pick({"layer": 1, "head": self.num_heads, "neuron": self.num_neurons}, kind, "kind")
+
+    def module(self, layer: int, name: str) -> str:
+        """Full name of a projection from its name relative to the layer."""
+        return f"{self.prefix}.{layer}.{name}"
+
+    def out_module(self, layer: int) -> str:
+        """The projection whose input is `z`, all heads side by side ``[..., num_heads * head_dim]``."""
+        return self.module(layer, self.family.out)
+
+    def down_module(self, layer: int) -> str:
+        """The projection whose input is `post`, the neurons ``[..., num_neurons]`` (of experts: a parameter)."""
+        return self.module(layer, self.family.down)
+
+    def experts_module(self, layer: int) -> str:
+        """The module that holds the experts' parameters."""
+        return self.module(layer, self.family.experts)
+
+    def layer_module(self, layer: int) -> str:
+        return f"{self.prefix}.{layer}"
+
+    def relative(self, module: str) -> str:
+        """Name of a projection relative to its layer, from its full name."""
+        return module.removeprefix(self.prefix + ".").split(".", 1)[1]
