@@ -1,0 +1,37 @@
+"""Commands on the folders of runs: what they found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import GuidedError
+from .program import app, examples
+
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN_FOLDER", help="Folder of a run, such as runs/quickstart.")]
+
+
+@app.command(epilog=examples("report runs/quickstart"))
+def report(run_folder: RunFolder) -> None:
+    """Write report.html again from a run's run.json."""
+    from ..report import write_report
+
+    typer.echo(f"wrote {write_report(_run_json(run_folder).parent)}")
+
+
+@app.command(epilog=examples("show runs/quickstart"))
+def show(run_folder: RunFolder) -> None:
+    """Print what a run found."""
+    from ..report import story
+    from ..system.files import read_json
+
+    typer.echo(story(read_json(_run_json(run_folder), "run")))
+
+
+def _run_json(folder: Path) -> Path:
+    path = folder / "run.json"
+    if not path.is_file():
+        raise GuidedError(f"{folder}: no run.json in it (give the folder of a finished run)")
+    return path

@@ -1,0 +1,46 @@
+"""Commands on the recipes that come with the package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import GuidedError
+from .program import app, examples
+
+recipes = typer.Typer(rich_markup_mode=None)
+app.add_typer(recipes, name="recipes", epilog=examples("recipes", "recipes copy quickstart my.yaml"))
+
+
+@recipes.callback(invoke_without_command=True)
+def list_recipes(context: typer.Context) -> None:
+    """List the shipped recipes, or copy one to change it."""
+    if context.invoked_subcommand is None:
+        from ..recipe.recipe import Recipe, shipped
+
+        known = shipped()
+        for name in known:
+            typer.echo(f"{name:<{max(map(len, known))}}  {Recipe.load(name).description}")
+
+
+@recipes.command(epilog=examples("recipes copy quickstart", "recipes copy quickstart my.yaml --force"))
+def copy(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of a shipped recipe.")],
+    dest: Annotated[Path, typer.Argument(metavar="DEST", help="YAML file or folder.")] = Path("."),
+    force: Annotated[bool, typer.Option("--force", help="Overwrite DEST.")] = False,
+) -> None:
+    """Copy a shipped recipe to a file of your own."""
+    from ..errors import pick
+    from ..recipe.recipe import shipped
+    from ..system.files import read_text, write_text
+
+    source = pick(shipped(), name, "recipes")
+    target = dest / source.name if dest.is_dir() else dest
+    if target.suffix not in (".yaml", ".yml"):
+        raise GuidedError(f"{target}: a recipe's file ends in .yaml (write {target}.yaml)")
+    if target.exists() and not force:
+        raise GuidedError(f"{target}: exists already (give another name, or --force)")
+    write_text(target, read_text(source))
+    typer.echo(f"wrote {target}; run it with: guided-ft run {target}")
