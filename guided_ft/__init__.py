@@ -16,6 +16,7 @@ __version__ = "0.1.0"
 _HOME = {
     "Anatomy": "anatomy",
     "Component": "anatomy",
+    "DirectionMap": "selection",
     "GuidedCallback": "callback",
     "GuidedError": "errors",
     "Plan": "plan",
@@ -23,19 +24,23 @@ _HOME = {
     "ScoreMap": "selection",
     "Selection": "selection",
     "SliceConfig": "slice",
+    "Subspace": "selection",
     "Task": "task",
     "export": "",
     "faithfulness": "scorers.faithfulness",
     "load_model": "models",
     "load_tokenizer": "models",
     "localize": "scorers.localize",
+    "localize_directions": "scorers.directions",
     "run": "pipeline",
     "select": "selection",
+    "select_directions": "selection",
 }
 
 __all__ = [
     "Anatomy",
     "Component",
+    "DirectionMap",
     "GuidedCallback",
     "GuidedError",
     "Plan",
@@ -43,14 +48,17 @@ __all__ = [
     "ScoreMap",
     "Selection",
     "SliceConfig",
+    "Subspace",
     "Task",
     "export",
     "faithfulness",
     "load_model",
     "load_tokenizer",
     "localize",
+    "localize_directions",
     "run",
     "select",
+    "select_directions",
 ]
 
 if TYPE_CHECKING:
@@ -62,11 +70,15 @@ if TYPE_CHECKING:
     from .pipeline.pipeline import run
     from .plan.plan import Plan
     from .recipe.recipe import Recipe
+    from .scorers.directions.localize import localize_directions
     from .scorers.faithfulness import faithfulness
     from .scorers.localize import localize
     from .selection.budget import select
+    from .selection.directions import DirectionMap
     from .selection.scoremap import ScoreMap
     from .selection.selection import Selection
+    from .selection.spend import select_directions
+    from .selection.subspace import Subspace
     from .slice import SliceConfig
     from .task.task import Task
 

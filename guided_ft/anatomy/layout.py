@@ -136,3 +136,11 @@ class Layout:
     def relative(self, module: str) -> str:
         """Name of a projection relative to its layer, from its full name."""
         return module.removeprefix(self.prefix + ".").split(".", 1)[1]
+
+    def layer_of(self, module: str) -> int:
+        """Number of the layer that a module is in, from its full name."""
+        return int(module.removeprefix(self.prefix + ".").split(".", 1)[0])
+
+    def outputs(self, module: str) -> int:
+        """Outputs of a projection, from its full name."""
+        return self.outputs_inputs(self.relative(module))[0]

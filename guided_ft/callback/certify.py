@@ -1,70 +1,12 @@
-"""Proof that what should be frozen is frozen: fingerprints of tensors."""
+"""Proof that what should be frozen is frozen."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable
 from dataclasses import dataclass
 
-import torch
-from torch import nn
-
-from ..slice.storage import quantized_layers, storage_of
-
-
-def canonical(name: str) -> str:
-    """The name that a base tensor has without adapters around it."""
-    return name.removeprefix("base_model.model.").replace(".base_layer.", ".")
-
-
-def base_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    """All parameters and saved buffers of the base model by canonical name; adapters' own are left out.
-
-    With them the scales of quantized weights: two models may have the same codes. Buffers that are not saved are
-    computed, some in every pass anew: the frequencies of long and dynamic rotary positions.
-    """
-    adapters = tuple(
-        f"{name}.{child}." if name else f"{child}."
-        for name, module in model.named_modules()
-        for child in (*getattr(module, "adapter_layer_names", ()), *getattr(module, "other_param_names", ()))
-    )
-    computed = {
-        f"{name}.{buffer}" if name else buffer
-        for name, module in model.named_modules(remove_duplicate=False)
-        for buffer in module._non_persistent_buffers_set
-    }
-    buffers = [(name, tensor) for name, tensor in model.named_buffers(remove_duplicate=False) if name not in computed]
-    named = [*model.named_parameters(remove_duplicate=False), *buffers]
-    for name, layer in quantized_layers(model).items():
-        named += [(f"{name}.weight.{key}", scales) for key, scales in storage_of(layer).scales(layer).items()]
-    return {canonical(name): tensor for name, tensor in named if not name.startswith(adapters)}
-
-
-def fingerprint(model: nn.Module, skip: Iterable[str] = ()) -> dict[str, str]:
-    """SHA-256 of the bytes of every base tensor, by canonical name.
-
-    Args:
-        skip: canonical names of tensors that are meant to change.
-    """
-    left_out = set(skip)
-    done: dict[int, str] = {}
-    result = {}
-    for name, tensor in base_tensors(model).items():
-        if name not in left_out:
-            # Tied weights are hashed once.
-            key = tensor.data_ptr() if tensor.numel() else 0
-            if key not in done or not key:
-                done[key] = _hash(tensor)
-            result[name] = done[key]
-    return result
-
-
-def _hash(tensor: torch.Tensor) -> str:
-    data = tensor.detach().cpu().contiguous()
-    state = hashlib.sha256(f"{data.dtype}{tuple(data.shape)}".encode())
-    if data.numel():
-        state.update(memoryview(data.reshape(-1).view(torch.uint8).numpy()))
-    return state.hexdigest()
+from ..slice.fingerprint import base_tensors as base_tensors
+from ..slice.fingerprint import canonical as canonical
+from ..slice.fingerprint import fingerprint as fingerprint
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..anatomy import KINDS, Anatomy, Component
 from ..errors import GuidedError
-from ..system.files import read_arrays, read_json, write_arrays, write_json
+from ..system.files import beside, read_arrays, read_json, write_arrays, write_json
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,14 +102,14 @@ class ScoreMap:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write ``path`` (safetensors) and, beside it, the provenance as ``.json`` (for ``.safetensors``, or added)."""
         data = {"kind": "scores", "version": 1, "anatomy": self.anatomy.to_dict(), "meta": self.meta}
-        write_json(_beside(path), data)
+        write_json(beside(path), data)
         write_arrays(path, {kind: getattr(self, kind) for kind in self.kinds})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> ScoreMap:
-        beside, before = _beside(path), Path(path).with_suffix(".json")
+        told, before = beside(path), Path(path).with_suffix(".json")
         # Maps that were written before the suffix was added to other names.
-        data = read_json(beside if beside.exists() or not before.exists() else before, "scores")
+        data = read_json(told if told.exists() or not before.exists() else before, "scores")
         arrays = read_arrays(path)
         unknown = set(arrays) - set(KINDS)
         if unknown:
@@ -121,12 +121,6 @@ class ScoreMap:
     def __repr__(self) -> str:
         sizes = ", ".join(f"{getattr(self, kind).size} {kind}s" for kind in self.kinds)
         return f"ScoreMap({(self.meta or {}).get('method', '?')}: {sizes} of {self.anatomy.model_type})"
-
-
-def _beside(path: str | os.PathLike[str]) -> Path:
-    """Where the provenance of a map is: names that differ after a dot must not share it."""
-    path = Path(path)
-    return path.with_suffix(".json") if path.suffix == ".safetensors" else path.with_name(path.name + ".json")
 
 
 def ranks(values: np.ndarray) -> np.ndarray:

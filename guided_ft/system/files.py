@@ -95,6 +95,12 @@ def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         raise GuidedError(f"{path}: not a valid safetensors file ({error})") from None
 
 
+def beside(path: str | os.PathLike[str]) -> Path:
+    """Where the JSON that belongs to a file of arrays is: names that differ after a dot must not share it."""
+    path = Path(path)
+    return path.with_suffix(".json") if path.suffix == ".safetensors" else path.with_name(path.name + ".json")
+
+
 def read_text(path: str | os.PathLike[str]) -> str:
     """Read a UTF-8 text file. Raises GuidedError if it is missing, too large or not text."""
     try:

@@ -48,6 +48,20 @@ def same(value: T) -> T:
     return values[0]
 
 
+def is_first() -> bool:
+    """Whether this is the process that writes files."""
+    return size() == 1 or dist.get_rank() == 0
+
+
+def everywhere(holds: bool) -> bool:
+    """Whether something holds in all processes."""
+    if size() == 1:
+        return holds
+    answers: list[Any] = [None] * size()
+    dist.all_gather_object(answers, holds)
+    return all(answers)
+
+
 def wait() -> None:
     """Go on when all processes have come here."""
     if size() > 1:

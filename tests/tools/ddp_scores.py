@@ -11,7 +11,7 @@ import scoring
 import torch
 import torch.distributed as dist
 
-from guided_ft import localize
+from guided_ft import localize, localize_directions
 from guided_ft.errors import GuidedError
 
 
@@ -33,6 +33,8 @@ def main(out: str) -> None:
     found["pairs"] = patched.neuron
     two_sided = localize(families.make("llama"), task, "attribution", "self", seed=3)
     found["two-sided"] = two_sided.head
+    for name, scores in localize_directions(families.make("llama"), task, against, max_rank=4).scores.items():
+        found[f"directions {name}"] = scores
     if dist.is_initialized():
         with pytest.raises(GuidedError, match="differs between the processes"):
             localize(families.make("llama"), scoring.sums(3 + rank), "attribution", None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -169,13 +169,15 @@ class Scene:
         for layer in range(self.anatomy.num_layers):
             watch(layer)
 
-    def at_projections(self, seen: Callable[[str, torch.Tensor], None]) -> None:
-        """Call ``seen(name, x)`` with what enters each projection ``[rows, tokens, in]``."""
-        for name in self.projections():
+    def at_projections(self, seen: Callable[[str, torch.Tensor], None], names: Iterable[str] | None = None) -> None:
+        """Call ``seen(name, x)`` with what enters each projection ``[rows, tokens, in]``, or each of ``names``."""
+        for name in self.projections() if names is None else names:
             self.tap.at_input(name, lambda x, name=name: seen(name, self.tokens(x.detach())))  # type: ignore[misc]
 
-    def at_projection_gradients(self, seen: Callable[[str, torch.Tensor, torch.Tensor], None]) -> None:
-        """Call ``seen(name, x, g)``: what enters a projection and the gradient of what leaves it.
+    def at_projection_gradients(
+        self, seen: Callable[[str, torch.Tensor, torch.Tensor], None], names: Iterable[str] | None = None
+    ) -> None:
+        """Call ``seen(name, x, g)``: what enters a projection, or one of ``names``, and the gradient of what leaves it.
 
         The gradient of the weight is ``g.T @ x``: all that there is to know about it, example by example, without
         making it.
@@ -188,7 +190,7 @@ class Scene:
 
             self.tap.at_module(name, hook)
 
-        for name in self.projections():
+        for name in self.projections() if names is None else names:
             refuse_experts(self.anatomy, name)
             watch(name)
 

@@ -1,0 +1,162 @@
+"""``DirectionMap``: input directions of linear layers with scores, and their provenance. Imports no torch."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..anatomy import Anatomy
+from ..errors import GuidedError
+from ..system.files import beside, digest, read_arrays, read_json, write_arrays, write_json
+
+
+@dataclass(frozen=True, eq=False)
+class DirectionMap:
+    """Per linear layer, the input directions ``a`` along which a task has most to win and retained text little to lose.
+
+    A layer ``y = W x`` that is trained as ``W + B A``, with the directions as the rows of a fixed ``A``, answers a
+    text's change of ``A x`` alone.
+
+    Args:
+        anatomy: of the model.
+        bases: float32 ``[k, in]`` by the full name of a layer: directions of length 1, best first.
+        scores: float32 ``[k]`` by name, not negative and not rising.
+        meta: provenance: task, retain, lambda, model, seconds, passes.
+    """
+
+    anatomy: Anatomy = field(repr=False)
+    bases: Mapping[str, np.ndarray]
+    scores: Mapping[str, np.ndarray]
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.bases:
+            raise GuidedError("directions: the map is empty")
+        if set(self.bases) != set(self.scores):
+            odd = sorted(set(self.bases) ^ set(self.scores))[0]
+            raise GuidedError(f"directions: {odd} has a basis without scores or scores without a basis")
+        for name in self.bases:
+            check_basis(self.anatomy, name, self.bases[name])
+            _check_scores(name, self.scores[name], len(self.bases[name]))
+        for part in ("bases", "scores"):
+            object.__setattr__(self, part, in_order(self.anatomy, getattr(self, part)))
+
+    # -- reading ----------------------------------------------------------------------------------------------------
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """The layers of the map, from the first to the last."""
+        return tuple(self.bases)
+
+    def outputs(self, module: str) -> int:
+        """What one direction of a layer costs: the column of ``B`` that trains with it has so many numbers."""
+        return self.anatomy.outputs(module)
+
+    def top(self, k: int = 10) -> list[tuple[str, int, float]]:
+        """The ``k`` directions with the highest score per parameter: layer, number in its basis, score."""
+        pairs = [(-float(s) / self.outputs(m), m, i) for m in self.modules for i, s in enumerate(self.scores[m])]
+        return [(m, i, float(self.scores[m][i])) for _, m, i in sorted(pairs)[:k]]
+
+    def layer_scores(self) -> np.ndarray:
+        """The scores of each layer of the model, added up: ``[L]``."""
+        sums = np.zeros(self.anatomy.num_layers)
+        for name, scores in self.scores.items():
+            sums[self.anatomy.layer_of(name)] += float(scores.sum())
+        return sums
+
+    def compare(self, other: DirectionMap, k: int = 8) -> dict[str, float]:
+        """How far the spaces of the first ``k`` directions agree, over the layers that both maps have.
+
+        Returns:
+            ``overlap``: mean squared cosine of the principal angles (1: the same spaces; ``k / in`` by chance), and
+            ``angle``: the largest of all principal angles, in degrees.
+        """
+        shared = [name for name in self.modules if name in other.bases]
+        if self.anatomy != other.anatomy or not shared:
+            raise GuidedError("compare: the maps are of different models, or have no layer in common")
+        overlaps, widest = [], 0.0
+        for name in shared:
+            count = min(k, len(self.bases[name]), len(other.bases[name]))
+            mine, theirs = (np.linalg.qr(m.bases[name][:count].T.astype(np.float64))[0] for m in (self, other))
+            inside = mine.T @ theirs
+            overlaps.append(float((inside**2).sum()) / count)
+            # The sine of the largest angle: its cosine would lose small angles to rounding.
+            sine = float(np.linalg.norm(theirs - mine @ inside, 2))
+            widest = max(widest, math.degrees(math.asin(min(1.0, sine))))
+        return {"overlap": sum(overlaps) / len(overlaps), "angle": widest}
+
+    @property
+    def hash(self) -> str:
+        """Digest of the directions and scores."""
+        return digest(*(part for m in self.modules for part in (m.encode(), self.bases[m], self.scores[m])))
+
+    # -- files ------------------------------------------------------------------------------------------------------
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write ``path`` (safetensors) and, beside it, the provenance as ``.json``."""
+        data = {"kind": "directions", "version": 1, "anatomy": self.anatomy.to_dict(), "meta": self.meta}
+        write_json(beside(path), data)
+        arrays = {f"{name}.basis": basis for name, basis in self.bases.items()}
+        write_arrays(path, arrays | {f"{name}.scores": scores for name, scores in self.scores.items()})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> DirectionMap:
+        """Read what ``save`` wrote. Raises GuidedError for anything else."""
+        data = read_json(beside(path), "directions")
+        if not isinstance(data.get("anatomy"), dict) or not isinstance(data.get("meta"), dict):
+            raise GuidedError(f"{path}: its .json lacks 'anatomy' or 'meta'")
+        parts: dict[str, dict[str, np.ndarray]] = {"basis": {}, "scores": {}}
+        for name, array in read_arrays(path).items():
+            module, _, part = name.rpartition(".")
+            if part not in parts:
+                raise GuidedError(f"{path}: unknown array {name!r}")
+            parts[part][module] = array
+        return cls(Anatomy.from_dict(data["anatomy"]), parts["basis"], parts["scores"], data["meta"])
+
+    def __repr__(self) -> str:
+        count = sum(map(len, self.bases.values()))
+        retain = (self.meta.get("retain") or {}).get("name") if isinstance(self.meta.get("retain"), dict) else None
+        sides = f"over {retain}" if retain else "one-sided"
+        return f"DirectionMap({sides}: {count:,} directions in {len(self.bases)} layers of {self.anatomy.model_type})"
+
+
+def check_linear(anatomy: Anatomy, name: str) -> None:
+    """Raise GuidedError unless this is the full name of a linear layer in one of the model's layers."""
+    known = {anatomy.module(layer, rel) for layer in range(anatomy.num_layers) for rel in anatomy.shapes}
+    if name not in known:
+        raise GuidedError(f"directions: this model has no layer {name!r}")
+    if anatomy.family.of_experts(anatomy.relative(name)):
+        raise GuidedError(f"directions: {name} belongs to experts, which share no input")
+
+
+def in_order(anatomy: Anatomy, by_name: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """From the first to the last layer, and as its family lists its projections."""
+    projections = list(anatomy.shapes)
+    order = sorted(by_name, key=lambda name: (anatomy.layer_of(name), projections.index(anatomy.relative(name))))
+    return {name: by_name[name] for name in order}
+
+
+def check_basis(anatomy: Anatomy, name: str, basis: np.ndarray) -> None:
+    """Raise GuidedError unless the rows are directions at the input of a linear layer."""
+    check_linear(anatomy, name)
+    inputs = anatomy.outputs_inputs(anatomy.relative(name))[1]
+    if basis.dtype != np.float32:
+        raise GuidedError(f"directions of {name}: expected float32, got {basis.dtype}")
+    if basis.ndim != 2 or basis.shape[1] != inputs or not 1 <= len(basis) <= inputs:
+        raise GuidedError(f"directions of {name}: shape {basis.shape}, but the layer needs [k, {inputs}]")
+    if not np.isfinite(basis).all():
+        raise GuidedError(f"directions of {name}: not finite (check the data and the model's dtype)")
+    if np.abs(np.linalg.norm(basis, axis=1) - 1).max() > 1e-3:
+        raise GuidedError(f"directions of {name}: not of length 1")
+
+
+def _check_scores(name: str, scores: np.ndarray, count: int) -> None:
+    if scores.dtype != np.float32 or scores.shape != (count,):
+        raise GuidedError(
+            f"scores of {name}: {scores.dtype} {scores.shape}, but its directions need float32 ({count},)"
+        )
+    if not np.isfinite(scores).all() or scores.min() < 0 or (np.diff(scores) > 0).any():
+        raise GuidedError(f"scores of {name}: not finite, negative or rising")

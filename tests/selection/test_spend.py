@@ -1,0 +1,130 @@
+"""Spending a budget on directions: never exceeded, nested, by score per parameter; and the controls."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from families import make
+from test_direction_map import drawn
+
+from guided_ft.anatomy import Anatomy
+from guided_ft.errors import GuidedError
+from guided_ft.selection.selection import Selection
+from guided_ft.selection.spend import STRATEGIES, select_directions
+from guided_ft.selection.subspace import Subspace
+
+
+@pytest.fixture(scope="module")
+def found():
+    return drawn(Anatomy.of(make("llama", layers=3)), count=6, seed=2)
+
+
+@pytest.fixture(scope="module")
+def whole(found) -> int:
+    return sum(6 * found.outputs(m) for m in found.modules)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_budgets_hold_and_nest(found, whole, strategy):
+    before = None
+    for budget in [32, 40, 97, 333, 1000, whole]:
+        chosen = select_directions(found, budget, strategy, seed=3)
+        assert 0 < chosen.num_parameters <= budget
+        assert chosen.num_parameters == sum(r * found.outputs(m) for m, r in chosen.ranks.items())
+        assert select_directions(found, budget, strategy, seed=3).hash == chosen.hash
+        if before is not None:
+            assert all(r <= chosen.ranks[m] for m, r in before.ranks.items())
+            if strategy != "shuffled":
+                for name, basis in before.bases.items():
+                    np.testing.assert_allclose(chosen.bases[name][: len(basis)], basis, atol=1e-6)
+        before = chosen
+    assert before.num_parameters == whole
+
+
+def test_top_takes_the_dearest_per_parameter_first(found):
+    budget = 500
+    chosen = select_directions(found, budget)
+    worth = {(m, i): s / found.outputs(m) for m in found.modules for i, s in enumerate(found.scores[m].tolist())}
+    taken = {(m, i) for m, r in chosen.ranks.items() for i in range(r)}
+    left = max(worth[pair] for pair in worth.keys() - taken)
+    assert min(worth[pair] for pair in taken) >= left
+    # The next one would not have fitted.
+    after = next(m for (m, i), w in worth.items() if w == left)
+    assert chosen.num_parameters + found.outputs(after) > budget
+    for name, basis in chosen.bases.items():
+        assert np.array_equal(basis, found.bases[name][: len(basis)])
+
+
+def test_even_gives_every_layer_its_best_first(found, whole):
+    chosen = select_directions(found, whole // 2, "even")
+    assert set(chosen.ranks.values()) <= {3, 4, 2}
+    assert max(chosen.ranks.values()) - min(chosen.ranks.values()) <= 1
+    assert len(chosen.ranks) == len(found.modules)
+
+
+def test_random_directions_have_the_ranks_of_the_located_ones(found):
+    for located, control in (("top", "random"), ("even", "random_even")):
+        there, drawn_at = (select_directions(found, 900, s, seed=1) for s in (located, control))
+        assert there.ranks == drawn_at.ranks
+        other = select_directions(found, 900, control, seed=2)
+        for name, basis in drawn_at.bases.items():
+            np.testing.assert_allclose(basis @ basis.T, np.eye(len(basis)), atol=1e-5)
+            assert not np.allclose(basis, other.bases[name])
+            assert not np.allclose(basis, found.bases[name][: len(basis)])
+
+
+def test_shuffled_takes_the_same_projection_of_another_layer(found):
+    chosen, top = select_directions(found, 900, "shuffled"), select_directions(found, 900)
+    assert chosen.ranks == top.ranks
+    anatomy = found.anatomy
+    for name, basis in chosen.bases.items():
+        donors = [m for m in found.modules if anatomy.relative(m) == anatomy.relative(name)]
+        origin = [m for m in donors if np.array_equal(found.bases[m][: len(basis)], basis)]
+        assert origin
+        assert name not in origin
+    alone = drawn(anatomy, names=(anatomy.module(0, "mlp.down_proj"),))
+    with pytest.raises(GuidedError, match=r"shuffled: .*down_proj is the only one of its kind"):
+        select_directions(alone, 900, "shuffled")
+
+
+def test_layers_and_components_narrow_the_choice(found):
+    late = select_directions(found, 900, first_layer=1)
+    assert {found.anatomy.layer_of(m) for m in late.bases} == {1}
+    heads = Selection.parse("L1.H*", found.anatomy)
+    chosen = select_directions(found, 10_000, within=heads)
+    assert set(chosen.bases) == {part.module for part in heads.slices()}
+    with pytest.raises(GuidedError, match="no layer among those that are wanted"):
+        select_directions(found, 900, first_layer=2)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"budget": 15}, "budget: 15 buys nothing: a direction costs 16"),
+        ({"budget": "no"}, "budget: cannot read"),
+        ({"strategy": "tpo"}, "strategy"),
+        ({"first_layer": 3}, "first_layer: 3"),
+    ],
+)
+def test_bad_input_is_named(found, options, message):
+    with pytest.raises(GuidedError, match=message):
+        select_directions(found, **options)
+
+
+def test_a_saved_subspace_comes_back_and_a_changed_one_does_not(found, tmp_path):
+    chosen = select_directions(found, 700, first_layer=0)
+    chosen.save(tmp_path / "s.safetensors")
+    again = Subspace.load(tmp_path / "s.safetensors")
+    assert again.hash == chosen.hash
+    assert again.how == chosen.how
+    assert repr(again) == repr(chosen)
+    assert "700" in str(chosen.how)
+    other = select_directions(found, 700, "random")
+    for path, part in itertools.product([tmp_path / "s.json"], [other]):
+        kept = path.read_text()
+        part.save(tmp_path / "s.safetensors")
+        path.write_text(kept)
+    with pytest.raises(GuidedError, match=r"not the directions that its \.json tells of"):
+        Subspace.load(tmp_path / "s.safetensors")
