@@ -5,13 +5,13 @@ from __future__ import annotations
 import copy
 import json
 import math
-import re
 
 import families
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from peft import IA3Config, LoHaConfig, LoraConfig, get_peft_model
+from refusing import refuses
 from slicing import attach
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -26,11 +26,6 @@ def llama() -> Anatomy:
     return Anatomy.of(families.make("llama"))
 
 
-def refuses(message: str):
-    return pytest.raises(GuidedError, match=f"^{re.escape(message)}$")
-
-
-# -- components --------------------------------------------------------------------------------------------------------
 @given(layer=st.integers(0, 999_999), index=st.integers(0, 999_999_999), kind=st.sampled_from(KINDS))
 def test_component_prints_what_it_parses(layer, index, kind):
     component = Component(kind, layer, index if kind != "layer" else 0)
@@ -72,7 +67,6 @@ def test_component_text_is_read_or_refused(text):
     assert Component.parse(str(component)) == component
 
 
-# -- numbers -----------------------------------------------------------------------------------------------------------
 def test_numbers_of_every_family(family):
     model = families.make(family)
     anatomy = Anatomy.of(model)
@@ -169,7 +163,6 @@ def test_unknown_kind_is_refused_with_the_nearest(llama):
         llama.components("heads")
 
 
-# -- what a selection trains -------------------------------------------------------------------------------------------
 def test_a_group_is_trained_only_when_all_its_heads_are_chosen(llama):
     def rows(*names):
         parts = llama.trainable(Component.parse(n) for n in names)
@@ -297,7 +290,6 @@ def test_nothing_that_an_adapter_adds_is_the_models(config, tied):
     assert Anatomy.of(get_peft_model(model, copy.deepcopy(config))) == before
 
 
-# -- files and refusals ------------------------------------------------------------------------------------------------
 def test_dict_round_trip_through_json(family):
     anatomy = Anatomy.of(families.make(family))
     again = Anatomy.from_dict(json.loads(json.dumps(anatomy.to_dict())))

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from peft import get_peft_model
-from test_anatomy import refuses
+from refusing import refuses
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from guided_ft.anatomy import KINDS, Anatomy, Component, Slice, stored_weight

@@ -10,7 +10,7 @@ import pytest
 import tiny
 import torch
 from families import NAMES, logits, make, tokens
-from test_callback import STEPS, base, digests, dpo, from_task, ready, sft
+from trainers import STEPS, base, digests, dpo, from_task, ready, sft
 
 from guided_ft import GuidedCallback, Task, localize
 from guided_ft.anatomy import KINDS

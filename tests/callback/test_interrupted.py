@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from batches import batch, gradients
 from families import make
-from test_callback import plain
-from test_engine import batch, gradients
+from trainers import plain
 from transformers import TrainerCallback
 
 from guided_ft import Anatomy, GuidedCallback, Plan, Selection

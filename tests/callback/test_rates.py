@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 from families import make
-from test_callback import MODES, STEPS, TRAINERS, base, digests, ready, sft
+from trainers import MODES, STEPS, TRAINERS, base, digests, ready, sft
 from transformers import TrainingArguments
 from trl import DPOConfig, KTOConfig, SFTConfig
 

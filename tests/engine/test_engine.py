@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+from batches import batch, gradients
 from datasets import Dataset
 from families import NAMES, make
 from transformers import Trainer, TrainerCallback, TrainingArguments
@@ -21,6 +22,7 @@ from guided_ft.errors import GuidedError
 from guided_ft.system.sizes import parse_size
 
 FIRST = 2
+
 NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
@@ -38,29 +40,6 @@ def plan_of(model, first: int = FIRST) -> Plan:
     return Plan(Selection(anatomy, parts + heads))
 
 
-def batch(rows: int = 4, length: int = 13, seed: int = 0, left: bool = False) -> dict[str, torch.Tensor]:
-    """Texts of different lengths, padded, their second halves labelled."""
-    generator = torch.Generator().manual_seed(seed)
-    ids = torch.zeros(rows, length, dtype=torch.long)
-    mask, labels = torch.zeros_like(ids), torch.full_like(ids, -100)
-    for i in range(rows):
-        size = length - (i * 2) % 7
-        at = slice(length - size, length) if left else slice(0, size)
-        ids[i, at] = torch.randint(3, 99, (size,), generator=generator)
-        mask[i, at] = 1
-        half = slice(at.start + size // 2, at.stop)
-        labels[i, half] = ids[i, half]
-    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
-
-
-def gradients(model, inputs) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    model.zero_grad()
-    loss = model(**inputs).loss
-    loss.backward()
-    return loss.detach(), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
-
-
-# -- logits only where labels are -----------------------------------------------------------------------------------
 @pytest.mark.parametrize("family", NAMES)
 def test_the_loss_and_gradients_are_those_of_all_positions(family):
     model = plan_of(model_of(family), first=0).attach(model_of(family)).train()
@@ -113,7 +92,6 @@ def test_the_model_is_given_back_as_it_was_also_after_an_error():
     assert [type(m).__name__ for m in model.model.layers] == ["LlamaDecoderLayer"] * 4
 
 
-# -- the prefix -----------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("family", NAMES)
 def test_stored_states_give_the_same_bits(family, attention, tmp_path):
@@ -187,7 +165,6 @@ def test_states_of_another_model_are_noticed(tmp_path):
             model(**batch())
 
 
-# -- the trainers ---------------------------------------------------------------------------------------------------
 def settings(folder: Path, **options) -> dict:
     common = {
         "output_dir": str(folder),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import tiny_run
-from test_pipeline import adapter
+from tiny_run import adapter
 
 from guided_ft.callback.checkpoint import checkpoints, fault, newest_complete
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from pathlib import Path
 
 import pytest
 import torch
 from peft import AutoPeftModelForCausalLM
-from tiny_run import recipe
+from tiny_run import adapter, recipe
 
 from guided_ft import GuidedError, Plan, Recipe, ScoreMap, Selection, run
 from guided_ft.pipeline import pipeline, stages
@@ -21,12 +19,6 @@ KEYS = {
     "budget", "trainable", "total", "selected", "before", "after", "retention", "loss", "frozen", "reload", "control",
     "checks", "seconds", "prefix", "peak_bytes", "versions", "machine", "seed", "samples",
 }  # fmt: skip
-
-
-def adapter(folder: Path) -> str:
-    files = sorted((folder / "adapter").glob("*.safetensors"))
-    assert files
-    return hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()
 
 
 @pytest.mark.slow

@@ -9,8 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_pipeline import adapter
-from tiny_run import recipe
+from tiny_run import adapter, recipe
 
 from guided_ft import GuidedError, Recipe, run
 from guided_ft.pipeline import run_folder

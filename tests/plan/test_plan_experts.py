@@ -14,11 +14,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import AutoPeftModelForCausalLM, PeftModel, get_peft_model
+from refusing import refuses
 from safetensors.torch import load_file, save_file
 from slicing import base_tensors, same, slice_layers
-from test_anatomy import refuses
-from test_callback import base, dpo, sft
 from tiny_run import recipe
+from trainers import base, dpo, sft
 
 from guided_ft import GuidedCallback, Plan, Selection, Task, run
 from guided_ft.anatomy import Anatomy

@@ -10,7 +10,8 @@ import pytest
 import tiny
 import torch
 from families import make
-from test_scorers import equal, prepared, state_of
+from naive_ablation import task_of
+from untouched import equal, prepared, state_of
 
 from guided_ft.anatomy import Anatomy, Component
 from guided_ft.errors import GuidedError
@@ -23,17 +24,8 @@ from guided_ft.task.formats import Tokens
 from guided_ft.task.task import Task
 
 REPLACE = ("zero", "mean", "resample", "corrupted")
+
 SOME = tuple(map(Component.parse, ("L0", "L1", "L0.H1", "L1.H3", "L0.N7", "L1.N40")))
-
-
-def task_of(count: int = 5, preference: bool = False, shared: str = "abcdef", **options) -> Task:
-    """Rows of two lengths with corrupted prompts, and a beginning that outlasts the window of the sliding families."""
-    rows = tiny.pairs(count * 3)[::3] if preference else tiny.sums(count * 3)[::3]
-    rows = [row | {"prompt": shared + row["prompt"]} for row in rows]
-    rows = [
-        row | {"corrupted_prompt": row["prompt"].translate(str.maketrans("123456789", "345678912"))} for row in rows
-    ]
-    return dataclasses.replace(Task.from_dataset(rows, tiny.tokenizer(), batch_size=3), **options)
 
 
 @pytest.mark.parametrize(("padding", "shared"), [("right", ""), ("right", "abcdef"), ("right", "ab"), ("left", "ab")])

@@ -10,7 +10,7 @@ import pytest
 import tiny
 import torch
 from families import make
-from test_ablation import task_of
+from naive_ablation import task_of
 
 from guided_ft.anatomy import Anatomy
 from guided_ft.errors import GuidedError

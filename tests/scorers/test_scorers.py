@@ -6,31 +6,20 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from basic_scorers import METHODS, same, task_of
 from captum.attr import LayerGradientXActivation
-from families import VOCAB, make
+from families import make
+from untouched import hooks_of
 
 from guided_ft.anatomy import KINDS, Anatomy, Component
 from guided_ft.errors import GuidedError
 from guided_ft.scorers import catalogue
 from guided_ft.scorers.localize import localize
-from guided_ft.scorers.self_text import self_text
-from guided_ft.scorers.watch.tap import GradientWatch, Tap
+from guided_ft.scorers.watch.tap import Tap
 from guided_ft.selection.combine import FLOOR
 from guided_ft.selection.scoremap import ScoreMap
 from guided_ft.task.formats import Tokens
 from guided_ft.task.task import Task
-
-METHODS = ("ablation", "attribution", "gradient", "magnitude", "random")
-
-
-def task_of(count: int = 6, batch_size: int = 8, preference: bool = False) -> Task:
-    rows = tiny.pairs(count) if preference else tiny.sums(count)
-    return Task.from_dataset(rows, tiny.tokenizer(), batch_size=batch_size)
-
-
-def same(a: ScoreMap, b: ScoreMap, tolerance: float = 1e-5) -> None:
-    for kind in a.kinds:
-        np.testing.assert_allclose(a.of(kind), b.of(kind), rtol=tolerance, atol=tolerance * np.abs(a.of(kind)).max())
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -247,116 +236,6 @@ def test_bf16_scores_are_close_to_fp32(dtype):
         assert exact.compare(rough, "neuron")["spearman"] > 0.97
 
 
-# -- law 6: nothing is left behind ----------------------------------------------------------------------------------
-def hooks_of(model) -> int:
-    stores = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    hooks = sum(len(getattr(m, s)) for m in model.modules() for s in stores)
-    return hooks + sum(len(p._post_accumulate_grad_hooks or ()) for p in model.parameters())
-
-
-def state_of(model):
-    return (
-        hooks_of(model),
-        [m.training for m in model.modules()],
-        [p.requires_grad for p in model.parameters()],
-        [None if p.grad is None else p.grad.clone() for p in model.parameters()],
-        torch.get_rng_state().tolist(),
-    )
-
-
-def prepared(family):
-    model = make(family)
-    model.train()
-    model.model.embed_tokens.weight.requires_grad_(False) if family == "llama" else None
-    parameter = next(p for p in model.parameters() if p.requires_grad)
-    parameter.grad = torch.ones_like(parameter)
-    return model
-
-
-def equal(a, b) -> bool:
-    grads = all((x is None and y is None) or torch.equal(x, y) for x, y in zip(a[3], b[3], strict=True))
-    return a[:3] == b[:3] and grads and a[4] == b[4]
-
-
-class Broken(Exception):
-    pass
-
-
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("fault", ["none", "forward", "metric", "interrupt"])
-def test_nothing_is_left_behind(method, fault, monkeypatch):
-    model, task = prepared("llama"), task_of(2)
-    before = state_of(model)
-    if fault == "none":
-        localize(model, task, method)
-    elif not catalogue.find(method).needs_data:
-        pytest.skip("this method runs no model")
-    else:
-        error = KeyboardInterrupt if fault == "interrupt" else Broken
-        if fault == "metric":
-            monkeypatch.setattr(Task, "quantity", lambda *a: (_ for _ in ()).throw(error()))
-        else:
-
-            def fail(module, args):
-                raise error
-
-            handle = model.model.layers[1].mlp.register_forward_pre_hook(fail)
-            before = state_of(model)
-        with pytest.raises(error):
-            localize(model, task, method, retain=None)
-        assert equal(state_of(model), before)
-        if fault != "metric":
-            handle.remove()
-        return
-    assert equal(state_of(model), before)
-
-
-def test_every_family_is_left_as_it_was(family):
-    model = prepared(family)
-    before = state_of(model)
-    for method in METHODS:
-        localize(model, task_of(2), method, kinds=("head",))
-    assert equal(state_of(model), before)
-
-
-def test_gradient_watch_names_the_culprit_and_cleans_up():
-    model = make("llama")
-    names = dict(model.named_parameters())
-    watch = GradientWatch()
-    watch.open(names)
-    out = model(input_ids=torch.tensor([[5, 6, 7]])).logits.sum()
-    bad = names["model.layers.1.mlp.down_proj.weight"]
-    handle = bad.register_hook(lambda g: g * float("nan"))
-    out.backward()
-    assert watch.bad() == ["model.layers.1.mlp.down_proj.weight"]
-    assert watch.bad() == []
-    handle.remove()
-    watch.close()
-    assert hooks_of(model) == 0
-
-
-# -- text of the model's own ------------------------------------------------------------------------------------------
-def test_self_text_repeats_with_its_seed_and_leaves_the_model_alone():
-    model = prepared("llama")
-    before = state_of(model)
-    a, b, c = (self_text(model, num_examples=5, num_tokens=12, seed=s) for s in (0, 0, 1))
-    assert equal(state_of(model), before)
-    assert a.examples == b.examples != c.examples
-    assert all(0 <= i < VOCAB for e in a.examples for i in e[0].ids)
-    assert all(9 <= len(e[0].ids) <= 13 for e in a.examples)
-
-
-def test_self_text_is_a_sample_whatever_the_models_own_settings():
-    model = make("llama")
-    plain = self_text(model, num_examples=4, num_tokens=20)
-    for name, value in {"repetition_penalty": 5.0, "min_p": 0.9, "no_repeat_ngram_size": 1}.items():
-        before = getattr(model.generation_config, name)
-        setattr(model.generation_config, name, value)
-        assert self_text(model, num_examples=4, num_tokens=20).examples == plain.examples, name
-        setattr(model.generation_config, name, before)
-
-
-# -- the catalogue ------------------------------------------------------------------------------------------------------
 def test_a_scorer_of_ones_own(monkeypatch):
     def depth(model, anatomy, task, *, kinds, progress=None):
         """Later layers score higher."""

@@ -6,9 +6,10 @@ import moe
 import numpy as np
 import pytest
 import torch
+from basic_scorers import METHODS, same, task_of
 from families import EXPERTS, PER_EXPERT, make
-from test_anatomy import refuses
-from test_scorers import METHODS, equal, hooks_of, prepared, same, state_of, task_of
+from refusing import refuses
+from untouched import equal, hooks_of, prepared, state_of
 
 from guided_ft.anatomy import KINDS, Anatomy, stored_weight
 from guided_ft.scorers.localize import localize

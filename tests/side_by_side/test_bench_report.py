@@ -7,37 +7,19 @@ import json
 import math
 import re
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from bench_rows import benchmark, curve, row
-from families import make
+from bench_rows import benchmark, results, row
 
-from benchmarks.side_by_side import around, smollm2, testbed
 from benchmarks.side_by_side.arms import ARMS
-from benchmarks.side_by_side.compare import CONTROLS, PLACED, REFERENCES, against, located
-from benchmarks.side_by_side.goals import GOALS, goals
-from benchmarks.side_by_side.groups import ALL_TASKS, Line, group, headline, pooled
+from benchmarks.side_by_side.compare import CONTROLS, PLACED, REFERENCES
 from benchmarks.side_by_side.labels import LABELS, colour, label, marker, ordered
 from benchmarks.side_by_side.report import write_report
-from benchmarks.side_by_side.rule import rule
 from benchmarks.side_by_side.same_rate import same_rate
-from guided_ft.anatomy import Anatomy
 from guided_ft.errors import GuidedError
-from guided_ft.pipeline.training import learning_rate
-from guided_ft.plan.plan import Plan
-from guided_ft.recipe.recipe import Recipe
-from guided_ft.scorers.methods.random import random
-from guided_ft.selection.budget import select
 
 pytest.importorskip("matplotlib")
-
-
-def results(folder: Path, rows, suite="testbed") -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{suite}.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows))
-    return folder
 
 
 def small(task="later", **options):
@@ -173,268 +155,6 @@ def test_the_sheet_holds_the_means(made):
     assert float(found["score_sd"]) == pytest.approx(deviation, rel=1e-5)
 
 
-# -- known answers ------------------------------------------------------------------------------------------------------
-def duel(better: float, seeds=3, draws=3, tasks=("later", "smallest", "new_fact")):
-    """Located above random by so many points on every seed."""
-    same = {"lr": 1e-3, "budget": 0.3}
-    rows = []
-    for task in tasks:
-        for seed in range(1, seeds + 1):
-            level = 50.0 + 5 * seed
-            rows.append(row(arm="guided:two-sided", task=task, seed=seed, score=level + better, **same))
-            rows += [row(arm="random", task=task, seed=seed, draw=d, score=level + d - 1, **same) for d in range(draws)]
-    return rows
-
-
-@pytest.mark.parametrize(("better", "verdict"), [(10.0, "win"), (-10.0, "loss"), (0.5, "tie")])
-def test_verdicts(better, verdict):
-    groups = group(duel(better))
-    (over_all,) = [e for e in against(pooled(groups), located, CONTROLS) if e.metric.name == "score"]
-    assert (over_all.setting.task, over_all.verdict, over_all.seeds, over_all.pairs) == (ALL_TASKS, verdict, 9, 27)
-    assert over_all.difference == pytest.approx(better)
-    each = [e for e in against(groups, located, CONTROLS) if e.metric.name == "score"]
-    assert [e.verdict for e in each] == [verdict] * 3
-    assert [e.least for e in each] == pytest.approx([1 / 64] * 3)
-
-
-def test_too_few_runs_are_no_verdict_and_no_burden():
-    """Three seeds and one draw cannot reach p < 0.05, and do not weigh on the correction of what can."""
-    few = [each | {"data_size": 50} for each in duel(10.0, draws=1, tasks=("later",))]
-    found = against(group([*duel(10.0, tasks=("later",)), *few]), located, CONTROLS)
-    score = {e.setting.data_size: e for e in found if e.metric.name == "score"}
-    assert score[50].verdict == "too few runs"
-    assert score[50].adjusted is None
-    assert score[300].verdict == "win"
-    assert score[300].adjusted == score[300].p == pytest.approx(1 / 64)
-
-
-def test_an_arm_with_a_given_rate_is_held_against_one_with_a_given_rate():
-    rows = [
-        row(arm=arm, budget=0.3, seed=seed)
-        for arm in ("guided", "guided:auto", "random", "random:auto")
-        for seed in (1, 2)
-    ]
-    found = against(group(rows), located, CONTROLS)
-    assert {(each.line.arm, each.control) for each in found} == {("guided", "random"), ("guided:auto", "random:auto")}
-
-
-def test_less_forgetting_is_a_win():
-    rows = [each | {"forgetting": 0.01 if "guided" in each["arm"] else 0.5} for each in duel(0.0)]
-    (found,) = [e for e in against(pooled(group(rows)), located, CONTROLS) if e.metric.name == "forgetting"]
-    assert found.verdict == "win"
-    assert found.difference == pytest.approx(-0.49)
-
-
-def test_forgetting_is_compared_at_equal_score():
-    """Both forget as much per point; the one that learns further is not held to its end."""
-    rows = []
-    for arm, end in (("guided", 80.0), ("random", 40.0)):
-        for seed in (1, 2):
-            way = [
-                {"step": s, "score": end * s / 100, "forgetting": end * s / 1e4, "seconds": s / 10} for s in (0, 100)
-            ]
-            rows.append(row(arm=arm, budget=0.3, seed=seed, score=end, forgetting=end / 100, curve=way))
-    found = {e.metric.name: e.difference for e in against(group(rows), located, CONTROLS)}
-    assert found["forgetting"] == pytest.approx(0.4)
-    assert found["forgetting_at_equal_score"] == pytest.approx(0.0)
-
-
-def test_runs_are_compared_where_the_base_had_the_same_weights():
-    rows = [row(seed=s, score=90.0, weights=w) for s, w in ((1, "a"), (2, "b"))]
-    rows += [row(arm="guided", budget=0.3, seed=s, score=80.0 if s == 1 else 10.0, weights="a") for s in (1, 2)]
-    groups = group(rows)
-    compared = [c for c in against(groups, located, ("full",)) if c.metric.name == "score"]
-    assert [(c.seeds, c.difference) for c in compared] == [(1, -10.0)]
-    assert GOALS[0].measure(next(iter(groups.values())), 0.3).seen == "80.0 : 90.0"
-    apart = [each | {"weights": each["arm"]} for each in rows]
-    assert against(group(apart), located, ("full",)) == []
-    assert {goal.measure(next(iter(group(apart).values())), 0.3) for goal in GOALS[:4]} == {None}
-
-
-def test_sweeps_choose_and_are_not_compared():
-    rate = {"phase": "sweep", "seed": 0}
-    rows = [row(lr=1e-4, validation=10.0, score=99.0, **rate), row(lr=1e-3, validation=60.0, score=1.0, **rate)]
-    (lines,) = group(rows).values()
-    assert (lines[Line("full", None)].rate, lines[Line("full", None)].phase) == (1e-3, "sweep")
-    rows += [row(lr=1e-3, seed=s, score=50.0) for s in (1, 2)]
-    (lines,) = group(rows).values()
-    assert [r["score"] for r in lines[Line("full", None)].rows] == [50.0, 50.0]
-    alone = group([row(arm="guided", budget=0.3, phase="sweep"), row(arm="random", budget=0.3, phase="sweep")])
-    assert against(alone, located, CONTROLS) == []
-    assert pooled(alone) == {}
-
-
-def test_where_to_look_is_where_most_was_run():
-    rows = [row(arm=arm, budget=b) for arm, b in (("lora", 0.1), ("lora", 0.3), ("random", 0.3), ("guided", 0.1))]
-    assert headline(group([*rows, row(data_size=1000)]))[1] == 0.3
-    assert headline(group([*rows, row(data_size=1000)]))[0].data_size == 300
-
-
-def on_processor(way, factor):
-    return [point | {"cpu_seconds": factor * point["seconds"]} for point in way]
-
-
-def test_cost_is_relative_to_full_on_the_same_seed(tmp_path):
-    way = {"full": curve(80.0, 0.1, 20.0), "lora": on_processor(curve(80.0, 0.1, 5.0), 2.0)}
-    rows = [row(seed=s, curve=on_processor(way["full"], s), resident_bytes=10**8 * s) for s in (1, 2)]
-    rows += [row(arm="lora", budget=0.3, seed=s, curve=way["lora"], resident_bytes=10**8) for s in (1, 2)]
-    page = write_report(results(tmp_path / "results", rows), tmp_path)[0].read_text()
-    # 10 s of the processor against 20 and 40; 300 MB against 300 and 200.
-    line = "| LoRA, all linear layers | 0.38 ± 0.18 | 0.38 ± 0.18 | 1.25 ± 0.35 | - (0 of 2) |"
-    assert line in page
-
-
-def test_the_score_at_the_defaults_time(tmp_path):
-    rows = [row(curve=curve(80.0, 0.1, 20.0)), row(arm="guided", budget=0.3, curve=curve(60.0, 0.1, 8.0))]
-    page = write_report(results(tmp_path / "results", rows), tmp_path)[0].read_text()
-    assert "| full fine-tuning | 1.00 | 1.00 | - (0 of 1) | 53.0 |" in page  # 0.4 of its way
-    assert "| 60.0 |" in page
-
-
-# -- goals ------------------------------------------------------------------------------------------------------------
-def reached(**guided):
-    """Verdicts on a default recipe against a full fine-tuning and a LoRA that are the same for every call."""
-    rows = []
-    for seed in (1, 2, 3):
-        at = {"seed": seed, "resident_bytes": 0}
-        rows.append(row(**at, curve=curve(80.0, 0.2, 20.0), peak_bytes=1000))
-        rows.append(row(**at, arm="lora", budget=0.3, score=79.0, curve=curve(80.0, 0.1, 10.0)))
-        rows.append(row(**at, arm="guided", budget=0.3, **guided))
-    groups = group(rows)
-    lines = next(iter(groups.values()))
-    return [None if found is None else found.reached for found in (goal.measure(lines, 0.3) for goal in GOALS)], groups
-
-
-def test_goals_are_reached_and_missed_at_their_edges():
-    good = {"score": 79.0, "curve": curve(80.0, 0.049, 6.0), "peak_bytes": 500}
-    assert reached(**good)[0] == [True] * 7
-    for i, worse in (
-        ((0, 1), {"score": 78.9}),
-        ((3,), {"curve": curve(80.0, 0.051, 6.0)}),
-        ((2, 3), {"curve": curve(80.0, 0.21, 6.0)}),
-        ((5,), {"curve": curve(80.0, 0.049, 6.2)}),
-        ((4, 5), {"curve": curve(80.0, 0.049, 7.3)}),
-        ((6,), {"peak_bytes": 501}),
-    ):
-        assert reached(**good | worse)[0] == [place not in i for place in range(7)], worse
-
-
-def test_a_default_that_never_gets_there_has_missed_the_goals_of_time():
-    found, groups = reached(score=40.0, curve=curve(40.0, 0.01, 6.0), peak_bytes=500)
-    assert found == [False, False, True, False, False, False, True]
-    assert "missed: never there" in goals([groups])
-
-
-def test_time_is_compared_on_the_same_machine(tmp_path):
-    slow = {"machine": "2 x slow processor", "resident_bytes": 0}
-    rows = [row(seed=s, curve=curve(80.0, 0.2, 20.0), resident_bytes=0) for s in (1, 2)]
-    rows += [row(arm="lora", budget=0.3, seed=1, curve=curve(80.0, 0.1, 10.0), resident_bytes=0)]
-    rows += [row(arm="lora", budget=0.3, seed=2, curve=curve(80.0, 0.1, 40.0), **slow)]
-    rows += [row(arm="guided", budget=0.3, seed=s, curve=curve(80.0, 0.1, 5.0), resident_bytes=0) for s in (1, 2)]
-    lines = next(iter(group(rows).values()))
-    assert GOALS[5].measure(lines, 0.3).seen == "0.50x"  # 5 s against 10 s; the slow 40 s are no partner
-    page = write_report(results(tmp_path / "results", rows), tmp_path)[0].read_text()
-    # At 5 s of its 10, between 53 and 68; what it would have had on the other machine at seed 2 is not known.
-    (line,) = (line for line in page.splitlines() if line.startswith("| LoRA, all linear layers | 0.5"))
-    assert "| 60.5 (1 of 2) |" in line, line
-    assert f"Machines: 2 x slow processor (1 run); 2 x test processor ({len(rows) - 1} runs)." in page
-
-
-def test_memory_that_was_not_measured_is_no_miss():
-    rows = [row(resident_bytes=0), row(arm="guided", budget=0.3)]
-    assert GOALS[-1].measure(next(iter(group(rows).values())), 0.3) is None
-
-
-def test_what_was_not_run_is_a_dash():
-    table = goals([group([row(), row(arm="guided", budget=1.0)])])
-    assert table.count("| - |") == len(GOALS)
-
-
-def test_the_default_is_judged_at_a_budget_that_lora_has_too():
-    default = [row(arm="guided", budget=budget) for budget in (0.1, 0.3, 0.5, 0.9)]
-    for budgets, shown in (((), "0.5"), ((0.1, 0.3), "0.3"), ((0.9,), "0.5")):
-        rows = [row(), *default, *(row(arm="lora", budget=budget) for budget in budgets)]
-        assert f"| reversal, {shown} % |" in goals([group(rows)])
-
-
-# -- the default rate -------------------------------------------------------------------------------------------------
-def test_the_default_rate_is_the_plans():
-    anatomy = Anatomy.of(make("llama"))
-    wider = 576 / anatomy.hidden_size
-    plan = Plan(select(random(None, anatomy), "40%"))
-    share = 100 * plan.num_parameters / anatomy.num_parameters
-    for arm in ("guided:two-sided", "random", "shuffled"):
-        assert rule("smollm2", "sums", arm, share) * wider == pytest.approx(plan.learning_rate)
-    for change, arm in (
-        ({"rank": 1}, "guided:rank"),
-        ({"mode": "lora"}, "lora"),
-        ({"mode": "freeze"}, "guided:freeze"),
-    ):
-        other = replace(plan, **change)
-        share = 100 * other.num_parameters / anatomy.num_parameters
-        assert rule("smollm2", "sums", arm, share) * wider == pytest.approx(other.learning_rate)
-    assert [rule("smollm2", "sums", arm, 0.3) for arm in ("full", "dora", "lora:qv", "lisa", "base")] == [None] * 5
-    narrow = 576 / testbed.SIZES["testbed"]["hidden"] * rule("smollm2", "sums", "random", 0.3)
-    assert rule("testbed", "later", "random", 0.3) == pytest.approx(narrow)
-
-
-def test_the_default_rate_of_pairs_is_a_recipes(monkeypatch):
-    monkeypatch.setattr(smollm2, "_sets", lambda: None)
-    plan = Plan(select(random(None, Anatomy.of(make("llama"))), "40%"))
-    recipe = Recipe.load("dpo_sums", ["train.learning_rate=auto"])
-    paces = {False: 1.0, True: learning_rate(recipe, plan) / plan.learning_rate}
-    assert paces[True] < 1
-    for task, problem in smollm2.suite().problems.items():
-        expected = paces[problem.is_preference] * rule("smollm2", "sums", "random", 0.3)
-        assert rule("smollm2", task, "random", 0.3) == pytest.approx(expected)
-
-
-def test_sweeps_in_which_the_default_rate_is_good_enough_are_counted(tmp_path):
-    rows = [row(phase="sweep", lr=lr, validation=v, score=v) for lr, v in ((1e-3, 10), (5e-3, 90))]  # no arm of ours
-    for budget, here, best in ((0.1, 80, 82), (0.3, 80, 82.5)):
-        for lr, score in ((1e-3, 10), (rule("testbed", "later", "random", budget), here), (9e-2, best)):
-            at = {"phase": "sweep", "arm": "random", "budget": budget, "fraction": budget, "lr": lr}
-            rows.append(row(**at, validation=score, score=score))
-    # Its budget is its own: what counts is what it trained.
-    for lr, score in ((1e-4, 10), (rule("testbed", "later", "guided:freeze", 8.0), 70), (9e-3, 73)):
-        at = {"phase": "sweep", "arm": "guided:freeze", "fraction": 8.0, "lr": lr}
-        rows.append(row(**at, validation=score, score=score))
-    page = write_report(results(tmp_path / "results", rows), tmp_path)[0].read_text()
-    assert "best rate of the sweep in 1 of 3 sweeps; at worst it loses 3." in page
-
-
-# -- few rows, bad rows ---------------------------------------------------------------------------------------------------
-def test_what_half_and_twice_the_default_rate_would_have_done(tmp_path):
-    def rule(suite, task, arm, trained):
-        return None if arm == "full" else 2e-3
-
-    def swept(task, arm, *ends):
-        return [
-            row(phase="sweep", task=task, arm=arm, budget=0.3, lr=lr, validation=score, score=score, forgetting=nats)
-            for lr, (score, nats) in zip((1e-3, 4e-3, 16e-3), ends, strict=True)
-        ]
-
-    rows = [
-        *swept("a", "guided", (60, 0.1), (80, 0.3), (20, 1.0)),
-        *swept("b", "guided:two-sided", (70, 0.2), (71, 0.4), (10, 1.0)),
-        *swept("c", "guided:late", (90, 0.0), (50, None), (10, None)),
-        # A rank, a reference, an arm of others, and a sweep that ends below twice the rate.
-        *swept("a", "guided:rank", (1, 0.0), (2, 0.0), (3, 0.0)),
-        *swept("a", "random", (1, 0.0), (2, 0.0), (3, 0.0)),
-        *swept("a", "full", (1, 0.0), (2, 0.0), (3, 0.0)),
-        *[each for each in swept("d", "guided", (1, 0.0), (2, 0.0), (3, 0.0)) if each["lr"] < 4e-3],
-    ]
-    _, _, line = around.table(rows, rule).splitlines()
-    assert line.split(" | ") == [
-        *("| slices, located", "3"),
-        # 20, 1 and 0 points; 10, 0.5 and 20; 0, 0 and 40
-        *("+7.0", "+10.2", "+13.3"),
-        *("2", "1", "2"),
-        *("+0.1000", "+0.3000", "+0.4000 |"),
-    ]
-    assert around.table(rows[3:], rule) == "", "two sweeps are too few"
-
-
 def test_one_run_is_a_page_without_a_map(tmp_path):
     paths = write_report(results(tmp_path / "results", [row(phase="sweep")]), tmp_path)
     page = paths[0].read_text()
@@ -527,7 +247,6 @@ def test_what_is_in_the_way_is_one_line_and_exit_code_2(tmp_path, capsys, place)
     assert said.startswith(f"{tmp_path / place}: ")
 
 
-# -- names ------------------------------------------------------------------------------------------------------------------
 def test_every_arm_of_the_runner_has_a_name_and_a_look():
     assert set(LABELS) == set(ARMS)
     assert {*CONTROLS, *REFERENCES, *PLACED, *PLACED.values()} <= set(ARMS)
@@ -548,42 +267,3 @@ def test_the_command_writes_beside_the_results(tmp_path):
     said = [Path(line.removeprefix("wrote ")) for line in done.output.splitlines()]
     assert said[0] == tmp_path / "RESULTS.md"
     assert set(said) == {path for path in tmp_path.rglob("*") if path.is_file()} - {folder / "testbed.jsonl"}
-
-
-# -- what must not be passed over -----------------------------------------------------------------------------------------
-def test_a_lora_that_trains_more_than_the_default_is_said_to():
-    rows = [row(), row(arm="guided", budget=0.3, trainable=1000)]
-    rows += [row(arm="lora", budget=0.3, trainable=3000)]
-    (line, *_) = [line for line in goals([group(rows)]).splitlines() if "at equal parameters" in line]
-    assert line.endswith("reached: 80.0 : 80.0 (LoRA, all linear layers: 3.0 times the parameters) |")
-    rows[-1]["trainable"] = 1100
-    assert "times the parameters" not in goals([group(rows)])
-
-
-def test_a_loss_against_any_random_choice_is_shown(tmp_path):
-    rows = duel(-10.0)
-    for each in rows:
-        each["arm"] = each["arm"].replace("random", "random:default")
-    page = write_report(results(tmp_path / "lost", rows), tmp_path)[0].read_text()
-    assert "| guided, two-sided | random, placed as the default | score (points) | loss |" in page
-    for each in rows:
-        each["score"] = 50.0
-    page = write_report(results(tmp_path / "tied", rows), tmp_path / "b")[0].read_text()
-    assert "| guided, two-sided | random, placed as the default | score (points) | tie |" not in page
-
-
-@pytest.mark.parametrize(
-    ("arm", "control", "better", "shown"),
-    [
-        ("guided:lora", "random", 10.0, False),
-        ("guided:rank", "random", 10.0, False),
-        ("guided:rank", "random:rank", 10.0, True),
-        ("guided:rank", "random", -10.0, True),
-    ],
-)
-def test_what_another_way_of_training_wins_is_not_the_maps(arm, control, better, shown, tmp_path):
-    names = {"guided:two-sided": arm, "random": control}
-    rows = [each | {"arm": names.get(each["arm"], each["arm"])} for each in duel(better)]
-    page = write_report(results(tmp_path / "results", rows), tmp_path)[0].read_text()
-    verdict = "win" if better > 0 else "loss"
-    assert (f"| {label(arm)} | {label(control)} | score (points) | {verdict} |" in page) == shown

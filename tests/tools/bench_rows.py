@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import random
+from pathlib import Path
 from typing import Any
 
 Row = dict[str, Any]
@@ -134,3 +136,9 @@ def benchmark(
 def _decades(budget: float) -> float:
     """How far above 0.01 %, up to 3 decades."""
     return sum(budget >= edge for edge in (0.01, 0.03, 0.1, 0.3)) - 2
+
+
+def results(folder: Path, rows, suite="testbed") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{suite}.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows))
+    return folder

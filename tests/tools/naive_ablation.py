@@ -3,9 +3,13 @@ without padding, copies or shortcuts."""
 
 from __future__ import annotations
 
+import dataclasses
+
+import tiny
 import torch
 
 from guided_ft.anatomy import Anatomy
+from guided_ft.task.task import Task
 
 
 def losses(model, task, i, edits=()):
@@ -95,3 +99,13 @@ def values(model, task, component, i, replace, seed=0):
 
     there = [of(s.ids) for s in task.examples[donor]]
     return [a[torch.arange(len(s.ids)).clamp(max=len(a) - 1)] for s, a in zip(task.examples[i], there, strict=True)]
+
+
+def task_of(count: int = 5, preference: bool = False, shared: str = "abcdef", **options) -> Task:
+    """Rows of two lengths with corrupted prompts, and a beginning that outlasts the window of the sliding families."""
+    rows = tiny.pairs(count * 3)[::3] if preference else tiny.sums(count * 3)[::3]
+    rows = [row | {"prompt": shared + row["prompt"]} for row in rows]
+    rows = [
+        row | {"corrupted_prompt": row["prompt"].translate(str.maketrans("123456789", "345678912"))} for row in rows
+    ]
+    return dataclasses.replace(Task.from_dataset(rows, tiny.tokenizer(), batch_size=3), **options)

@@ -21,6 +21,7 @@ PAIRS = [
     {"prompt": f"{i}+{j} =", "completion": f" {i + j}", "corrupted_prompt": f"{j}+{i} ="}
     for i, j in ((1, 2), (3, 4), (12, 25), (2, 5), (14, 31), (7, 6))
 ]
+
 OPTIONS: dict[str, dict[str, Any]] = {
     # Small: what is tested are laws, not the quality of the scores.
     "ablation": {"kinds": ("layer", "head")},
@@ -30,6 +31,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "low_rank": {"rank": 4},
     "movement": {"steps": 2},
 }
+
 SETS = [name for name, method in catalogue.CATALOGUE.items() if method.against]
 
 
@@ -118,3 +120,8 @@ def example_gradients(model: torch.nn.Module, task: Task) -> list[dict[str, torc
         found.append({name: w.grad.detach().clone() for name, w in weights(model).items()})
     model.zero_grad()
     return found
+
+
+METHODS = tuple(catalogue.CATALOGUE)
+
+DATA = tuple(name for name in METHODS if catalogue.CATALOGUE[name].needs_data)

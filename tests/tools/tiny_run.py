@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -35,3 +36,9 @@ def recipe(folder: Path, name: str = "run", family: str = "llama", **changes: An
         **changes,
     }
     return Recipe.from_dict(settings)
+
+
+def adapter(folder: Path) -> str:
+    files = sorted((folder / "adapter").glob("*.safetensors"))
+    assert files
+    return hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()
