@@ -13,6 +13,7 @@ import numpy as np
 from ..anatomy import Anatomy
 from ..errors import GuidedError
 from ..system.files import beside, digest, read_arrays, read_json, write_arrays, write_json
+from .scoremap import ScoreMap
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,24 +27,28 @@ class DirectionMap:
         anatomy: of the model.
         bases: float32 ``[k, in]`` by the full name of a layer: directions of length 1, best first.
         scores: float32 ``[k]`` by name, not negative and not rising.
+        rows: float32 ``[out]`` by name: what each output has in the scores of all directions of its layer, as whose sum
+            they come out.
         meta: provenance: task, retain, lambda, model, seconds, passes.
     """
 
     anatomy: Anatomy = field(repr=False)
     bases: Mapping[str, np.ndarray]
     scores: Mapping[str, np.ndarray]
+    rows: Mapping[str, np.ndarray]
     meta: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.bases:
             raise GuidedError("directions: the map is empty")
-        if set(self.bases) != set(self.scores):
-            odd = sorted(set(self.bases) ^ set(self.scores))[0]
-            raise GuidedError(f"directions: {odd} has a basis without scores or scores without a basis")
+        odd = sorted(set(self.bases) ^ set(self.scores) | set(self.bases) ^ set(self.rows))
+        if odd:
+            raise GuidedError(f"directions: {odd[0]} has not all of a basis, scores and rows")
         for name in self.bases:
             check_basis(self.anatomy, name, self.bases[name])
             _check_scores(name, self.scores[name], len(self.bases[name]))
-        for part in ("bases", "scores"):
+            _check_numbers(name, "rows", self.rows[name], self.outputs(name))
+        for part in ("bases", "scores", "rows"):
             object.__setattr__(self, part, in_order(self.anatomy, getattr(self, part)))
 
     # -- reading ----------------------------------------------------------------------------------------------------
@@ -61,12 +66,31 @@ class DirectionMap:
         pairs = [(-float(s) / self.outputs(m), m, i) for m in self.modules for i, s in enumerate(self.scores[m])]
         return [(m, i, float(self.scores[m][i])) for _, m, i in sorted(pairs)[:k]]
 
-    def layer_scores(self) -> np.ndarray:
-        """The scores of each layer of the model, added up: ``[L]``."""
-        sums = np.zeros(self.anatomy.num_layers)
-        for name, scores in self.scores.items():
-            sums[self.anatomy.layer_of(name)] += float(scores.sum())
-        return sums
+    def component_scores(self) -> ScoreMap:
+        """The scores added up over the layers, heads and neurons that they lie in.
+
+        A head has the rows of its queries and its share of its group's keys and values, a neuron those of gate and up;
+        the out and down projections count for their layer alone.
+        """
+        a = self.anatomy
+        f = a.family
+        layer, head, neuron = np.zeros(a.num_layers), np.zeros((a.num_layers, a.num_heads)), None
+        for name, rows in self.rows.items():
+            layer[a.layer_of(name)] += rows.sum(dtype=np.float64)
+        for part, repeats in ((f.query, 1), (f.key, a.heads_per_group), (f.value, a.heads_per_group)):
+            index = a.head_rows(part)
+            for i in range(a.num_layers):
+                found = self.rows.get(a.module(i, part.module))
+                if found is not None:
+                    head[i] += np.repeat(found[index].sum(1) / repeats, repeats)
+        if not a.num_experts:
+            neuron = np.zeros((a.num_layers, a.num_neurons))
+            for part in f.up:
+                for i in range(a.num_layers):
+                    found = self.rows.get(a.module(i, part.module))
+                    if found is not None:
+                        neuron[i] += found[a.neuron_rows(part)]
+        return ScoreMap(a, layer=layer, head=head, neuron=neuron, meta=self.meta)
 
     def compare(self, other: DirectionMap, k: int = 8) -> dict[str, float]:
         """How far the spaces of the first ``k`` directions agree, over the layers that both maps have.
@@ -92,15 +116,17 @@ class DirectionMap:
     @property
     def hash(self) -> str:
         """Digest of the directions and scores."""
-        return digest(*(part for m in self.modules for part in (m.encode(), self.bases[m], self.scores[m])))
+        return digest(
+            *(part for m in self.modules for part in (m.encode(), self.bases[m], self.scores[m], self.rows[m]))
+        )
 
     # -- files ------------------------------------------------------------------------------------------------------
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write ``path`` (safetensors) and, beside it, the provenance as ``.json``."""
         data = {"kind": "directions", "version": 1, "anatomy": self.anatomy.to_dict(), "meta": self.meta}
         write_json(beside(path), data)
-        arrays = {f"{name}.basis": basis for name, basis in self.bases.items()}
-        write_arrays(path, arrays | {f"{name}.scores": scores for name, scores in self.scores.items()})
+        parts = {"basis": self.bases, "scores": self.scores, "rows": self.rows}
+        write_arrays(path, {f"{name}.{part}": a for part, arrays in parts.items() for name, a in arrays.items()})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> DirectionMap:
@@ -108,13 +134,14 @@ class DirectionMap:
         data = read_json(beside(path), "directions")
         if not isinstance(data.get("anatomy"), dict) or not isinstance(data.get("meta"), dict):
             raise GuidedError(f"{path}: its .json lacks 'anatomy' or 'meta'")
-        parts: dict[str, dict[str, np.ndarray]] = {"basis": {}, "scores": {}}
+        parts: dict[str, dict[str, np.ndarray]] = {"basis": {}, "scores": {}, "rows": {}}
         for name, array in read_arrays(path).items():
             module, _, part = name.rpartition(".")
             if part not in parts:
                 raise GuidedError(f"{path}: unknown array {name!r}")
             parts[part][module] = array
-        return cls(Anatomy.from_dict(data["anatomy"]), parts["basis"], parts["scores"], data["meta"])
+        bases, scores, rows = parts.values()
+        return cls(Anatomy.from_dict(data["anatomy"]), bases, scores, rows, data["meta"])
 
     def __repr__(self) -> str:
         count = sum(map(len, self.bases.values()))
@@ -154,9 +181,13 @@ def check_basis(anatomy: Anatomy, name: str, basis: np.ndarray) -> None:
 
 
 def _check_scores(name: str, scores: np.ndarray, count: int) -> None:
-    if scores.dtype != np.float32 or scores.shape != (count,):
-        raise GuidedError(
-            f"scores of {name}: {scores.dtype} {scores.shape}, but its directions need float32 ({count},)"
-        )
-    if not np.isfinite(scores).all() or scores.min() < 0 or (np.diff(scores) > 0).any():
-        raise GuidedError(f"scores of {name}: not finite, negative or rising")
+    _check_numbers(name, "scores", scores, count)
+    if (np.diff(scores) > 0).any():
+        raise GuidedError(f"scores of {name}: they rise, but the best direction comes first")
+
+
+def _check_numbers(name: str, what: str, values: np.ndarray, count: int) -> None:
+    if values.dtype != np.float32 or values.shape != (count,):
+        raise GuidedError(f"{what} of {name}: expected float32 ({count},), got {values.dtype} {values.shape}")
+    if not np.isfinite(values).all() or values.min() < 0:
+        raise GuidedError(f"{what} of {name}: not finite, or negative")

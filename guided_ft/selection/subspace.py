@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,7 +13,7 @@ import numpy as np
 
 from ..anatomy import Anatomy
 from ..errors import GuidedError
-from ..system.files import beside, digest, read_arrays, read_json, write_arrays, write_json
+from ..system.files import digest, read_json, write_json
 from .directions import check_basis, in_order
 
 
@@ -34,6 +36,7 @@ class Subspace:
             check_basis(self.anatomy, name, basis)
         object.__setattr__(self, "bases", in_order(self.anatomy, self.bases))
 
+    # -- reading ----------------------------------------------------------------------------------------------------
     @property
     def ranks(self) -> dict[str, int]:
         """Number of directions by layer."""
@@ -49,34 +52,61 @@ class Subspace:
         """Share of the model's parameters, 0 to 1."""
         return self.num_parameters / self.anatomy.num_parameters
 
+    def per_layer(self) -> list[int]:
+        """How many directions in each layer of the model."""
+        counts = [0] * self.anatomy.num_layers
+        for name, r in self.ranks.items():
+            counts[self.anatomy.layer_of(name)] += r
+        return counts
+
     def __len__(self) -> int:
         return sum(self.ranks.values())
 
-    @property
-    def hash(self) -> str:
-        """Digest of the directions."""
-        return digest(*(part for name, basis in self.bases.items() for part in (name.encode(), basis)))
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Subspace) and (self.anatomy, str(self)) == (other.anatomy, str(other))
 
-    def to_dict(self) -> dict[str, Any]:
-        """What is chosen as JSON data, without the directions themselves."""
-        return {"ranks": self.ranks, "hash": self.hash, "how": self.how, "anatomy": self.anatomy.to_dict()}
+    def __hash__(self) -> int:
+        return hash(str(self))
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write ``path`` (safetensors) and, beside it, how they were chosen as ``.json``."""
-        write_json(beside(path), {"kind": "subspace", "version": 1} | self.to_dict())
-        write_arrays(path, dict(self.bases))
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Subspace:
-        """Read what ``save`` wrote. Raises GuidedError for anything else."""
-        data = read_json(beside(path), "subspace")
-        if not isinstance(data.get("anatomy"), dict) or not isinstance(data.get("how"), dict):
-            raise GuidedError(f"{path}: its .json lacks 'anatomy' or 'how'")
-        found = cls(Anatomy.from_dict(data["anatomy"]), read_arrays(path), data["how"])
-        if found.hash != data.get("hash"):
-            raise GuidedError(f"{path}: these are not the directions that its .json tells of")
-        return found
+    def __str__(self) -> str:
+        return "subspace " + digest(*(part for m, basis in self.bases.items() for part in (m.encode(), basis)))
 
     def __repr__(self) -> str:
         words = f"{len(self):,} directions in {len(self.bases)} layers"
         return f"Subspace({words}: {self.num_parameters:,} parameters, {self.fraction:.3%})"
+
+    # -- files ------------------------------------------------------------------------------------------------------
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON data; the directions as base64 of their float32 numbers, bit by bit."""
+        coded = {
+            name: {"rank": len(basis), "float32": base64.b64encode(basis.astype("<f4").tobytes()).decode()}
+            for name, basis in self.bases.items()
+        }
+        return {"bases": coded, "how": self.how, "anatomy": self.anatomy.to_dict()}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Subspace:
+        """Rebuild from ``to_dict``. Raises GuidedError for anything else."""
+        try:
+            bases = {str(name): _decoded(**coded) for name, coded in data["bases"].items()}
+            return cls(Anatomy.from_dict(data["anatomy"]), bases, dict(data["how"]))
+        except (KeyError, TypeError, AttributeError, ValueError, OverflowError, binascii.Error) as error:
+            if isinstance(error, GuidedError):
+                raise
+            raise GuidedError(f"subspace: not what Subspace.save writes ({error!r:.200})") from None
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a JSON file."""
+        data = {"kind": "subspace", "version": 1, "parameters": self.num_parameters, "fraction": self.fraction}
+        write_json(path, data | self.to_dict())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Subspace:
+        return cls.from_dict(read_json(path, "subspace"))
+
+
+def _decoded(rank: int, float32: str) -> np.ndarray:
+    numbers = np.frombuffer(base64.b64decode(float32, validate=True), dtype="<f4").astype(np.float32)
+    if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1 or numbers.size % rank:
+        raise GuidedError(f"subspace: {numbers.size} numbers are not {rank!r} directions")
+    return numbers.reshape(rank, -1)

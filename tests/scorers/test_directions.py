@@ -8,7 +8,7 @@ import quantized
 import torch
 from families import make
 from scoring import preferences, sums
-from test_scorers import equal, prepared, state_of
+from untouched import equal, prepared, state_of
 
 from guided_ft import localize_directions
 from guided_ft.anatomy import Anatomy, stored_weight
@@ -62,6 +62,11 @@ def check_against_dense(found, gradients, moments, lam=LAM, rtol=2e-3):
         true = generalized_eigenvalues(g.T @ g, c)[:count]
         scale = true[0]
         np.testing.assert_allclose(found.scores[name], true, rtol=rtol, atol=rtol * scale, err_msg=name)
+        # An output's share is its part of the gradient along all of them.
+        along = found.bases[name].astype(np.float64) @ g.T
+        length = np.einsum("ki,ij,kj->k", found.bases[name], c, found.bases[name])
+        shares = (along**2 / length[:, None]).sum(0)
+        np.testing.assert_allclose(found.rows[name], shares, rtol=rtol, atol=rtol * scale, err_msg=name)
         # Each direction is worth its score, whatever lies close to it.
         a = found.bases[name].astype(np.float64)
         worth = ((a @ g.T) ** 2).sum(1) / np.einsum("ki,ij,kj->k", a, c, a)
@@ -114,9 +119,11 @@ def test_the_range_finder_agrees_with_the_full_decomposition():
     g = torch.randn(300, 200) * decay
     x = torch.randn(500, 200) * decay.flip(0).sqrt()
     factor = factorized(x.T @ x, 0.01)
-    exact, values = top_directions(g, factor, 16, exact=True)
-    found, estimates = top_directions(g, factor, 16, seed=3)
+    exact, values, rows = top_directions(g, factor, 16, exact=True)
+    found, estimates, shares = top_directions(g, factor, 16, seed=3)
     torch.testing.assert_close(estimates, values, rtol=5e-3, atol=0)
+    torch.testing.assert_close(shares, rows, rtol=2e-2, atol=1e-3 * float(rows.max()))
+    assert float(rows.sum()) == pytest.approx(float(values.sum()), rel=1e-5)
     q, p = (torch.linalg.qr(a.T.double())[0] for a in (exact, found))
     assert torch.linalg.matrix_norm(p - q @ (q.T @ p), 2) < 0.1
     assert torch.equal(top_directions(g, factor, 16, seed=3)[0], found)

@@ -7,6 +7,7 @@ import random
 
 import numpy as np
 import pytest
+from drawn import drawn
 from families import make
 from hostile import damaged, mutated
 
@@ -18,16 +19,6 @@ from guided_ft.selection.directions import DirectionMap
 @pytest.fixture(scope="module")
 def anatomy() -> Anatomy:
     return Anatomy.of(make("llama"))
-
-
-def drawn(anatomy: Anatomy, count: int = 4, seed: int = 0, names: tuple[str, ...] = ()) -> DirectionMap:
-    rng = np.random.default_rng(seed)
-    bases, scores = {}, {}
-    for name in names or [anatomy.module(i, rel) for i in (1, 0) for rel in anatomy.shapes]:
-        inputs = anatomy.outputs_inputs(anatomy.relative(name))[1]
-        bases[name] = np.linalg.qr(rng.normal(size=(inputs, count)))[0].T.astype(np.float32)
-        scores[name] = np.sort(rng.random(count).astype(np.float32))[::-1].copy()
-    return DirectionMap(anatomy, bases, scores, {"method": "directions", "retain": {"name": "self"}})
 
 
 def test_layers_come_in_the_models_order(anatomy):
@@ -43,21 +34,34 @@ def test_top_goes_by_score_per_parameter(anatomy):
     found.scores[wide][:] = [30, 0, 0, 0]
     found.scores[narrow][:] = [20, 0, 0, 0]
     assert found.top(2) == [(narrow, 0, 20.0), (wide, 0, 30.0)]
-    sums = found.layer_scores()
-    assert sums[0] == pytest.approx(sum(s.sum() for m, s in found.scores.items() if ".layers.0." in m))
-    assert sums[1] == pytest.approx(sum(s.sum() for m, s in found.scores.items() if ".layers.1." in m))
+
+
+def test_the_scores_add_up_to_those_of_components(anatomy):
+    found = drawn(anatomy)
+    scores = found.component_scores()
+    for i in range(2):
+        inside = {m: rows for m, rows in found.rows.items() if f".layers.{i}." in m}
+        assert scores.layer[i] == pytest.approx(sum(r.sum() for r in inside.values()), rel=1e-5)
+        assert scores.layer[i] == pytest.approx(sum(s.sum() for m, s in found.scores.items() if m in inside), rel=1e-5)
+        read = [sum(r.sum() for m, r in inside.items() if part in m) for part in ("q_proj", "k_proj", "v_proj")]
+        assert scores.head[i].sum() == pytest.approx(sum(read), rel=1e-5)
+        up = sum(r for m, r in inside.items() if "gate" in m or "up" in m)
+        np.testing.assert_allclose(scores.neuron[i], up, rtol=1e-5)
+    # Two query heads of 8 rows each share the keys and values of a group.
+    q, k, v = (found.rows[anatomy.module(1, f"self_attn.{part}_proj")] for part in "qkv")
+    assert scores.head[1, 3] == pytest.approx(q[24:].sum() + (k[8:].sum() + v[8:].sum()) / 2, rel=1e-5)
 
 
 def test_compare_knows_spaces_and_not_their_bases(anatomy):
     name = anatomy.module(0, "mlp.down_proj")
     a = drawn(anatomy, names=(name,))
     turned, _ = np.linalg.qr(np.random.default_rng(5).normal(size=(4, 4)))
-    b = DirectionMap(anatomy, {name: (turned @ a.bases[name]).astype(np.float32)}, a.scores)
+    b = DirectionMap(anatomy, {name: (turned @ a.bases[name]).astype(np.float32)}, a.scores, a.rows)
     assert a.compare(b, 4)["overlap"] == pytest.approx(1, abs=1e-6)
     assert a.compare(b, 4)["angle"] < 0.01
     # Half of the space is another one, at a right angle.
     basis = np.eye(48, dtype=np.float32)
-    ends = [DirectionMap(anatomy, {name: basis[i : i + 4]}, a.scores) for i in (0, 2)]
+    ends = [DirectionMap(anatomy, {name: basis[i : i + 4]}, a.scores, a.rows) for i in (0, 2)]
     assert ends[0].compare(ends[1], 4) == pytest.approx({"overlap": 0.5, "angle": 90})
     with pytest.raises(GuidedError, match="no layer in common"):
         a.compare(drawn(anatomy, names=(anatomy.module(1, "mlp.down_proj"),)))
@@ -75,32 +79,35 @@ def test_a_saved_map_comes_back(anatomy, tmp_path):
     assert other.hash != found.hash
 
 
-def _with(found: DirectionMap, name: str, basis=None, scores=None) -> DirectionMap:
-    bases = dict(found.bases) | ({} if basis is None else {name: basis})
-    return DirectionMap(found.anatomy, bases, dict(found.scores) | ({} if scores is None else {name: scores}))
+def _with(found: DirectionMap, name: str, **changed) -> DirectionMap:
+    parts = {part: dict(getattr(found, part)) for part in ("bases", "scores", "rows")}
+    for part, array in changed.items():
+        parts[part][name] = array
+    return DirectionMap(found.anatomy, **parts)
 
 
 def test_what_is_no_map_is_refused_by_name(anatomy):
     found, name = drawn(anatomy), anatomy.module(0, "mlp.down_proj")
-    basis, scores = found.bases[name], found.scores[name]
+    basis, scores, rows = found.bases[name], found.scores[name], found.rows[name]
     with pytest.raises(GuidedError, match="the map is empty"):
-        DirectionMap(anatomy, {}, {})
-    with pytest.raises(GuidedError, match="lm_head has a basis without scores"):
-        _with(found, "lm_head", basis)
+        DirectionMap(anatomy, {}, {}, {})
+    with pytest.raises(GuidedError, match="lm_head has not all of a basis, scores and rows"):
+        _with(found, "lm_head", bases=basis)
     with pytest.raises(GuidedError, match="no layer 'lm_head'"):
-        _with(found, "lm_head", basis, scores)
-    for wrong, message in (
-        (basis.astype(np.float64), "expected float32"),
-        (basis[:, :-1].copy(), r"the layer needs \[k, 48\]"),
-        (basis[:3].copy(), r"its directions need float32 \(3,\)"),
-        (basis * 2, "not of length 1"),
-        (np.full_like(basis, np.nan), "not finite"),
+        _with(found, "lm_head", bases=basis, scores=scores, rows=rows)
+    for part, wrong, message in (
+        ("bases", basis.astype(np.float64), "expected float32"),
+        ("bases", basis[:, :-1].copy(), r"the layer needs \[k, 48\]"),
+        ("bases", basis[:3].copy(), r"scores of .* expected float32 \(3,\)"),
+        ("bases", basis * 2, "not of length 1"),
+        ("bases", np.full_like(basis, np.nan), "not finite"),
+        ("scores", scores[::-1].copy(), "they rise"),
+        ("scores", scores - 2, "not finite, or negative"),
+        ("rows", rows[:-1].copy(), r"rows of .* expected float32 \(32,\)"),
+        ("rows", rows - 2, "not finite, or negative"),
     ):
         with pytest.raises(GuidedError, match=message):
-            _with(found, name, wrong)
-    for wrong in (scores[::-1].copy(), scores - 2):
-        with pytest.raises(GuidedError, match="negative or rising"):
-            _with(found, name, scores=wrong)
+            _with(found, name, **{part: wrong})
 
 
 @pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")

@@ -89,6 +89,7 @@ def localize_directions(
     groups = list(_groups(anatomy, names, first, parse_size(memory)))
     bases: dict[str, np.ndarray] = {}
     scores: dict[str, np.ndarray] = {}
+    rows: dict[str, np.ndarray] = {}
     computed = 0
     for group in groups:
         inputs = list(dict.fromkeys(_source(anatomy, first, name) for name in group))
@@ -107,8 +108,8 @@ def localize_directions(
             if text is not None and source not in factors:
                 factors = {source: factorized(_finite(moments.pop(source).to(g.device), name), lam)}
             start = zlib.crc32(f"{seed} {name}".encode())
-            basis, values = top_directions(_finite(g, name), factors.get(source), max_rank, start, exact=exact)
-            bases[name], scores[name] = basis.cpu().numpy(), values.cpu().numpy()
+            basis, values, shares = top_directions(_finite(g, name), factors.get(source), max_rank, start, exact=exact)
+            bases[name], scores[name], rows[name] = (part.cpu().numpy() for part in (basis, values, shares))
     meta = {
         "method": "directions",
         "lam": lam,
@@ -123,7 +124,7 @@ def localize_directions(
         "passes": len(groups) * task.num_batches() + computed * (text.num_batches() if text else 0),
         "seconds": round(time.perf_counter() - began, 3),
     }
-    return DirectionMap(anatomy, bases, scores, meta)
+    return DirectionMap(anatomy, bases, scores, rows, meta)
 
 
 def _check_numbers(lam: float, max_rank: int) -> None:

@@ -23,7 +23,7 @@ def factorized(moment: torch.Tensor, ridge: float) -> torch.Tensor:
 
 def top_directions(
     gradient: torch.Tensor, factor: torch.Tensor | None, count: int, seed: int = 0, *, exact: bool = False
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The top generalized eigenvectors of ``(G^T G, C)``: most gradient per change of what retained text gives.
 
     They are the right singular vectors of ``G L^-T``, mapped back by ``L^-T``, each scaled to length 1. A randomized
@@ -37,7 +37,7 @@ def top_directions(
         seed: of the random start.
 
     Returns:
-        The directions ``[k, in]``, best first, and their eigenvalues ``[k]``.
+        The directions ``[k, in]``, best first, their eigenvalues ``[k]``, and what each output has in these ``[out]``.
     """
     outputs, inputs = gradient.shape
     whole = min(outputs, inputs)
@@ -45,8 +45,8 @@ def top_directions(
     width = count + OVERSAMPLE
     m = gradient if factor is None else torch.linalg.solve_triangular(factor, gradient.T, upper=False).T
     if exact or 2 * width > whole:
-        _, values, vt = torch.linalg.svd(m, full_matrices=False)
-        vectors, values = vt[:count].T, values[:count].square()
+        vt = torch.linalg.svd(m, full_matrices=False)[2]
+        vectors = vt[:count].T
     else:
         start = torch.randn(outputs, width, generator=torch.Generator().manual_seed(seed), dtype=m.dtype)
         y = m.T @ start.to(m.device)
@@ -54,8 +54,12 @@ def top_directions(
             y = m.T @ (m @ torch.linalg.qr(y)[0])
         q = torch.linalg.qr(y)[0]
         inside = m @ q
-        values, rotation = torch.linalg.eigh(inside.T @ inside)
-        vectors, values = q @ rotation.flip(-1)[:, :count], values.flip(-1)[:count].clamp(min=0)
+        rotation = torch.linalg.eigh(inside.T @ inside)[1]
+        vectors = q @ rotation.flip(-1)[:, :count]
+    energy = (m @ vectors).square()
+    # What rounding has put out of order.
+    values, order = energy.sum(0).sort(descending=True, stable=True)
+    vectors = vectors[:, order]
     if factor is not None:
         vectors = torch.linalg.solve_triangular(factor.T, vectors, upper=True)
-    return (vectors / vectors.norm(dim=0)).T.contiguous(), values
+    return (vectors / vectors.norm(dim=0)).T.contiguous(), values, energy.sum(1)
