@@ -3,41 +3,22 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import pytest
-import tiny
 import torch
 from batches import batch, gradients
-from datasets import Dataset
-from families import NAMES, make
+from families import NAMES
+from prefixes import FIRST, model_of, plan_of, settings, trl_run
 from transformers import Trainer, TrainerCallback, TrainingArguments
-from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
-from guided_ft import Anatomy, Component, GuidedCallback, Plan, Selection
+from guided_ft import Anatomy, GuidedCallback
 from guided_ft.engine.labelled import labelled_only
 from guided_ft.engine.prefix import Prefix
 from guided_ft.engine.store import PrefixStore
 from guided_ft.errors import GuidedError
 from guided_ft.system.sizes import parse_size
 
-FIRST = 2
-
 NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-
-
-def model_of(family: str, attention: str = "sdpa"):
-    model = make(family, layers=4)
-    if model._supports_sdpa:
-        model.set_attn_implementation(attention)
-    return model
-
-
-def plan_of(model, first: int = FIRST) -> Plan:
-    anatomy = Anatomy.of(model)
-    parts = [Component("neuron", layer, n) for layer in range(first, anatomy.num_layers) for n in (1, 5, 6, 40)]
-    heads = [Component("head", layer, h) for layer in range(first, anatomy.num_layers) for h in range(4)]
-    return Plan(Selection(anatomy, parts + heads))
 
 
 @pytest.mark.parametrize("family", NAMES)
@@ -163,36 +144,6 @@ def test_states_of_another_model_are_noticed(tmp_path):
             model.model.layers[0].mlp.up_proj.weight.mul_(2)
         with pytest.raises(GuidedError, match=r"stored states are off by .* below layer 2 changed"):
             model(**batch())
-
-
-def settings(folder: Path, **options) -> dict:
-    common = {
-        "output_dir": str(folder),
-        "max_steps": 12,
-        "per_device_train_batch_size": 4,
-        "learning_rate": 1e-2,
-        "use_cpu": True,
-        "report_to": [],
-        "disable_tqdm": True,
-        "logging_steps": 1,
-        "save_strategy": "no",
-    }
-    return common | options
-
-
-def trl_run(kind: str, folder: Path, callback: GuidedCallback, resume: bool = False, model=None, more=(), **options):
-    trainer_class, config = {"sft": (SFTTrainer, SFTConfig), "dpo": (DPOTrainer, DPOConfig)}[kind]
-    rows = {"sft": tiny.sums, "dpo": tiny.pairs}[kind](16)
-    model = model or model_of("llama")
-    trainer = trainer_class(
-        model,
-        args=config(**{"gradient_checkpointing": False, **settings(folder, **options)}, bf16=False, max_length=32),
-        train_dataset=Dataset.from_list(rows),
-        processing_class=tiny.tokenizer(),
-        callbacks=[callback, *more],
-    )
-    trainer.train(resume_from_checkpoint=resume)
-    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry], trainer
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])

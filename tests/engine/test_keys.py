@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
+from batches import batch
 from families import make
-from test_engine import FIRST, batch, model_of, plan_of, trl_run
+from prefixes import FIRST, model_of, plan_of, trl_run
 
 from guided_ft import Anatomy, GuidedCallback
 from guided_ft.engine.prefix import Prefix

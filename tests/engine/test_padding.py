@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_engine import FIRST, batch, gradients, model_of, plan_of, settings
+from batches import batch, gradients
+from prefixes import FIRST, model_of, plan_of, settings
 from transformers import Trainer, TrainingArguments
 
 from guided_ft import Anatomy, GuidedCallback
