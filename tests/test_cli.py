@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import typer
+from reports import RUN
 
 from guided_ft import __version__
 from guided_ft.cli import app, main
@@ -48,10 +49,8 @@ def pipeline(monkeypatch: pytest.MonkeyPatch) -> Pipeline:
 
 @pytest.fixture
 def report(monkeypatch: pytest.MonkeyPatch) -> None:
-    fake = types.ModuleType("guided_ft.report")
-    fake.write_report = lambda folder: folder / "report.html"  # type: ignore[attr-defined]
-    fake.story = lambda run: f"the story of {run['name']}"  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "guided_ft.report", fake)
+    monkeypatch.setattr("guided_ft.report.write_report", lambda folder: folder / "report.html")
+    monkeypatch.setattr("guided_ft.report.story", lambda run: f"the story of {run.name}")
 
 
 @pytest.fixture
@@ -78,7 +77,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty current folder with one finished run."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs" / "quickstart").mkdir(parents=True)
-    (tmp_path / "runs" / "quickstart" / "run.json").write_text(json.dumps({"kind": "run", "name": "quickstart"}))
+    (tmp_path / "runs" / "quickstart" / "run.json").write_text(json.dumps(RUN))
     return tmp_path
 
 

@@ -25,9 +25,9 @@ def report(run_folder: RunFolder) -> None:
 def show(run_folder: RunFolder) -> None:
     """Print what a run found."""
     from ..report import story
-    from ..system.files import read_json
+    from ..report.record import read_run
 
-    typer.echo(story(read_json(_run_json(run_folder), "run")))
+    typer.echo(story(read_run(_run_json(run_folder).parent)))
 
 
 def _run_json(folder: Path) -> Path:

@@ -146,7 +146,7 @@ def _run(recipe: Recipe, until: str | None, trust_remote_code: bool, say: Callab
                 return results
             recipe.save(folder / "recipe.yaml")
             record = run_record(context, results, seconds, peak)
-            write_json(folder / "run.json", record)
+            write_json(folder / "run.json", record.to_dict())
         if aside:
             run_folder.replace(home)
         from ..report import story, write_report
@@ -154,7 +154,7 @@ def _run(recipe: Recipe, until: str | None, trust_remote_code: bool, say: Callab
         path = write_report(home)
         say(story(record))
         say(f"report: {path}")
-        return record
+        return record.to_dict()
 
 
 def _stages(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..report.record import RunRecord, checked
 from ..system.machine import machine, versions
 from .data import answer_of
 from .stages import Run
 
 
-def run_record(context: Run, results: dict[str, Any], seconds: dict[str, float], peak: int) -> dict[str, Any]:
+def run_record(context: Run, results: dict[str, Any], seconds: dict[str, float], peak: int) -> RunRecord:
     """Put the results of the stages together; the keys are fixed, reports and outside readers rely on them."""
     recipe, rows = context.recipe, context.rows
     before, after, control = results["before"], results["evaluate"], results["control"]
@@ -75,7 +76,7 @@ def run_record(context: Run, results: dict[str, Any], seconds: dict[str, float],
         }
         for sample, answer in zip(record["samples"], control["after"]["answers"], strict=True):
             sample["control"] = answer
-    return record
+    return checked(record)
 
 
 def _checks(results: dict[str, Any]) -> list[dict[str, Any]]:

@@ -14,7 +14,8 @@ import numpy as np
 
 from ..selection.scoremap import ScoreMap
 from ..selection.selection import Selection
-from .facts import Run, counted
+from .facts import counted
+from .record import RunRecord
 from .scales import ACCENT, DECADES, GREY, INK, SOFT, base_layout, bin_edges, colour_scale, every, log_ticks, mark
 
 
@@ -29,7 +30,7 @@ class Figure:
     layout: dict[str, Any]
 
 
-def figures(run: Run, scores: ScoreMap, selection: Selection, control: Selection | None) -> list[Figure]:
+def figures(run: RunRecord, scores: ScoreMap, selection: Selection, control: Selection | None) -> list[Figure]:
     """All figures that this run has data for, in the order of the page."""
     made = [
         loss(run),
@@ -41,9 +42,9 @@ def figures(run: Run, scores: ScoreMap, selection: Selection, control: Selection
     return [figure for figure in made if figure is not None]
 
 
-def loss(run: Run) -> Figure | None:
+def loss(run: RunRecord) -> Figure | None:
     """The training loss of the located selection and of every control on one chart."""
-    curves = {"located": run["loss"]} | {f"{name} control": c.get("loss") or [] for name, c in run["control"].items()}
+    curves = {"located": run.loss} | {f"{name} control": c.loss for name, c in run.control.items()}
     curves = {name: points for name, points in curves.items() if points}
     if not curves:
         return None

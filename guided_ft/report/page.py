@@ -14,8 +14,9 @@ from ..errors import GuidedError
 from ..selection.scoremap import ScoreMap
 from ..selection.selection import Selection
 from ..system.files import write_text
-from .facts import Run, Table, amount, counted, gigabytes, is_number, read_run, results, share, words
+from .facts import Table, amount, counted, gigabytes, results, share, words
 from .figures import Figure, figures
+from .record import RunRecord, Sample, read_run
 from .verdict import verdict
 
 TOP = 20
@@ -55,8 +56,8 @@ def write_report(folder: Path) -> Path:
     return target
 
 
-def render(run: Run, scores: ScoreMap, selection: Selection, control: Selection | None = None) -> str:
-    """Return the page of a checked run."""
+def render(run: RunRecord, scores: ScoreMap, selection: Selection, control: Selection | None = None) -> str:
+    """Return the page of a run."""
     made = figures(run, scores, selection, control)
     judged = verdict(run)
     environment = jinja2.Environment(
@@ -99,61 +100,52 @@ def _rankings(scores: ScoreMap, selection: Selection) -> list[Ranking]:
     ]
 
 
-def _setup(run: Run, selection: Selection) -> list[tuple[str, str]]:
+def _setup(run: RunRecord, selection: Selection) -> list[tuple[str, str]]:
     """Everything that it takes to repeat the run or to doubt it."""
-    task, frozen, reload = run["task"], run["frozen"], run["reload"]
-    selected = ", ".join(counted(n, str(kind)) for kind, n in run["selected"].items() if is_number(n) and n)
-    rows = [
-        ("model", run["model"]),
-        ("task", task.get("name")),
-        ("examples", f"{amount(task.get('train'))} to train, {amount(task.get('test'))} to test"),
-        ("data hash", task.get("hash")),
-        ("method", run["method"]),
-        ("retain", run.get("retain") or "none (one-sided map)"),
-        ("budget", run.get("budget")),
+    task, frozen, reload = run.task, run.frozen, run.reload
+    selected = ", ".join(counted(n, kind) for kind, n in run.selected.items() if n)
+    rows: list[tuple[str, object]] = [
+        ("model", run.model),
+        ("dtype", run.dtype),
+        ("quantization", run.quantization),
+        ("task", task.name),
+        ("examples", f"{amount(task.train)} to train, {amount(task.test)} to test"),
+        ("data hash", task.hash),
+        ("method", run.method),
+        ("retain", run.retain or "none (one-sided map)"),
+        ("budget", run.budget),
         ("strategy", selection.how.get("strategy")),
         ("selected", selected or None),
-        ("expected at random", _told(run.get("expected_random"))),
-        ("trained", f"{run['trainable']:,} of {run['total']:,} parameters ({share(run['trainable'], run['total'])})"),
-        ("mode", run["mode"]),
-        ("trainer", run.get("trainer")),
-        ("general text", run["retention"].get("text")),
-        ("frozen tensors", f"{frozen.get('identical')} of {frozen.get('total')} bit-identical" if frozen else None),
-        ("reload", f"largest difference {amount(reload.get('max_difference'))}" if reload else None),
-        ("seed", run.get("seed")),
-        ("peak memory", gigabytes(run["peak_bytes"]) if is_number(run.get("peak_bytes")) else None),
-        ("machine", run.get("machine")),
-        ("versions", ", ".join(f"{name} {version}" for name, version in run["versions"].items()) or None),
+        ("trained", f"{run.trainable:,} of {run.total:,} parameters ({share(run.trainable, run.total)})"),
+        ("mode", run.mode),
+        ("trainer", run.trainer),
+        ("general text", run.retention and run.retention.text),
+        ("frozen tensors", frozen and f"{frozen.identical} of {frozen.total} bit-identical"),
+        ("reload", reload and f"largest difference {amount(reload.max_difference)}"),
+        ("seed", run.seed),
+        ("peak memory", None if run.peak_bytes is None else gigabytes(run.peak_bytes)),
+        ("machine", run.machine),
+        ("versions", ", ".join(f"{name} {version}" for name, version in run.versions.items()) or None),
     ]
-    sample = task.get("sample")
-    if isinstance(sample, dict):
-        rows += [(f"sample: {words(str(key))}", str(value)) for key, value in sample.items()]
+    rows += [(f"sample: {words(key)}", value) for key, value in task.sample.items()]
     return [(label, str(value)) for label, value in rows if value is not None]
 
 
-def _told(value: Any) -> str | None:
-    if isinstance(value, dict):
-        return ", ".join(f"{amount(n)} {kind}" for kind, n in value.items()) or None
-    return None if value is None else amount(value)
-
-
-def _seconds(run: Run) -> list[tuple[str, str, float]]:
+def _seconds(run: RunRecord) -> list[tuple[str, str, float]]:
     """Rows of (stage, seconds, share of the whole in percent)."""
-    spent = {words(str(name)): value for name, value in run["seconds"].items() if is_number(value)}
-    whole = sum(spent.values())
-    rows = [(name, f"{value:,.1f}", 100 * value / whole if whole else 0.0) for name, value in spent.items()]
+    whole = sum(run.seconds.values())
+    spent = [(words(name), value) for name, value in run.seconds.items()]
+    rows = [(name, f"{value:,.1f}", 100 * value / whole if whole else 0.0) for name, value in spent]
     return [*rows, ("total", f"{whole:,.1f}", 0.0)]
 
 
-def _answers(run: Run) -> Table:
+def _answers(run: RunRecord) -> Table:
     """Sample answers beside each other; a column that no sample has is left out."""
-    samples = run["samples"][:SAMPLES]
-    known = ("prompt", "expected", "before", "after", "control")
-    keys = [key for key in known if any(sample.get(key) is not None for sample in samples)]
-    rows = [[_short(sample.get(key)) for key in keys] for sample in samples]
+    samples = [sample.model_dump() for sample in run.samples[:SAMPLES]]
+    keys = [key for key in Sample.model_fields if any(sample[key] is not None for sample in samples)]
+    rows = [[_short(sample[key] or "") for key in keys] for sample in samples]
     return Table(["random control" if key == "control" else key for key in keys], [("", row) for row in rows])
 
 
-def _short(value: Any) -> str:
-    text = "" if value is None else str(value)
+def _short(text: str) -> str:
     return text if len(text) <= LONGEST else text[:LONGEST] + " ..."

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import textwrap
-from typing import Any
 
-from .facts import Run, amount, checked, gigabytes, is_number, results
+from .facts import amount, gigabytes, results
+from .record import RunRecord
 from .verdict import verdict
 
 _WIDTH = 110
 _LABEL = 10
 
 
-def story(run: Run) -> str:
-    """Tell a finished run in about fifteen lines: verdict, table, checks, seconds, the command.
-
-    Raises:
-        GuidedError: if the run lacks something, as one that was stopped does.
-    """
-    run = checked(run)
+def story(run: RunRecord) -> str:
+    """Tell a finished run in about fifteen lines: verdict, table, checks, seconds, the command."""
     judged = verdict(run)
-    lines = [_clean(run["name"]), *_wrapped("  ", judged.facts), *_wrapped("  ", judged.judgement), ""]
+    lines = [_clean(run.name), *_wrapped("  ", judged.facts), *_wrapped("  ", judged.judgement), ""]
     table = results(run)
     first = max(len(label) for label, _ in table.rows)
     columns = [_clean(name) for name in table.columns]
@@ -29,18 +24,16 @@ def story(run: Run) -> str:
         line = f"  {_clean(label):<{first}}" + "".join(f"  {c:>{w}}" for c, w in zip(cells, widths, strict=True))
         lines.append(line.rstrip())
     lines.append("")
-    for i, check in enumerate(run["checks"]):
-        mark = "ok    " if check.get("ok") else "FAILED"
-        detail = f": {check['detail']}" if check.get("detail") else ""
-        lines += _labelled("" if i else "checks", f"{mark} {check.get('name', '?')}{detail}")
-    spent = {name: value for name, value in run["seconds"].items() if is_number(value)}
-    times = [f"{name} {value:.1f}" for name, value in spent.items()]
-    lines += _labelled("seconds", "  ".join([*times, f"total {sum(spent.values()):.1f}"]))
-    if is_number(run.get("peak_bytes")):
-        lines += _labelled("memory", f"{gigabytes(run['peak_bytes'])} at most")
-    lines += _labelled("size", f"{amount(run['trainable'])} of {amount(run['total'])} parameters trained")
+    for i, check in enumerate(run.checks):
+        mark = "ok    " if check.ok else "FAILED"
+        lines += _labelled("" if i else "checks", f"{mark} {check.name}{': ' if check.detail else ''}{check.detail}")
+    times = [f"{name} {value:.1f}" for name, value in run.seconds.items()]
+    lines += _labelled("seconds", "  ".join([*times, f"total {sum(run.seconds.values()):.1f}"]))
+    if run.peak_bytes is not None:
+        lines += _labelled("memory", f"{gigabytes(run.peak_bytes)} at most")
+    lines += _labelled("size", f"{amount(run.trainable)} of {amount(run.total)} parameters trained")
     # Never broken, so that it can be copied.
-    lines.append("  " + "repeat".ljust(_LABEL) + _clean(run["command"]))
+    lines.append("  " + "repeat".ljust(_LABEL) + _clean(run.command))
     return "\n".join(lines)
 
 
@@ -52,6 +45,6 @@ def _wrapped(head: str, text: str) -> list[str]:
     return textwrap.wrap(_clean(text), _WIDTH, initial_indent=head, subsequent_indent=" " * len(head))
 
 
-def _clean(text: Any) -> str:
+def _clean(text: str) -> str:
     """Names and answers come from outside: none may move the cursor or colour the terminal."""
-    return "".join(c if c.isprintable() else " " for c in str(text))
+    return "".join(c if c.isprintable() else " " for c in text)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from .facts import Run, amount, is_number, is_percent, lower_is_better, metrics, plain, rise, share, signed, words
+from .facts import amount, is_percent, lower_is_better, metrics, plain, share, signed, words
+from .record import Control, RunRecord
 
 TIE = 2.0
 """Points (or percent of the larger value) within which two results count as equal."""
@@ -29,49 +30,47 @@ class Verdict:
         return f"{self.facts}: {self.judgement}"
 
 
-def verdict(run: Run) -> Verdict:
-    """Judge a checked run by its first metric, beside the random control."""
-    names = metrics(run["after"])
+def verdict(run: RunRecord) -> Verdict:
+    """Judge a run by its first metric, beside the random control."""
+    names = metrics(run.after)
     metric = names[0] if names else None
     outcome, judgement = _judge(run, metric)
-    failed = sum(not check.get("ok") for check in run["checks"])
+    failed = sum(not check.ok for check in run.checks)
     if failed:
-        judgement += f"; {failed} of {len(run['checks'])} checks FAILED"
+        judgement += f"; {failed} of {len(run.checks)} checks FAILED"
     return Verdict("; ".join(_facts(run, metric)), judgement, outcome)
 
 
-def _facts(run: Run, metric: str | None) -> list[str]:
-    facts = [f"trained {share(run['trainable'], run['total'])} of the parameters"]
-    random = run["control"].get("random", {})
+def _facts(run: RunRecord, metric: str | None) -> list[str]:
+    facts = [f"trained {share(run.trainable, run.total)} of the parameters"]
+    random = run.random
     if metric:
-        before, after = run["before"].get(metric), run["after"][metric]
-        start = f"{_value(metric, before)} -> " if is_number(before) else ""
+        before, after = run.before.get(metric), run.after[metric]
+        start = f"{_value(metric, before)} -> " if before is not None else ""
         facts.append(f"{words(metric)} {start}{_value(metric, after)}{_unit(metric)}")
-        control = (random.get("after") or {}).get(metric)
-        if is_number(control):
-            facts.append(f"random selection of {_size(run, random)}: {_value(metric, control)}{_unit(metric)}")
-    kept = run["retention"]
-    base = (kept.get("before") or {}).get("loss")
-    moved = rise((kept.get("after") or {}).get("loss"), base)
-    if moved is not None:
-        other = rise((random.get("retention") or {}).get("loss"), base)
-        facts.append(
-            f"general loss {signed(moved)} nats" + (f" (random: {signed(other)})" if other is not None else "")
-        )
+        if random and metric in random.after:
+            control = f"{_value(metric, random.after[metric])}{_unit(metric)}"
+            facts.append(f"random selection of {_size(run, random)}: {control}")
+    if run.retention:
+        base = run.retention.before.loss
+        moved = f"general loss {signed(run.retention.after.loss - base)} nats"
+        if random and random.retention:
+            moved += f" (random: {signed(random.retention.loss - base)})"
+        facts.append(moved)
     return facts
 
 
-def _judge(run: Run, metric: str | None) -> tuple[str, str]:
+def _judge(run: RunRecord, metric: str | None) -> tuple[str, str]:
     if metric is None:
         return "alone", "no metric was measured, so this run shows nothing about the task"
-    before, after = run["before"].get(metric), run["after"][metric]
+    before, after = run.before.get(metric), run.after[metric]
     sign = -1 if lower_is_better(metric) else 1
-    improved = not is_number(before) or sign * (after - before) > 0
+    improved = before is None or sign * (after - before) > 0
     prefix = "" if improved else f"training did not improve {words(metric)}; "
-    random = run["control"].get("random", {})
-    control = (random.get("after") or {}).get(metric)
-    if not is_number(control):
+    random = run.random
+    if random is None or metric not in random.after:
         return "alone", prefix + "no random control was run, so this does not show that the map helped"
+    control = random.after[metric]
     same = f"a random choice of {_size(run, random)}"
     lead = sign * (after - control)
     gap = f"{plain(abs(lead))} points" if is_percent(metric) else amount(abs(float(lead)))
@@ -79,26 +78,27 @@ def _judge(run: Run, metric: str | None) -> tuple[str, str]:
         return "tie", f"{prefix}the map did not beat {same} here (a tie)"
     if lead < 0:
         return "loss", f"{prefix}the map did not beat {same} here: random was better by {gap}"
-    noise = _noise(run, metric)
+    noise = _noise(run, random, metric)
     if noise and lead < noise:
         return "unclear", (
-            f"{prefix}the map was ahead of {same} by {gap}, but {run['after']['examples']} examples cannot tell that "
+            f"{prefix}the map was ahead of {same} by {gap}, but {run.after['examples']} examples cannot tell that "
             f"from chance (95 %: +-{noise:.0f} points)"
         )
     return "win", f"{prefix}the map beat {same} by {gap}"
 
 
-def _noise(run: Run, metric: str) -> float | None:
-    """Half the 95 % interval of the lead in points, if the metric is a share of counted examples.
+def _noise(run: RunRecord, random: Control, metric: str) -> float | None:
+    """Half the 95 % interval of the lead in points, if the metric is a share of counted examples."""
+    count = run.after.get("examples", 0)
+    return chance(run.after[metric], random.after[metric], count) if is_percent(metric) and count >= 1 else None
 
-    Adds one hit and one miss to both counts (Agresti and Caffo), so that 0 % and 100 % are not taken for certain.
+
+def chance(one: float, other: float, count: float) -> float:
+    """Half the 95 % interval of the difference of two shares (0 to 100) of so many examples each, in points.
+
+    Adds one hit and one miss to both counts (Agresti and Caffo 2000), so that 0 % and 100 % are not taken for certain.
     """
-    count = run["after"].get("examples")
-    if not is_percent(metric) or not is_number(count) or count < 1:
-        return None
-    shares = [
-        (state[metric] / 100 * count + 1) / (count + 2) for state in (run["after"], run["control"]["random"]["after"])
-    ]
+    shares = [(percent / 100 * count + 1) / (count + 2) for percent in (one, other)]
     return 196 * math.sqrt(sum(max(0.0, p * (1 - p)) / (count + 2) for p in shares))
 
 
@@ -110,9 +110,8 @@ def _unit(metric: str) -> str:
     return " %" if is_percent(metric) else ""
 
 
-def _size(run: Run, control: dict) -> str:
+def _size(run: RunRecord, control: Control) -> str:
     """Key/value groups can make two choices of one budget differ in size: then say so."""
-    count = control.get("trainable")
-    if not is_number(count) or abs(count - run["trainable"]) <= 0.05 * run["trainable"]:
+    if abs(control.trainable - run.trainable) <= 0.05 * run.trainable:
         return "the same size"
-    return f"the same budget ({count:,} parameters)"
+    return f"the same budget ({control.trainable:,} parameters)"

@@ -50,8 +50,8 @@ def write_json(path: str | os.PathLike[str], data: Any) -> None:
     write_text(path, json.dumps(data, indent=2, allow_nan=False) + "\n")
 
 
-def read_json(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
-    """Read a JSON object that says ``"kind": kind``. Raises GuidedError for anything else."""
+def read_json(path: str | os.PathLike[str], kind: str, version: int = 1) -> dict[str, Any]:
+    """Read a JSON object that says ``"kind": kind, "version": version``. Raises GuidedError for anything else."""
     try:
         text = _read_bytes(path).decode("utf-8")
         data = json.loads(text, parse_constant=_refuse_constant, parse_int=_read_integer)
@@ -61,6 +61,12 @@ def read_json(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
         raise GuidedError(f"{path}: not valid JSON ({error})") from None
     if not isinstance(data, dict) or data.get("kind") != kind:
         raise GuidedError(f"{path}: not a {kind} file")
+    if data.get("version") != version:
+        found = json.dumps(data["version"]) if "version" in data else "none"
+        raise GuidedError(
+            f"{path}: a {kind} file of version {found}, and version {version} is read "
+            "(use the guided_ft that wrote it, or make it again)"
+        )
     return data
 
 

@@ -10,7 +10,8 @@ import pytest
 from reports import RUN, Page, a_run, make, score_map
 
 from guided_ft.report import story, write_report
-from guided_ft.report.facts import checked, share
+from guided_ft.report.facts import share
+from guided_ft.report.record import checked
 from guided_ft.report.verdict import verdict
 from guided_ft.selection.budget import select
 from guided_ft.selection.selection import Selection
@@ -48,7 +49,7 @@ def test_the_verdict_says_no_more_than_the_numbers(tmp_path, after, random, exam
     judged = verdict(checked(run))
     assert judged.outcome == outcome
     assert words in judged.judgement
-    assert words in " ".join(story(run).split())
+    assert words in " ".join(story(checked(run)).split())
     said = words.replace("+-", "±")
     assert said[1:] in Page(write_report(make(tmp_path, run))).text
 
@@ -82,7 +83,7 @@ def test_a_failed_check_is_in_the_verdict_and_in_the_table(tmp_path) -> None:
     page = Page(write_report(make(tmp_path, run)))
     assert "✓ passed one" in page.text
     assert "✗ FAILED two 3 of 4" in page.text
-    assert re.search(r"ok +one\n +FAILED two: 3 of 4\n", story(run))
+    assert re.search(r"ok +one\n +FAILED two: 3 of 4\n", story(checked(run)))
 
 
 @pytest.mark.parametrize(("after", "random", "outcome"), [(1.0, 2.0, "win"), (2.0, 1.0, "loss"), (1.0, 1.01, "tie")])
@@ -95,16 +96,15 @@ def test_less_is_better_for_a_loss(after: float, random: float, outcome: str) ->
 
 def test_a_run_without_metrics_claims_nothing() -> None:
     run = a_run(before={}, after={"examples": 100})
-    assert "no metric was measured" in story(run)
-    assert "examples" not in story(run).split("\n\n")[1]
+    assert "no metric was measured" in story(checked(run))
+    assert "examples" not in story(checked(run)).split("\n\n")[1]
 
 
-@pytest.mark.parametrize("control", [{}, None])
-def test_without_a_control_there_is_no_control_column(tmp_path, control) -> None:
-    run = a_run(control=control)
+def test_without_a_control_there_is_no_control_column(tmp_path) -> None:
+    run = a_run(control={})
     del run["samples"][0]["control"]
     page = Page(write_report(make(tmp_path, run, control=False)))
-    said = (page.text + " ".join(story(run).split())).lower()
+    said = (page.text + " ".join(story(checked(run)).split())).lower()
     assert said.count("random control") == said.count("no random control was run") > 0
     assert [trace["name"] for trace in page.figures["fig-loss"]["data"]] == ["located"]
     assert [trace["name"] for trace in page.figures["fig-chosen"]["data"]] == ["located"]
@@ -116,14 +116,14 @@ def test_without_retention_nothing_is_said_of_it(tmp_path, drop: bool) -> None:
     if drop:
         del run["retention"]
     page = Page(write_report(make(tmp_path, run)))
-    for text in (page.text, story(run)):
+    for text in (page.text, story(checked(run))):
         assert "general" not in text
         assert "KL" not in text
         assert "90.0 %" in text
 
 
-def test_any_numeric_metric_is_shown(tmp_path) -> None:
-    state = {"preference_accuracy": 61.5, "exact_match": 12.0, "margin": 0.25, "note": "x", "ok": True, "examples": 64}
+def test_any_metric_is_shown(tmp_path) -> None:
+    state = {"preference_accuracy": 61.5, "exact_match": 12.0, "margin": 0.25, "examples": 64}
     run = a_run(trainer="dpo", before=state | {"preference_accuracy": 48.0}, after=state)
     run["control"]["random"]["after"] = state | {"preference_accuracy": 60.0}
     page = Page(write_report(make(tmp_path, run)))
@@ -131,10 +131,9 @@ def test_any_numeric_metric_is_shown(tmp_path) -> None:
     assert "preference accuracy 48.0 % 61.5 % 60.0 %" in page.text
     assert "margin 0.250 0.250 0.250" in page.text
     assert verdict(checked(run)).outcome == "tie"
-    table = story(run).split("\n\n")[1]
+    table = story(checked(run)).split("\n\n")[1]
     assert "exact match" in table
-    assert "note" not in table
-    assert "ok" not in table.split()
+    assert "examples" not in table
 
 
 def test_the_table_holds_retention_and_sizes(page: Page) -> None:
@@ -171,11 +170,11 @@ def poisoned(value: Any) -> Any:
 
 
 def test_every_string_is_escaped(tmp_path) -> None:
-    run = poisoned(RUN) | {"kind": "run"}
+    run = poisoned(RUN) | {"kind": "run", "version": 1}
     for key in ("before", "after"):
         run[key][f"{EVIL}_accuracy"] = 1.5
     run["control"][EVIL] = copy.deepcopy(run["control"]["random"])
-    run["versions"][EVIL] = run["seconds"][EVIL] = 1.0
+    run["versions"][EVIL], run["seconds"][EVIL] = EVIL, 1.0
     run["task"]["sample"][EVIL] = EVIL
     scores = score_map()
     make(tmp_path, run)
@@ -205,11 +204,11 @@ def test_the_page_needs_nothing_from_outside(page: Page) -> None:
 def test_the_story_cannot_move_the_cursor() -> None:
     run = a_run(name="a\x1b[31m\nb", command="guided-ft run x\r\x1b]0;evil\x07", model="m")
     run["control"]["r\x1b"] = run["control"]["random"]
-    assert all(c == "\n" or c.isprintable() for c in story(run))
+    assert all(c == "\n" or c.isprintable() for c in story(checked(run)))
 
 
 def test_the_story_fits_a_terminal() -> None:
-    told = story(a_run())
+    told = story(checked(a_run()))
     lines = told.splitlines()
     assert lines[0] == "quickstart"
     assert 12 <= len(lines) <= 20
@@ -224,7 +223,7 @@ def test_the_story_fits_a_terminal() -> None:
 
 def test_the_command_is_never_broken() -> None:
     command = "guided-ft run quickstart " + " ".join(f"key{i}=value" for i in range(40))
-    assert story(a_run(command=command)).splitlines()[-1].endswith(command)
+    assert story(checked(a_run(command=command))).splitlines()[-1].endswith(command)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,8 @@ from reports import a_run, anatomy, make
 
 from guided_ft.anatomy import Component
 from guided_ft.errors import GuidedError
-from guided_ft.report import story, write_report
+from guided_ft.report import write_report
+from guided_ft.report.record import RunRecord, checked
 from guided_ft.selection.selection import Selection
 from guided_ft.system.files import write_json
 
@@ -70,31 +71,55 @@ def test_an_unfinished_run_is_told_apart(tmp_path, key: str) -> None:
     line = f"run.json: '{key}' is missing (the run has not finished; run it again to continue)"
     assert error_of(make(tmp_path, run)).endswith(line)
     with pytest.raises(GuidedError, match=f"^{re.escape(line)}$"):
-        story(run)
+        checked(run)
 
 
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
         ({"after": [1]}, "'after' is not an object"),
+        ({"after": {"exact_match": "1"}}, "'after.exact_match' is not a number"),
+        ({"after": {"exact_match": True}}, "'after.exact_match' is not a number"),
         ({"trainable": "many"}, "'trainable' is not a whole number"),
         ({"trainable": True}, "'trainable' is not a whole number"),
-        ({"total": 0}, "'total' is 0 (a model has parameters)"),
+        ({"total": 0}, "'total' is below 1 (a model has parameters)"),
         ({"name": 3}, "'name' is not text"),
         ({"loss": {}}, "'loss' is not a list"),
         ({"loss": [[1, "x"]]}, "'loss' is not a list of [step, loss]"),
         ({"loss": [[1, 2, 3]]}, "'loss' is not a list of [step, loss]"),
-        ({"checks": ["x"]}, "'checks[]' is not an object"),
-        ({"samples": [1]}, "'samples[]' is not an object"),
+        ({"checks": ["x"]}, "'checks[0]' is not an object"),
+        ({"checks": [{"name": "x", "ok": 1}]}, "'checks[0].ok' is not true or false"),
+        ({"samples": [1]}, "'samples[0]' is not an object"),
         ({"control": {"random": 1}}, "'control.random' is not an object"),
-        ({"control": {"random": {"after": [1]}}}, "'control.random.after' is not an object"),
-        ({"control": {"random": {"loss": [1]}}}, "'control.random.loss' is not a list of [step, loss]"),
-        ({"retention": {"after": 3}}, "'retention.after' is not an object"),
+        ({"control": {"random": {"trainable": 1, "after": [1]}}}, "'control.random.after' is not an object"),
+        (
+            {"control": {"random": {"trainable": 1, "after": {}, "loss": [1]}}},
+            "'control.random.loss' is not a list of [step, loss]",
+        ),
+        (
+            {"retention": {"text": "self", "before": {"loss": 1.0, "kl": 0.0}, "after": 3}},
+            "'retention.after' is not an object",
+        ),
+        ({"reload": {"max_difference": float("inf")}}, "'reload.max_difference' is not a finite number"),
+        ({"version": 2}, "'version' is not what a run holds"),
+        (
+            {"expected_random": None},
+            "'expected_random' is not a key of a run (update guided_ft, if a newer one wrote it)",
+        ),
     ],
 )
 def test_a_wrong_value_is_named(changes: dict[str, Any], line: str) -> None:
     with pytest.raises(GuidedError, match=f"^run.json: {re.escape(line)}$"):
-        story(a_run(**changes))
+        checked(a_run(**changes))
+
+
+def test_a_record_is_written_as_it_was_read_and_does_not_change() -> None:
+    run = a_run()
+    record = checked(run)
+    assert record.to_dict() == run
+    assert set(record.to_dict()) == set(run) <= set(RunRecord.model_fields)
+    with pytest.raises(ValueError, match="frozen"):
+        record.name = "another"  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("key", ["total", "trainable"])

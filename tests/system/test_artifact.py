@@ -51,8 +51,8 @@ def test_new_content_replaces_old(old):
 
 def test_folders_are_made_and_files_are_readable_by_others(tmp_path):
     path = tmp_path / "a" / "b" / "c.json"
-    write_json(path, {"kind": "x"})
-    assert read_json(path, "x") == {"kind": "x"}
+    write_json(path, {"kind": "x", "version": 1})
+    assert read_json(path, "x") == {"kind": "x", "version": 1}
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
 
 
@@ -161,6 +161,9 @@ def test_the_size_is_checked_before_anything_is_read(tmp_path, monkeypatch):
         (b"null", "not a plan file"),
         (b'{"kind": "scores"}', "not a plan file"),
         (b'{"kind": ["plan"]}', "not a plan file"),
+        (b'{"kind": "plan"}', "a plan file of version none, and version 1 is read (use the guided_ft that wrote it"),
+        (b'{"kind": "plan", "version": 2}', "a plan file of version 2, and version 1 is read"),
+        (b'{"kind": "plan", "version": ["\\u2028"]}', 'a plan file of version ["\\u2028"], and version 1 is read'),
     ],
     ids=lambda value: value[:12] if isinstance(value, bytes) else None,
 )

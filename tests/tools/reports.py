@@ -70,7 +70,6 @@ RUN: dict[str, Any] = {
     "trainable": 132_100,
     "total": 134_515_008,
     "selected": {"layer": 0, "head": 1, "neuron": 34},
-    "expected_random": None,
     "before": {"exact_match": 0.0, "examples": 100},
     "after": {"exact_match": 90.0, "examples": 100},
     "control": {
