@@ -12,7 +12,7 @@ import numpy as np
 from guided_ft import Task
 from guided_ft.pipeline.data import load_rows
 from guided_ft.recipe.recipe import Data
-from guided_ft.task.formats import Tokens
+from guided_ft.task.tokens import Tokens
 
 NAMES = ["Mary", "John", "Tom", "James", "Anna", "Paul", "Sarah", "David", "Mark", "Peter", "Laura", "Kate"]
 

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from ..anatomy import Anatomy, base_model, behind_attention
-from ..task.formats import IGNORE
+from ..task.tokens import IGNORE
 
 
 def always() -> bool:

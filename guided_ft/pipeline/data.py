@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from ..errors import GuidedError
 from ..recipe.fields import parse_share
 from ..recipe.strict_yaml import shown
-from ..system.jsonl import read_jsonl
+from ..task.read_file import read_file
+from ..task.reader import Reader, asked, read_all
 
 if TYPE_CHECKING:
     from ..recipe.recipe import Data
@@ -27,39 +28,34 @@ DRAWN, TESTED = 800, 100
 MAX_ROWS = 100_000
 """``auto``: so many rows of a file train at most; more have to be asked for."""
 
-ALIASES = {"question": "prompt", "instruction": "prompt", "answer": "completion", "output": "completion"}
-"""Column names of well-known data sets, and what TRL calls them."""
-
-COLUMNS = {"sft": ("prompt", "completion"), "dpo": ("prompt", "chosen", "rejected")}
-"""What each trainer needs of a row: all text, or all lists of messages."""
-
 
 def load_rows(data: Data, seed: int = 0, trainer: str = "sft") -> tuple[list[Row], list[Row]]:
-    """Return training and test rows in TRL's formats; no prompt is in both.
+    """Return training and test rows in TRL's words; no question of a test row is trained on.
+
+    The same row twice counts once. A question may have several training rows, but only one test row.
 
     Raises:
         GuidedError: if there are not enough different rows, or one of them is not as the trainer needs it.
     """
     # Only a generator asks how many to draw, and it knows no shares.
     wanted = sum(split(data, 0, None)) if data.source == "reasoning_gym" else 0
-    train, test = SOURCES[data.source](data, seed, wanted, trainer)
-    rows = _unique(_kept(train, data))
-    if test is None:
-        num_train, num_test = split(data, len(rows), None)
-        test, train = rows[:num_test], rows[num_test : num_test + num_train]
-    else:
-        test = _unique(_kept(test, data))
-        test = test[: split(data, 0, len(test))[1]]
-        asked = {_key(row) for row in test}
-        rows = [row for row in rows if _key(row) not in asked]
-        num_train, num_test = split(data, len(rows), len(test))
-        train = rows[:num_train]
-    if len(test) < num_test or len(train) < num_train:
+    found, tests = SOURCES[data.source](data, seed, wanted)
+    rows = _different(_kept(found, data), _whole)
+    if data.source != "reasoning_gym":  # whose questions are made as data.preference says
+        _check_trainer([*rows[:1], *(tests or [])[:1]], trainer)
+    questions = _different(rows if tests is None else _kept(tests, data), _question_of)
+    asked_for = split(data, len(rows), None if tests is None else len(questions))
+    test = questions[: asked_for[1]]
+    held_out = {_question_of(row) for row in test}
+    train = [row for row in rows if _question_of(row) not in held_out][: asked_for[0]]
+    # A share, and what the other leaves, may turn out smaller where questions repeat.
+    short = len(train) < (asked_for[0] if isinstance(data.train, int) else 1)
+    if short or (len(test) < asked_for[1] and isinstance(data.test, int)):
         kept = "" if data.contains is None else f" contain {shown(data.contains)} (data.contains)"
         mend = "lower them" if data.contains is None else "change data.contains, or lower them"
         raise GuidedError(
-            f"data: {len(train)} different training and {len(test)} test rows{kept}, but train={num_train} and "
-            f"test={num_test} were asked for ({mend})"
+            f"data: {len(train)} different training and {len(test)} test rows{kept}, but train={asked_for[0]} and "
+            f"test={asked_for[1]} were asked for ({mend})"
         )
     return train, test
 
@@ -83,12 +79,6 @@ def split(data: Data, rows: int, tests: int | None) -> tuple[int, int]:
     return train, test
 
 
-def answer_of(row: Row) -> str:
-    """The text of a row's right answer."""
-    found: Any = row.get("completion", row.get("chosen"))
-    return found if isinstance(found, str) else found[-1]["content"]
-
-
 def _amount(asked: str | int, rows: int) -> int | None:
     if asked == "auto":
         return None
@@ -96,7 +86,7 @@ def _amount(asked: str | int, rows: int) -> int | None:
     return asked if isinstance(asked, int) else max(share > 0, round(share * rows))
 
 
-def _reasoning_gym(data: Data, seed: int, wanted: int, trainer: str) -> tuple[list[Row], None]:
+def _reasoning_gym(data: Data, seed: int, wanted: int) -> tuple[list[Row], None]:
     reasoning_gym = _import_reasoning_gym()
     clash = sorted({"seed", "size"} & set(data.options))
     if clash:
@@ -110,7 +100,7 @@ def _reasoning_gym(data: Data, seed: int, wanted: int, trainer: str) -> tuple[li
             generator = reasoning_gym.create_dataset(data.name, size=size, seed=start, **data.options)
         except (ValueError, TypeError, AssertionError, AttributeError) as error:
             raise GuidedError(f"data: reasoning_gym cannot make {data.name!r} ({str(error).splitlines()[0]})") from None
-        rows = _unique(_kept((_question(item, data.preference, seed) for item in generator), data))
+        rows = _different(_kept((_question(item, data.preference, seed) for item in generator), data), _question_of)
         if len(rows) >= wanted:
             break
     return rows, None
@@ -145,82 +135,75 @@ def _wrong_number(answer: str, seed: str) -> str:
     return str(number + random.Random(seed).choice([-11, -10, -9, -2, -1, 1, 2, 9, 10, 11]))
 
 
-def _file(data: Data, seed: int, wanted: int, trainer: str) -> tuple[list[Row], list[Row] | None]:
-    train = _checked(read_jsonl(str(data.path)), f"{data.path}:", trainer)
+def _file(data: Data, seed: int, wanted: int) -> tuple[list[Row], list[Row] | None]:
+    reader = _reader(data)
+    train = read_all(read_file(str(data.path)), reader, str(data.path))
     if data.test_path:
-        return train, _checked(read_jsonl(data.test_path), f"{data.test_path}:", trainer)
+        return train, read_all(read_file(data.test_path), reader, data.test_path)
     random.Random(seed).shuffle(train)
     return train, None
 
 
-def _hub(data: Data, seed: int, wanted: int, trainer: str) -> tuple[list[Row], None]:
+def _hub(data: Data, seed: int, wanted: int) -> tuple[list[Row], None]:
     from datasets import load_dataset
 
     try:
-        rows = [dict(row) for row in load_dataset(data.name, split=data.split)]
+        found = load_dataset(data.name, split=data.split)
+        numbered = [(f"data: {data.name!r} row {i}", dict(row)) for i, row in enumerate(found)]
     except Exception as error:  # datasets raises many kinds
         raise GuidedError(f"data: {data.name!r} cannot be loaded ({str(error).splitlines()[0][:160]})") from None
-    rows = _checked(enumerate(rows), f"data: {data.name!r} row ", trainer)
+    for key, feature in (getattr(found, "features", None) or {}).items():
+        names: list[str] = getattr(feature, "names", [])
+        for _, row in numbered if names else ():
+            # The hub stores a class's number, and -1 where it is not known.
+            row[key] = names[row[key]] if row[key] is not None and row[key] >= 0 else None
+    rows = read_all(numbered, _reader(data), f"data: {data.name!r}")
     random.Random(seed).shuffle(rows)
     return rows, None
 
 
-SOURCES: dict[str, Callable[[Any, int, int, str], tuple[list[Row], list[Row] | None]]] = {
+SOURCES: dict[str, Callable[[Any, int, int], tuple[list[Row], list[Row] | None]]] = {
     "reasoning_gym": _reasoning_gym,
     "file": _file,
     "hub": _hub,
 }
 
 
-def _checked(numbered: Iterable[tuple[int, Row]], where: str, trainer: str) -> list[Row]:
-    """The rows with TRL's names. Raises GuidedError, with the row's number, for one that the trainer cannot take."""
-    rows: list[Row] = []
-    forms: set[str] = set()
-    for number, row in numbered:
-        rows.append(_renamed(row))
-        forms |= {_form(rows[-1].get(name)) for name in COLUMNS[trainer]}
-        if len(forms) > 1 or "" in forms:
+def _reader(data: Data) -> Reader:
+    return Reader(data.format, data.columns, data.prompt)
+
+
+def _check_trainer(rows: Iterable[Row], trainer: str) -> None:
+    for row in rows:
+        if "input_ids" in row:
+            raise GuidedError("data: ready token ids cannot be tested with (write text, or use Task.load in a script)")
+        if ("chosen" in row) != (trainer == "dpo"):
+            what = "pairs (chosen + rejected)" if "chosen" in row else "single answers"
+            mend = "dpo" if "chosen" in row else "sft"
             raise GuidedError(
-                f"{where}{number}: not a row for trainer {trainer}, with keys {shown(', '.join(row), 80)} (give every "
-                f"row {' + '.join(COLUMNS[trainer])}, all text or all lists of messages)"
+                f"data: the rows are {what}, and trainer {trainer} cannot learn them (write trainer={mend})"
             )
-    return rows
-
-
-def _form(value: Any) -> str:
-    """``text``, ``messages``, or nothing for what is neither."""
-    if isinstance(value, str):
-        return "text"
-    parts = value if isinstance(value, list) else []
-    told = [isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str) for m in parts]
-    return "messages" if told and all(told) else ""
-
-
-def _renamed(row: Row) -> Row:
-    """Give well-known columns TRL's names; an answer gets the space that sets it off from its prompt."""
-    if "prompt" in row:
-        return row
-    more = row.get("input") if "instruction" in row else None
-    row = {ALIASES.get(key, key): value for key, value in row.items()}
-    if isinstance(more, str) and more.strip() and isinstance(row["prompt"], str):
-        # Alpaca's: what the instruction is about.
-        row["prompt"] = f"{row['prompt']}\n\n{more}"
-    if isinstance(row.get("completion"), str) and isinstance(row.get("prompt"), str):
-        row = {"prompt": row["prompt"], "completion": " " + row["completion"].lstrip()}
-    return row
 
 
 def _kept(rows: Iterable[Row], data: Data) -> list[Row]:
-    return [row for row in rows if data.contains is None or data.contains in str(row.get("prompt", row))]
+    return [row for row in rows if data.contains is None or data.contains in str(asked(row) or row)]
 
 
-def _unique(rows: Iterable[Row]) -> list[Row]:
-    """The first row of each prompt, in order."""
+def _different(rows: Iterable[Row], key: Callable[[Row], str]) -> list[Row]:
+    """The first row of each key, in order."""
     first: dict[str, Row] = {}
     for row in rows:
-        first.setdefault(_key(row), row)
+        first.setdefault(key(row), row)
     return list(first.values())
 
 
-def _key(row: Row) -> str:
-    return json.dumps(row.get("prompt", row), sort_keys=True, default=str)
+def _whole(row: Row) -> str:
+    return json.dumps(row, sort_keys=True, default=str)
+
+
+def _question_of(row: Row) -> str:
+    """What the model is asked, as far as a chat template shows it: who says what, and the tools."""
+    question: Any = asked(row) or row.get("messages") or row.get("text")
+    if isinstance(question, list):
+        question = [[m["role"], (m.get("content") or "").strip(), m.get("tool_calls")] for m in question]
+    return json.dumps([question, row.get("tools")], sort_keys=True, default=str)

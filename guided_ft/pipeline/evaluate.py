@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,8 +16,8 @@ from torch import nn
 from ..system.eval_mode import evaluating
 from ..system.progress import track
 from ..task.batching import model_inputs
-from ..task.formats import IGNORE
 from ..task.task import Task
+from ..task.tokens import IGNORE, prompt_ids
 
 logger = logging.getLogger("guided_ft")
 
@@ -31,19 +32,17 @@ def answers(
     batch_size: int = 50,
     progress: bool | None = None,
 ) -> list[str]:
-    """Greedy answers to prompts (all text, or all messages), stripped of surrounding space."""
-    plain = all(isinstance(prompt, str) for prompt in prompts)
-    texts = [
-        p if plain else tokenizer.apply_chat_template(p, tokenize=False, add_generation_prompt=True) for p in prompts
-    ]
+    """Greedy answers, stripped of surrounding space.
+
+    Args:
+        prompts: texts, lists of messages, or rows with a ``prompt`` and what its chat template needs.
+    """
+    ids = [prompt_ids(prompt, tokenizer) for prompt in prompts]
     found: list[str] = []
-    batches = [texts[i : i + batch_size] for i in range(0, len(texts), batch_size)]
+    batches = [ids[i : i + batch_size] for i in range(0, len(ids), batch_size)]
     device = next(model.parameters()).device
     for batch in track(batches, len(batches), "answers", progress):
-        # A chat template has written the special tokens already.
-        inputs = tokenizer(batch, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=plain).to(
-            device
-        )
+        inputs = tokenizer.pad({"input_ids": batch}, return_tensors="pt", padding_side="left").to(device)
         with evaluating(model):
             out = model.generate(  # type: ignore[operator]
                 input_ids=inputs["input_ids"],
@@ -83,6 +82,35 @@ def answer_length(tokenizer: Any, expected: Sequence[str], limit: int, asked: in
 def exact_match(found: Sequence[str], expected: Sequence[str]) -> float:
     """Share of answers that are exactly the expected ones, 0 to 100."""
     return 100 * sum(f == e.strip() for f, e in zip(found, expected, strict=True)) / len(expected)
+
+
+def number_accuracy(found: Sequence[str], expected: Sequence[str]) -> float:
+    """Share of answers whose last number is the expected answer's last number, 0 to 100."""
+    return (
+        100 * sum(_last_number(f) == _last_number(e) != "" for f, e in zip(found, expected, strict=True)) / len(found)
+    )
+
+
+def _last_number(text: str) -> str:
+    numbers = re.findall(r"-?\d[\d,]*(?:\.\d+)?", text)
+    return numbers[-1].replace(",", "") if numbers else ""
+
+
+def macro_f1(found: Sequence[str], expected: Sequence[str]) -> float:
+    """Mean over the expected labels of 2 hits / (times found + times expected), 0 to 100."""
+    labels = sorted({*expected})
+    hits = {label: sum(f == e == label for f, e in zip(found, expected, strict=True)) for label in labels}
+    each = [2 * hits[label] / (list(found).count(label) + list(expected).count(label)) for label in labels]
+    return 100 * sum(each) / len(each)
+
+
+@torch.no_grad()
+def likeliest(model: nn.Module, tasks: Sequence[Task]) -> list[int]:
+    """For each example the task, out of several with one example each, whose answer is likeliest per token."""
+    device = next(model.parameters()).device
+    with evaluating(model):
+        losses = [torch.cat([task.quantity(model, batch) for batch in task.batches(device)]) for task in tasks]
+    return torch.stack(losses).argmin(0).tolist()
 
 
 @torch.no_grad()

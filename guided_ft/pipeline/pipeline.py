@@ -42,7 +42,11 @@ class Stage:
 
 def _tell_scores(result: dict[str, Any]) -> str:
     scores = result["scores"]
-    told = [f"{name.replace('_', ' ')} {value:.0f} %" for name, value in scores.items() if name != "examples"]
+    told = [
+        f"loss {value:.3f} nats a token" if name == "loss" else f"{name.replace('_', ' ')} {value:.0f} %"
+        for name, value in scores.items()
+        if name != "examples"
+    ]
     return f"{', '.join(told) or 'nothing measured'} of {scores['examples']} held-out examples"
 
 

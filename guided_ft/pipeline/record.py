@@ -6,7 +6,7 @@ from typing import Any
 
 from ..report.record import RunRecord, checked
 from ..system.machine import machine, versions
-from .data import answer_of
+from .measure import shown
 from .stages import Run
 
 
@@ -16,8 +16,7 @@ def run_record(context: Run, results: dict[str, Any], seconds: dict[str, float],
     before, after, control = results["before"], results["evaluate"], results["control"]
     chosen, trained = results["select"], results["train"]
     meta = results["localize"]["meta"]
-    shown = (rows[1] or rows[0])[0]
-    prompt, completion = str(shown["prompt"]), answer_of(shown)
+    prompt, completion = shown((rows[1] or rows[0])[0])
     text = recipe.evaluate.retention
     record: dict[str, Any] = {
         "kind": "run",
@@ -57,7 +56,7 @@ def run_record(context: Run, results: dict[str, Any], seconds: dict[str, float],
         "machine": machine(),
         "seed": recipe.seed,
         "samples": [
-            {"prompt": str(row["prompt"]), "expected": expected.strip(), "before": was, "after": now}
+            {"prompt": shown(row)[0], "expected": expected.strip(), "before": was, "after": now}
             for row, expected, was, now in zip(
                 rows[1], context.expected, before["answers"], after["answers"], strict=False
             )

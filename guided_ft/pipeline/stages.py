@@ -19,17 +19,14 @@ from ..scorers.catalogue import find
 from ..selection.budget import select
 from ..selection.scoremap import ScoreMap
 from ..system.files import read_arrays
-from .data import answer_of, load_rows
+from ..task.reader import answered
+from .data import load_rows
+from .lengths import fitting
+from .measure import HELD_OUT, check_metrics, measure
 
 if TYPE_CHECKING:
     from ..recipe.recipe import Recipe
     from ..task.task import Task
-
-RETAIN_SEED = 1_000_000
-"""Added to the recipe's seed for the held-out text, so that retention is never measured on the text localized with."""
-
-
-HELD_OUT = "held_out.jsonl"
 
 
 class Run:
@@ -48,9 +45,10 @@ class Run:
     def rows(self) -> tuple[list[dict], list[dict]]:
         recipe = self.recipe
         rows = load_rows(recipe.data, recipe.seed, recipe.train.trainer)
-        if not isinstance(rows[0][0]["prompt"], str) and not self.tokenizer.chat_template:
+        if any(isinstance(value, list) for value in rows[0][0].values()) and not self.tokenizer.chat_template:
             raise GuidedError(f"data: {recipe.model!r} has no chat template for messages (write prompts as text)")
-        return rows
+        length = recipe.train.max_length
+        return fitting(rows[0], self.tokenizer, length, "train"), fitting(rows[1], self.tokenizer, length, "test")
 
     def model(self) -> Any:
         """Load the base model afresh."""
@@ -75,7 +73,7 @@ class Run:
     @property
     def expected(self) -> list[str]:
         """The right answers to the test prompts."""
-        return [answer_of(row) for row in self.rows[1]]
+        return [answered(row) for row in self.rows[1]]
 
     @cached_property
     def answer_length(self) -> int:
@@ -90,9 +88,11 @@ class Run:
 def before(run: Run) -> dict[str, Any]:
     """Measure the base model, and sample the text that retention is measured on."""
     # The rows first: what is wrong with them is told before the model is loaded, and both before anything is removed.
-    rows, model = run.rows[1], run.model()
+    rows = run.rows[1]
+    check_metrics(run, rows)
+    model = run.model()
     (run.folder / HELD_OUT).unlink(missing_ok=True)
-    return _measure(run, rows, model, None)
+    return measure(run, rows, model, None)
 
 
 def localize(run: Run) -> dict[str, Any]:
@@ -176,7 +176,7 @@ def after(run: Run, folder: Path | None = None) -> dict[str, Any]:
     model, reference = _tuned(run, folder)
     kept = torch.from_numpy(read_arrays(folder / "probe.safetensors")["logits"])
     difference = float((probe_logits(model, _probe(run)) - kept).abs().max())
-    return {"reload": {"max_difference": difference}, **_measure(run, run.rows[1], model, reference)}
+    return {"reload": {"max_difference": difference}, **measure(run, run.rows[1], model, reference)}
 
 
 def _probe(run: Run) -> Task:
@@ -198,47 +198,6 @@ def _tuned(run: Run, folder: Path) -> tuple[Any, Callable[[], contextlib.Abstrac
         return model, base
     plain = run.model()
     return load_model(str(folder / "adapter"), dtype=run.recipe.dtype), lambda: contextlib.nullcontext(plain)
-
-
-def _measure(run: Run, rows: list[dict], model: Any, reference: Any) -> dict[str, Any]:
-    from .evaluate import answers, exact_match, preference_accuracy, retention
-
-    batch_size = run.recipe.evaluate.batch_size
-    scores: dict[str, Any] = {}
-    found: list[str] = []
-    if rows:
-        prompts = [row["prompt"] for row in rows]
-        found = answers(model, run.tokenizer, prompts, max_new_tokens=run.answer_length, batch_size=batch_size)
-        task = run.task(rows, batch_size)
-        # What was trained for comes first: the verdict goes by it.
-        scores = {"preference_accuracy": preference_accuracy(model, task)} if task.is_preference else {}
-        scores |= {"exact_match": exact_match(found, run.expected)}
-    text = _held_out_text(run)
-    kept = retention(model, text, reference) if text is not None else None
-    return {"scores": scores | {"examples": len(rows)}, "retention": kept, "answers": found[:5]}
-
-
-def _held_out_text(run: Run) -> Task | None:
-    """The text that retention is measured on: sampled once by the base model, or the user's own."""
-    from ..scorers.self_text import self_text
-    from ..task.task import Task
-
-    settings = run.recipe.evaluate
-    if settings.retention == "none":
-        return None
-    if settings.retention != "self":
-        text = Task.load(settings.retention, run.tokenizer, max_length=settings.retention_tokens, batch_size=8)
-        return text.take(settings.retention_examples)
-    path = run.folder / HELD_OUT
-    if not path.exists():
-        text = self_text(
-            run.model(),
-            num_examples=settings.retention_examples,
-            num_tokens=settings.retention_tokens,
-            seed=run.recipe.seed + RETAIN_SEED,
-        )
-        text.save(path)
-    return Task.load(path, name="self")
 
 
 def control(run: Run) -> dict[str, Any]:

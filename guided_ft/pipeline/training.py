@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow
 import torch
 from datasets import Dataset, disable_progress_bars
 from torch import nn
@@ -16,10 +18,12 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from ..callback.callback import GuidedCallback
 from ..callback.checkpoint import checkpoints, newest_complete
+from ..errors import GuidedError
 from ..plan.modes import PACE
 from ..plan.plan import Plan
 from ..system.files import read_json, write_arrays, write_json
 from ..task.task import Task
+from ..task.tokens import read_row
 
 if TYPE_CHECKING:
     from ..recipe.recipe import Recipe
@@ -154,22 +158,45 @@ def _sft(recipe: Recipe, plan: Plan, rows: list, model: Any, tokenizer: Any, fol
     return SFTTrainer(
         model,
         args=SFTConfig(**_common(recipe, plan, folder), packing=False),
-        train_dataset=_dataset(rows),
+        train_dataset=_dataset(_tokenized(rows, tokenizer, recipe.train.max_length)),
         processing_class=tokenizer,
         peft_config=plan.peft_config(),
         callbacks=[callback],
     )
+
+
+def _tokenized(rows: list[dict[str, Any]], tokenizer: Any, max_length: int) -> list[dict[str, Any]]:
+    """Ready ids, so that trained is what was localized: a table of columns would fill up tools and messages."""
+    sequences = [read_row(row, tokenizer)[0] for row in rows]
+    return [{"input_ids": list(s.ids[:max_length]), "labels": list(s.labels[:max_length])} for s in sequences]
 
 
 def _dpo(recipe: Recipe, plan: Plan, rows: list, model: Any, tokenizer: Any, folder: Path, callback: Any) -> DPOTrainer:
-    return DPOTrainer(
+    trainer = DPOTrainer(
         model,
         args=DPOConfig(**_common(recipe, plan, folder), beta=recipe.train.beta),
-        train_dataset=_dataset(rows),
+        # Tools as text, which TRL reads: a table would give each tool the columns of all others.
+        train_dataset=_dataset([row | {k: json.dumps(row[k]) for k in ("tools",) if k in row} for row in rows]),
         processing_class=tokenizer,
         peft_config=plan.peft_config(),
         callbacks=[callback],
     )
+    _check_same_tokens(trainer.train_dataset, rows, tokenizer)
+    return trainer
+
+
+def _check_same_tokens(dataset: Any, rows: list[dict[str, Any]], tokenizer: Any) -> None:
+    """Raise GuidedError if the trainer renders messages in other tokens than those that were localized with."""
+    if isinstance(rows[0]["prompt"], str):
+        return
+    for i, (theirs, row) in enumerate(zip(dataset, rows, strict=True)):
+        prompt = tuple(theirs["prompt_ids"])
+        ours = [sequence.ids for sequence in read_row(row, tokenizer)]
+        if ours != [prompt + tuple(theirs[key]) for key in ("chosen_ids", "rejected_ids")]:
+            raise GuidedError(
+                f"data: training row {i}: the trainer renders other tokens than were localized with (give all rows the "
+                "same keys in messages and chat_template_kwargs)"
+            )
 
 
 _TRAINERS = {"sft": _sft, "dpo": _dpo}
@@ -179,4 +206,8 @@ def _dataset(rows: list[dict[str, Any]]) -> Dataset:
     if not sys.stderr.isatty() or len(rows) < 10_000:
         # Fewer are tokenized in a second or two.
         disable_progress_bars()
-    return Dataset.from_list(rows)
+    try:
+        return Dataset.from_list(rows)
+    except (pyarrow.ArrowException, OverflowError, TypeError, ValueError) as error:
+        told = str(error).splitlines()[0][:160]
+        raise GuidedError(f"data: the rows make no table ({told}; give all messages the same keys and types)") from None

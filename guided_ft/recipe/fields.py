@@ -103,10 +103,42 @@ def _name(value: Any) -> str:
 
 
 def _kept(value: Any) -> str:
-    if isinstance(value, str) and (value in ("self", "none") or value.endswith((".jsonl", ".txt"))):
+    from ..task.read_file import ENDINGS
+
+    if isinstance(value, str) and (value in ("self", "none") or value.lower().endswith(ENDINGS)):
         return _place(value)
     mend = "write none" if value is None or value is False else "write self, or a path that ends in .jsonl or .txt"
     raise GuidedError(f"expected self, none or a .jsonl or .txt file, got {show(value)} ({mend})")
+
+
+def _format(value: Any) -> str:
+    from ..task.formats import FORMATS
+
+    return _known(value, {"auto": None, **FORMATS})
+
+
+METRICS = ("exact_match", "number_accuracy", "label_accuracy", "f1", "loss", "preference_accuracy")
+"""What can be measured on held-out rows; ``pipeline/measure.py`` says how."""
+
+
+def _metric(value: Any) -> str:
+    names = [part.strip() for part in value.split("+")] if isinstance(value, str) else [value]
+    for name in names:
+        _known(name, dict.fromkeys(("auto", *METRICS) if len(names) == 1 else METRICS))
+    return "+".join(dict.fromkeys(names))
+
+
+def _columns(value: Any) -> dict[str, str]:
+    from ..task.formats import TRL
+
+    if not isinstance(value, Mapping):
+        raise GuidedError(f"expected a mapping, got {show(value)} (write {{prompt: your column, completion: another}})")
+    for ours, theirs in value.items():
+        if ours not in TRL:
+            other = f"write {{{theirs}: {ours}}}" if theirs in TRL else f"one of: {', '.join(TRL)}"
+            raise GuidedError(f"no row has a column {show(ours)} for the trainers ({other})")
+        _text(theirs)
+    return dict(value)
 
 
 def _method(value: Any) -> str:
@@ -227,6 +259,9 @@ AnswerLength = Annotated[Literal["auto"] | int, BeforeValidator(_length)]
 TrainAmount = Annotated[str | int, _amount(least=1)]
 TestAmount = Annotated[str | int, _amount(least=0)]
 LearningRate = Annotated[Literal["auto"] | float, BeforeValidator(_rate)]
+Metric = Annotated[str, BeforeValidator(_metric)]
+Format = Annotated[str, BeforeValidator(_format)]
+Columns = Annotated[dict[str, str], BeforeValidator(_columns)]
 Kinds = Annotated[tuple[Literal["layer", "head", "neuron"], ...], BeforeValidator(_kinds)]
 Options = Annotated[
     dict[str, Annotated[int | float | str | bool, BeforeValidator(_option)]],

@@ -10,14 +10,12 @@ from typing import Any
 from pydantic import BaseModel
 
 from ..errors import GuidedError
+from ..task.read_file import ENDINGS
 from .fields import leaves, listed
 from .mends import Problem, RecipeError, spell
 from .strict_yaml import parse, shown
 
 WHERE = "override"
-
-DATA_FILES = (".jsonl", ".ndjson")
-"""Endings of files of examples: such a file can stand for a whole data section, and for a recipe."""
 
 
 def apply(overrides: Sequence[str], data: dict[str, Any], model: type[BaseModel]) -> set[str]:
@@ -44,7 +42,7 @@ def apply(overrides: Sequence[str], data: dict[str, Any], model: type[BaseModel]
             problems.append((typed, f"several keys have this name (write {listed(paths)})"))
             continue
         read = parse(value, f"{WHERE}: {spell(path)}", lines=False)
-        if path == ["data"] and isinstance(read, str) and read.endswith(DATA_FILES):
+        if path == ["data"] and isinstance(read, str) and read.lower().endswith(ENDINGS):
             values += [(["data", "source"], "file"), (["data", "path"], read)]
         else:
             values.append((path, read))

@@ -13,19 +13,23 @@ from pydantic.fields import FieldInfo
 
 from ..errors import GuidedError, did_you_mean
 from ..system.files import write_text
+from ..task.read_file import ENDINGS
 from . import overrides as _overrides
 from .fields import (
     AnswerLength,
     Budget,
     CacheSize,
+    Columns,
     Count,
     Decay,
     Flag,
+    Format,
     FreeText,
     Kept,
     Kinds,
     LearningRate,
     Method,
+    Metric,
     Name,
     Options,
     Place,
@@ -60,9 +64,14 @@ class Data(Section):
         default="reasoning_gym", description="where the examples come from"
     )
     name: Text | None = Field(default=None, description="generator of reasoning_gym, or dataset id on the hub")
-    path: Place | None = Field(default=None, description="JSONL file of source file")
-    test_path: Place | None = Field(default=None, description="JSONL file of test examples")
+    path: Place | None = Field(default=None, description="file of source file: .jsonl, .json, .csv, .txt, .parquet")
+    test_path: Place | None = Field(default=None, description="file of test examples")
     split: Text = Field(default="train", description="split of a hub dataset")
+    format: Format = Field(default="auto", description="format of the rows (auto: the one whose columns they have)")
+    columns: Columns = Field(default={}, description="columns that are read: prompt, completion and so on, and yours")
+    prompt: FreeText | None = Field(
+        default=None, description="what puts the prompt together from columns: '{context} {question}'"
+    )
     options: Options = Field(default={}, description="options of the generator")
     contains: FreeText | None = Field(default=None, description="keep only questions that contain this text")
     preference: Flag = Field(default=False, description="make pairs: the right number against a wrong one")
@@ -133,6 +142,9 @@ class Evaluate(Section):
     max_new_tokens: AnswerLength = Field(
         default="auto", description="length of an answer (auto: a little more than the longest right one)"
     )
+    metric: Metric = Field(
+        default="auto", description="what is measured (auto: as the rows are), several joined by +: exact_match + loss"
+    )
     batch_size: Count = Field(default=50, description="questions per batch")
     retention: Kept = Field(default="self", description="text that must stay as likely: self, none, or a file")
     retention_examples: Count = Field(default=32, description="texts of retention")
@@ -186,9 +198,9 @@ class Recipe(Section):
         A file of examples is the quickstart on these: ``Recipe.load("tickets.jsonl")``.
         """
         text = os.fspath(path_or_name)
-        if text.endswith(_overrides.DATA_FILES):
+        if text.lower().endswith(ENDINGS):
             if not Path(text).is_file():
-                raise GuidedError(f"{shown(text)}: no such file (give a recipe, or a .jsonl file of examples)")
+                raise GuidedError(f"{shown(text)}: no such file (give a recipe, or a file of examples)")
             return cls.load("quickstart", [f"data={json.dumps(text)}", *overrides])
         path = _find(path_or_name)
         where = path.name if path.name.isprintable() else ascii(path.name)

@@ -7,8 +7,8 @@ from torch import nn
 
 from ..anatomy import base_model
 from ..system.progress import track
-from ..task.formats import Tokens
 from ..task.task import Task
+from ..task.tokens import Tokens
 from .watch.tap import Tap
 
 _BATCH = 16

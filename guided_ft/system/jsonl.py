@@ -17,7 +17,7 @@ def read_jsonl(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, An
     Raises:
         GuidedError: for a line that is no object, with its number.
     """
-    for number, line in enumerate(lines(read_text(path)), 1):
+    for number, line in enumerate(lines(read_text(path).removeprefix("\ufeff")), 1):
         if not line.strip():
             continue
         try:

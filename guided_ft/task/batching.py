@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from .formats import IGNORE, Tokens
+from .tokens import IGNORE, Tokens
 
 
 def pad_rows(rows: Sequence[Tokens], pad_id: int, padding: str = "right") -> dict[str, torch.Tensor]:

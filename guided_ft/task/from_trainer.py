@@ -12,7 +12,7 @@ from torch import nn
 
 from ..errors import GuidedError
 from ..system.eval_mode import evaluating
-from .formats import IGNORE, Tokens
+from .tokens import IGNORE, Tokens
 
 _PLAIN: dict[str, Any] = {"loss_type": "nll", "label_smoother": None, "compute_loss_func": None}
 _DPO: dict[str, Any] = {

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from ..errors import GuidedError, pick
-from .formats import IGNORE
+from .tokens import IGNORE
 
 Metric = Callable[[torch.Tensor, Mapping[str, torch.Tensor]], torch.Tensor]
 """``metric(logits [rows, tokens, vocabulary], batch) -> [examples]``, higher is better."""

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..errors import GuidedError
-from ..system.files import read_text
-from ..system.jsonl import lines, read_jsonl
-from .formats import IGNORE, Tokens, read_corrupted, read_row, read_wrong
+from .formats import Row
+from .read_file import read_file
+from .reader import Reader, read_all, tell_dropped
+from .tokens import IGNORE, Tokens, read_corrupted, read_row, read_wrong
 
 Example = tuple[Tokens, ...]
 """One sequence (SFT), or the chosen and the rejected one (preferences)."""
@@ -22,8 +23,10 @@ def read_rows(
     examples: list[Example] = []
     corrupted: list[Example | None] = []
     wrong: list[tuple[int, ...] | None] = []
-    for i, row in enumerate(dataset):
+    reader = Reader()
+    for i, raw in enumerate(dataset):
         try:
+            row = reader(raw)
             example = read_row(row, tokenizer)
             _check_fits(example, max_length)
             other, labels = read_corrupted(row, tokenizer), read_wrong(row, tokenizer, example[0])
@@ -34,6 +37,7 @@ def read_rows(
         examples.append(_cut(example, max_length))
         corrupted.append(other and _cut(other, max_length))
         wrong.append(labels and labels[:max_length])
+    tell_dropped(reader, f"task {name!r}")
     pad = getattr(tokenizer, "pad_token_id", None)
     if pad is None:
         pad = getattr(tokenizer, "eos_token_id", None) or 0
@@ -73,11 +77,9 @@ def check_pairs(
             )
 
 
-def read_lines(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """Rows of a JSON-lines file, or of a ``.txt`` file's lines. Raises GuidedError with the line's number."""
-    if str(path).endswith(".txt"):
-        return [{"text": line} for line in lines(read_text(path)) if line.strip()]
-    return [row for _, row in read_jsonl(path) if row]
+def read_lines(path: str | os.PathLike[str]) -> list[Row]:
+    """Rows of a file, in TRL's words. Raises GuidedError with the number of the line, or of the row."""
+    return read_all(read_file(path), Reader(), os.fspath(path))
 
 
 def id_rows(

@@ -15,9 +15,9 @@ from ..anatomy import base_model, original
 from ..errors import GuidedError, pick
 from ..system.files import digest, write_text
 from .batching import model_inputs, pad_rows, side_by_side
-from .formats import IGNORE, Tokens
 from .metrics import Metric, answer_nll, check_metric, logit_difference, metric_name, of_function
 from .rows import Example, check_pairs, id_rows, read_lines, read_rows
+from .tokens import IGNORE, Tokens
 
 
 @dataclass(frozen=True, eq=False)

@@ -111,33 +111,70 @@ GOOD = {"prompt": "a", "completion": "b"}
 
 
 @pytest.mark.parametrize(
-    ("rows", "trainer", "keys"),
+    ("rows", "trainer", "message"),
     [
-        ([GOOD, {"messages": said("a")}], "sft", "messages"),
-        ([GOOD, {"text": "a"}], "sft", "text"),
-        ([GOOD, {"prompt": "c"}], "sft", "prompt"),
-        ([GOOD, {"prompt": "c", "completion": None}], "sft", "prompt, completion"),
-        ([GOOD, {"prompt": 1, "completion": 1}], "sft", "prompt, completion"),
-        ([GOOD, {"prompt": [], "completion": []}], "sft", "prompt, completion"),
-        ([GOOD, {"prompt": "c", "completion": said("b")}], "sft", "prompt, completion"),
-        ([GOOD, {"prompt": said("c"), "completion": said("b")}], "sft", "prompt, completion"),
-        ([GOOD, {"prompt": "c", "chosen": "d", "rejected": "e"}], "sft", "prompt, chosen, rejected"),
-        ([{"prompt": "c", "chosen": "d", "rejected": "e"}, GOOD], "dpo", "prompt, completion"),
+        (
+            [GOOD, {"messages": said("a")}],
+            "sft",
+            ":2: it is messages (messages), but the first row is prompt + completion",
+        ),
+        ([GOOD, {"prompt": "c"}], "sft", ":2: no known format has the columns 'prompt' (nearest: prompt + completion,"),
+        ([GOOD, {"prompt": "c", "completion": None}], "sft", ":2: no known format has the columns 'prompt'"),
+        ([GOOD, {"prompt": 1, "completion": 1}], "sft", ":2: prompt: expected text, got 1 (put it in quotes"),
+        ([GOOD, {"prompt": [], "completion": []}], "sft", ":2: prompt: no message in it"),
+        ([GOOD, {"prompt": "c", "completion": said("b")}], "sft", ":2: prompt and answer must both be text or both be"),
+        (
+            [GOOD, {"prompt": said("c"), "completion": said("b")}],
+            "sft",
+            ":2: it is prompt + completion (messages), but",
+        ),
+        (
+            [GOOD, {"prompt": "c", "chosen": "d", "rejected": "e"}],
+            "sft",
+            ":2: it is prompt + chosen + rejected (text), but",
+        ),
+        (
+            [GOOD, GOOD],
+            "dpo",
+            "data: the rows are single answers, and trainer dpo cannot learn them (write trainer=sft)",
+        ),
+        ([{"prompt": "c", "chosen": "d", "rejected": "e"}], "sft", "data: the rows are pairs (chosen + rejected), and"),
     ],
 )
-def test_a_row_that_the_trainer_cannot_take_is_named(tmp_path, rows, trainer, keys):
+def test_a_row_that_the_trainer_cannot_take_is_named(tmp_path, rows, trainer, message):
     with pytest.raises(GuidedError) as error:
         load_rows(write(tmp_path, *rows), trainer=trainer)
-    needs = {"sft": "prompt + completion", "dpo": "prompt + chosen + rejected"}[trainer]
-    assert str(error.value) == (
-        f"{tmp_path / 'rows.jsonl'}:2: not a row for trainer {trainer}, with keys '{keys}' (give every row {needs}, all "
-        "text or all lists of messages)"
-    )
+    where = "" if message.startswith("data") else str(tmp_path / "rows.jsonl")
+    assert str(error.value).startswith(where + message)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("key", "said_in"), [("id", "message"), ("id", "row"), ("tools", "row")])
+def test_the_same_question_is_never_in_both_whatever_else_the_row_says(tmp_path, key, said_in):
+    # Eight questions, each written three times with something that no template shows.
+    rows = []
+    for i in range(24):
+        message = {"role": "user", "content": f"q{i % 8}"}
+        row = {"prompt": [message], "completion": said(f"a{i}", "assistant")}
+        (message if said_in == "message" else row)[key] = f"{i}" if key == "id" else None
+        rows.append(row)
+    train, test = load_rows(write(tmp_path, *rows).model_copy(update={"train": "auto", "test": 3}))
+    held_out = {row["prompt"][0]["content"] for row in test}
+    assert (len(held_out), len(train)) == (3, 15)
+    assert held_out.isdisjoint(row["prompt"][0]["content"] for row in train)
+
+
+def test_a_question_keeps_all_its_answers_and_the_same_row_counts_once(tmp_path):
+    rows = [{"prompt": f"p{i // 3}", "chosen": f"c{i}", "rejected": "r"} for i in range(12)] * 2
+    train, test = load_rows(write(tmp_path, *rows).model_copy(update={"train": "auto"}), trainer="dpo")
+    assert (len(train), len(test)) == (9, 1)
 
 
 def test_a_row_of_the_hub_is_named_too(monkeypatch):
     import datasets
 
     monkeypatch.setattr(datasets, "load_dataset", lambda name, split: [GOOD, {"text": "a"}])
-    with pytest.raises(GuidedError, match="data: 'owner/name' row 1: not a row for trainer sft, with keys 'text'"):
+    with pytest.raises(
+        GuidedError, match=r"data: 'owner/name' row 1: it is text \(text\), but the first row is prompt"
+    ):
         load_rows(Data(source="hub", name="owner/name", train=1, test=1))

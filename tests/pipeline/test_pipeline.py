@@ -165,8 +165,8 @@ def test_what_cannot_be_done_is_one_line(tmp_path, changes, message):
 @pytest.mark.parametrize(
     ("row", "trainer", "message"),
     [
-        (lambda i: {"text": f"{i}"}, "sft", "rows.jsonl:1: not a row for trainer sft"),
-        (lambda i: {"prompt": f"{i}", "completion": " 1"}, "dpo", "rows.jsonl:1: not a row for trainer dpo"),
+        (lambda i: {"prompt": f"{i}"}, "sft", "rows.jsonl:1: no known format has the columns 'prompt'"),
+        (lambda i: {"prompt": f"{i}", "completion": " 1"}, "dpo", "data: the rows are single answers, and trainer dpo"),
         (
             lambda i: {k: [{"role": "user", "content": f"{i}"}] for k in ("prompt", "completion")},
             "sft",

@@ -69,6 +69,7 @@ def test_the_shipped_recipes_are_what_their_names_say() -> None:
 def test_quickstart_spells_out_what_a_first_reader_may_change() -> None:
     spelled = set(_paths(yaml.safe_load(shipped()["quickstart"].read_text())))
     of_other_recipes = {"data.path", "data.test_path", "data.split", "train.rank", "train.beta"}
+    of_other_recipes |= {"data.format", "data.columns", "data.prompt"}
     assert spelled == set(keys()) - of_other_recipes
 
 
@@ -93,6 +94,9 @@ FROZEN = {
     "data.path": None,
     "data.test_path": None,
     "data.split": "train",
+    "data.format": "auto",
+    "data.columns": {},
+    "data.prompt": None,
     "data.options": {},
     "data.contains": None,
     "data.preference": False,
@@ -124,6 +128,7 @@ FROZEN = {
     "train.beta": 0.1,
     "train.gradient_checkpointing": False,
     "train.prefix_cache": "auto",
+    "evaluate.metric": "auto",
     "evaluate.max_new_tokens": "auto",
     "evaluate.batch_size": 50,
     "evaluate.retention": "self",

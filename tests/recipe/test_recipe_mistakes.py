@@ -157,8 +157,8 @@ MISTAKES = [
         "recipe.yaml: localize.retain: " + KEPT.format("'selff'", "self, or a path that ends in .jsonl or .txt"),
     ),
     (
-        "evaluate: {retention: x.csv}",
-        "recipe.yaml: evaluate.retention: " + KEPT.format("'x.csv'", "self, or a path that ends in .jsonl or .txt"),
+        "evaluate: {retention: x.doc}",
+        "recipe.yaml: evaluate.retention: " + KEPT.format("'x.doc'", "self, or a path that ends in .jsonl or .txt"),
     ),
     # budgets and kinds
     *[

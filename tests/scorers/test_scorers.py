@@ -18,8 +18,8 @@ from guided_ft.scorers.localize import localize
 from guided_ft.scorers.watch.tap import Tap
 from guided_ft.selection.combine import FLOOR
 from guided_ft.selection.scoremap import ScoreMap
-from guided_ft.task.formats import Tokens
 from guided_ft.task.task import Task
+from guided_ft.task.tokens import Tokens
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -13,9 +13,9 @@ from families import make
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from guided_ft.errors import GuidedError
-from guided_ft.task.formats import IGNORE
 from guided_ft.task.rows import read_lines
 from guided_ft.task.task import Task
+from guided_ft.task.tokens import IGNORE
 
 
 def _settings(tmp_path):
@@ -162,16 +162,15 @@ def test_bad_batch_sizes_are_refused(batch_size):
     [
         ([], "it has no examples"),
         ([{"prompt": "a", "completion": "b"}, {"prompt": "a", "completion": ""}], "row 1: the answer is empty"),
-        ([{"text": "abc", "wrong": "x"}], "row 0: a wrong answer needs a prompt"),
         ([{"input_ids": [5, 6], "labels": [5, 6, 7]}], "row 0: labels has 3 numbers for 2 tokens (write one for each)"),
         ([{"input_ids": [5, 6], "attention_mask": [1]}], "row 0: attention_mask has 1 numbers for 2 tokens"),
         ([{"input_ids": [5, 6], "completion_mask": [1]}], "row 0: completion_mask has 1 numbers for 2 tokens"),
-        ([{"question": "a"}], "row 0: unknown format with keys ['question']"),
+        ([{"question": "a"}], "row 0: no known format has the columns 'question' (nearest: question + answer, where"),
         (
             [{"prompt": "a", "completion": [{"role": "assistant", "content": "b"}]}],
             "row 0: prompt and answer must both",
         ),
-        (tiny.sums(1) + tiny.pairs(1), "example 1 mixes SFT and preference rows"),
+        (tiny.sums(1) + tiny.pairs(1), "row 1: it is prompt + chosen + rejected (text), but the first"),
         ([{"prompt": "a" * 80, "completion": " b"}], "example 0 has no answer tokens left"),
     ],
 )

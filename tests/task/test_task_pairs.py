@@ -15,8 +15,8 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from guided_ft.errors import GuidedError
 from guided_ft.task.batching import model_inputs
-from guided_ft.task.formats import IGNORE, Tokens
 from guided_ft.task.task import Task
+from guided_ft.task.tokens import IGNORE, Tokens
 
 ROWS = [
     {"prompt": f"{i}+{j} =", "completion": f" {i + j}", "corrupted_prompt": f"{j}+{i + 1} =", "wrong": f" {i + j + 1}"}

@@ -9,8 +9,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from guided_ft.anatomy import Anatomy, Component
-from guided_ft.task.formats import IGNORE, Tokens
 from guided_ft.task.task import Task
+from guided_ft.task.tokens import IGNORE, Tokens
 
 FAMILIES = ("llama", "gpt2", "opt")
 FACTS = 8

@@ -12,8 +12,8 @@ from ...anatomy import Anatomy, stored_weight
 from ...errors import GuidedError
 from ...slice.storage import is_quantized
 from ...task.batching import model_inputs
-from ...task.formats import IGNORE
 from ...task.task import Task
+from ...task.tokens import IGNORE
 from .tap import Tap
 
 Seen = Callable[[str, int, torch.Tensor], None]

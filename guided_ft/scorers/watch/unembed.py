@@ -11,7 +11,7 @@ from torch import nn
 
 from ...anatomy import bare
 from ...errors import GuidedError
-from ...task.formats import IGNORE
+from ...task.tokens import IGNORE
 from .scene import Scene
 
 _CHUNK = 256

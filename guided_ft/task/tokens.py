@@ -1,0 +1,135 @@
+"""Rows in TRL's formats as token ids and labels, the same ones that TRL's trainers make. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import GuidedError
+
+IGNORE = -100
+"""Label of a token that is not scored (the convention of torch and transformers)."""
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Token ids and labels of one text; ``labels[i]`` is ``ids[i]`` or IGNORE."""
+
+    ids: tuple[int, ...]
+    labels: tuple[int, ...]
+
+
+def read_row(row: Row, tokenizer: Any) -> tuple[Tokens, ...]:
+    """Tokenize a row that ``formats.Reader`` has read: one sequence, or the chosen and the rejected one."""
+    if "input_ids" in row:
+        return tuple(_ids(row))
+    if "messages" in row or "text" in row:
+        ids = tuple(_encode(tokenizer, row["messages"] if "messages" in row else row["text"], row, eos=True))
+        return (Tokens(ids, ids),)
+    return _answered(tokenizer, row, [row[key] for key in ("completion", "chosen", "rejected") if key in row])
+
+
+def read_corrupted(row: Row, tokenizer: Any) -> tuple[Tokens, ...] | None:
+    """Tokenize the same row with its ``corrupted_prompt`` (or ready ``corrupted_ids``); None if it has none."""
+    swaps = {"corrupted_prompt": "prompt", "corrupted_ids": "input_ids", "corrupted_rejected_ids": "rejected_ids"}
+    found = {name: row[key] for key, name in swaps.items() if row.get(key) is not None}
+    return read_row({**row, **found}, tokenizer) if found else None
+
+
+def read_wrong(row: Row, tokenizer: Any, right: Tokens) -> tuple[int, ...] | None:
+    """Label the first token where the row's ``wrong`` answer leaves the right one; IGNORE elsewhere. None without one.
+
+    Raises GuidedError if the answers do not differ, or not in the answer.
+    """
+    if row.get("wrong_labels") is not None:
+        return _real(row, row["wrong_labels"])
+    if row.get("wrong") is None:
+        return None
+    if row.get("prompt") is None:
+        raise GuidedError("a wrong answer needs a prompt (write prompt + completion, or leave 'wrong' out)")
+    wrong = _answered(tokenizer, row, [row["wrong"]])[0].ids
+    first = next((i for i, (a, b) in enumerate(zip(right.ids, wrong, strict=False)) if a != b), None)
+    if first is None or right.labels[first] == IGNORE:
+        raise GuidedError("the wrong answer does not differ from the right one inside the answer")
+    return (IGNORE,) * first + (wrong[first],) + (IGNORE,) * (len(right.ids) - first - 1)
+
+
+def prompt_ids(prompt: Any, tokenizer: Any) -> list[int]:
+    """Token ids of a prompt that waits for its answer: text, messages, or a row with ``prompt`` and perhaps ``tools``.
+
+    They are what the trainers put before the completion, special tokens included.
+    """
+    row = prompt if isinstance(prompt, Mapping) else {"prompt": prompt}
+    return _encode(tokenizer, row["prompt"], row, prompt=True)
+
+
+def _encode(tokenizer: Any, text: str | list, row: Row, *, prompt: bool = False, eos: bool = False) -> list[int]:
+    """Token ids of a text or of messages, with the row's tools and template arguments, as TRL renders them."""
+    try:
+        if isinstance(text, str):
+            if eos and tokenizer.eos_token and not text.endswith(tokenizer.eos_token):
+                text += tokenizer.eos_token
+            return list(tokenizer(text)["input_ids"])
+        tools = row.get("tools") or None
+        more = {
+            "tools": json.loads(tools) if isinstance(tools, str) else tools,
+            **(row.get("chat_template_kwargs") or {}),
+        }
+        return list(
+            tokenizer.apply_chat_template(
+                text, **{"tokenize": True, "add_generation_prompt": prompt, "return_dict": True, **more}
+            )["input_ids"]
+        )
+    except Exception as error:  # a template is a program, and tokenizers raise many kinds
+        if getattr(tokenizer, "chat_template", None) is None and not isinstance(text, str):
+            raise GuidedError("the tokenizer has no chat template for messages (write prompts as text)") from None
+        what = "the tokenizer" if isinstance(text, str) else "the chat template"
+        told = " ".join(str(error).split())[:160]
+        raise GuidedError(f"{what} cannot take it ({type(error).__name__}: {told})") from None
+
+
+def _answered(tokenizer: Any, row: Row, answers: list[Any]) -> tuple[Tokens, ...]:
+    """The prompt with each of its answers; scored is what comes after the prompt."""
+    prompt = row["prompt"]
+    before = _encode(tokenizer, prompt, row, prompt=True)
+    found = [_encode(tokenizer, prompt + answer, row, eos=True) for answer in answers]
+    # As TRL does: where the tokenizer merges across the border, the merged token counts as the answer's; and the
+    # answers of a pair begin at the same place.
+    common = min(_common(before, ids) for ids in found)
+    return tuple(Tokens(tuple(ids), (IGNORE,) * common + tuple(ids[common:])) for ids in found)
+
+
+def _common(a: list[int], b: list[int]) -> int:
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
+def _ids(row: Row) -> list[Tokens]:
+    labels = _given(row, "labels", row["input_ids"])
+    if row.get("completion_mask") is not None:
+        answer = _given(row, "completion_mask", labels)
+        labels = [label if mask else IGNORE for label, mask in zip(labels, answer, strict=True)]
+    sequences = [Tokens(_real(row, row["input_ids"]), _real(row, labels))]
+    if row.get("rejected_ids") is not None:
+        labels = _given(row, "rejected_labels", row["rejected_ids"])
+        sequences.append(Tokens(tuple(row["rejected_ids"]), tuple(labels)))
+    return sequences
+
+
+def _given(row: Row, key: str, ids: Any) -> Any:
+    """A column with a number for each token, or else ``ids``."""
+    values = ids if row.get(key) is None else row[key]
+    if len(values) != len(ids):
+        raise GuidedError(f"{key} has {len(values)} numbers for {len(ids)} tokens (write one for each)")
+    return values
+
+
+def _real(row: Row, values: Any) -> tuple[int, ...]:
+    """What of a column belongs to real tokens, not to padding."""
+    if row.get("attention_mask") is None:
+        return tuple(values)
+    mask = _given(row, "attention_mask", values)
+    return tuple(value for value, real in zip(values, mask, strict=True) if real)
