@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from guided_ft.plan.modes import MODES, PACE, WIDTH
+from guided_ft.plan.modes import PACE, WIDTH, make_mode
 
 from .labels import family
 
@@ -26,7 +26,7 @@ def rule(suite: str, task: str, arm: str, trained: float) -> float | None:
         return None
     rank = 1 if "rank" in arm else None
     pace = PACE["dpo" if task in _PREFERENCES else "sft"]
-    return pace * MODES[mode].rate(trained / 100, rank) * WIDTH / _WIDTHS[suite]
+    return pace * make_mode(mode, rank).rate(trained / 100) * WIDTH / _WIDTHS[suite]
 
 
 def mode_of(arm: str) -> str:

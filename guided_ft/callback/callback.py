@@ -12,10 +12,9 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from ..anatomy import base_model
 from ..engine import Engine, close_left_open
 from ..errors import GuidedError
-from ..plan.plan import Plan, full_precision
-from ..scorers.localize import localize
+from ..plan.modes import make_mode
+from ..plan.plan import Plan
 from ..scorers.watch.tap import GradientWatch
-from ..selection.budget import select
 from ..selection.scoremap import ScoreMap
 from ..slice.packing import forbid_packing
 from ..system import processes
@@ -58,7 +57,7 @@ class GuidedCallback(TrainerCallback):
         method, retain, options: as in ``localize``.
         budget, kinds, strategy, first_layer: as in ``select``; ``kinds`` defaults to heads and neurons. In ``freeze``
             mode whole attentions and MLPs are chosen.
-        mode, rank, lr_scale: as in ``Plan``.
+        mode, rank, lr_scale, mode_options: as in ``Plan``.
         learning_rate: ``"auto"``: the plan's (for DPO a fifth of it), in place of the trainer's default, which is made
             for whole models; a number: this one; None: the trainer's, whatever it is.
         seed: of the sampled retain text and of random choices.
@@ -87,6 +86,7 @@ class GuidedCallback(TrainerCallback):
         mode: str = "slice",
         rank: int | None = None,
         lr_scale: float = 1.0,
+        mode_options: dict[str, Any] | None = None,
         learning_rate: LearningRate = "auto",
         seed: int = 0,
         prefix_cache: str | int | None = None,
@@ -108,9 +108,8 @@ class GuidedCallback(TrainerCallback):
         self._localize: dict[str, Any] = {"method": method, "retain": retain, "seed": seed, **(options or {})}
         self._select: dict[str, Any] = {"budget": budget, "kinds": kinds, "strategy": strategy, "seed": seed}
         self._select["first_layer"] = first_layer
-        # Freeze mode trains whole weights, so the budget must buy whole attentions and MLPs.
-        self._select["whole"] = mode == "freeze"
-        self._plan: dict[str, Any] = {"mode": mode, "rank": rank, "lr_scale": lr_scale}
+        self._way = make_mode(mode, rank, mode_options)
+        self._plan: dict[str, Any] = {"mode": mode, "rank": rank, "lr_scale": lr_scale, "options": mode_options or {}}
         self._watch = GradientWatch()
         self._frozen: dict[str, str] | None = None
         self._decoder: nn.Module | None = None
@@ -131,7 +130,7 @@ class GuidedCallback(TrainerCallback):
                     "GuidedCallback: the model carries another adapter than the plan's (pass a plain model)"
                 )
             self.plan.attach_in_place(model)
-        full_precision(model)
+        self.plan.full_precision(model)
         self._decoder = base_model(model).get_decoder()
         trained = {canonical(name) for name in self.plan.expected_trainable}
         self._frozen = fingerprint(model, skip=trained)
@@ -157,8 +156,8 @@ class GuidedCallback(TrainerCallback):
         firsts = processes.same(found.to_dict() if found else None)
         if firsts is not None:
             return Plan.from_dict(firsts)
-        self.scores = localize(model, self._task, **self._localize)
-        plan = Plan(select(self.scores, **self._select), **self._plan)
+        self.scores = self._way.localize(model, self._task, **self._localize)
+        plan = Plan(self._way.choose(self.scores, **self._select), **self._plan)
         # Every process trains what the first one chose: rounding may order close scores differently.
         plan = Plan.from_dict(processes.same(plan.to_dict()))
         if write:

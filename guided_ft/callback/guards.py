@@ -9,7 +9,8 @@ from torch import nn
 
 from ..anatomy import base_model
 from ..errors import GuidedError
-from ..plan.plan import Plan, trainable_names
+from ..plan.attaching import trainable_names
+from ..plan.plan import Plan
 from .checkpoint import fault, newest_complete
 
 

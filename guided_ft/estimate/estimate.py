@@ -179,7 +179,7 @@ def _estimate(
 ) -> Estimate:
     from ..anatomy import Anatomy
     from ..models import load_config
-    from .footprint import footprint, on_meta, trained_parts
+    from .footprint import footprint, on_meta
 
     config = load_config(name)
     layers = getattr(config.get_text_config(), "num_hidden_layers", 1)
@@ -200,16 +200,16 @@ def _estimate(
             except GuidedError as error:
                 found.append(Row(arm.key, arm.name, note=str(error)))
                 continue
-            trained = trained_parts(model, anatomy)
-            cost = step_flops(anatomy, head, trained, batch, active=active, checkpointing=checkpointing)
+            work = arm.work()
+            cost = step_flops(anatomy, head, work, batch, active=active, checkpointing=checkpointing)
             # The first arm: full fine-tuning.
             full = full or cost
             if arm.in_place and storage.bytes_per_weight is not None:
                 found.append(Row(arm.key, arm.name, note=f"{dtype} weights cannot be trained themselves"))
                 continue
-            memory = footprint(model, anatomy, batch, storage, checkpointing)
-        cached = step_flops(anatomy, head, trained, batch, active=active, cached=True, checkpointing=checkpointing)
-        found.append(Row(arm.key, arm.name, memory, cost / full, cached / full if trained.lowest_layer else None))
+            memory = footprint(model, anatomy, work.lowest_layer, batch, storage, checkpointing)
+        cached = step_flops(anatomy, head, work, batch, active=active, cached=True, checkpointing=checkpointing)
+        found.append(Row(arm.key, arm.name, memory, cost / full, cached / full if work.lowest_layer else None))
     cache = prefix_bytes(hidden, storage.dtype.itemsize, batch.length)
     met = active_parameters(anatomy, active)
     return Estimate(name, anatomy.num_parameters, met, limit, dtype, batch, checkpointing, cache, tuple(found))

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from ..anatomy import Anatomy
-
-ROUTER = "router"
-"""Stands for what sends tokens to experts, where there are any."""
+from ..plan.modes.work import ROUTER, Work
 
 
 @dataclass(frozen=True)
@@ -40,36 +38,10 @@ class Batch:
         return max(1, round(self.labelled * self.tokens))
 
 
-@dataclass(frozen=True)
-class Trained:
-    """Where the trained numbers are: by layer and by projection, relative to the layer.
-
-    Args:
-        in_place: trained weights of the base itself.
-        added: numbers in matrices that are computed beside the base's, one after the other: a slice is one, LoRA two.
-        twice: those of ``added`` beside which as many frozen numbers are computed once more (neurons of experts).
-        other: layers with trained numbers outside the projections (norms, biases).
-        embedding, head: whether the token embedding and the output head are trained.
-    """
-
-    in_place: Mapping[tuple[int, str], int] = field(default_factory=dict)
-    added: Mapping[tuple[int, str], tuple[int, ...]] = field(default_factory=dict)
-    twice: frozenset[tuple[int, str]] = frozenset()
-    other: frozenset[int] = frozenset()
-    embedding: bool = False
-    head: bool = False
-
-    @property
-    def lowest_layer(self) -> int | None:
-        """The lowest layer with anything trained; None if there is none. 0 with a trained embedding."""
-        layers = {layer for layer, _ in (*self.in_place, *self.added)} | self.other
-        return 0 if self.embedding else min(layers, default=None)
-
-
 def step_flops(
     anatomy: Anatomy,
     head: int,
-    trained: Trained,
+    work: Work,
     batch: Batch,
     *,
     active: int = 0,
@@ -100,10 +72,10 @@ def step_flops(
     # Two products of [length, head_dim] matrices for each row and head: scores, and values weighed by them.
     attention = 4 * batch.rows * batch.length**2 * anatomy.num_heads * anatomy.head_dim
     forward = [2 * batch.tokens * sum(weights.values()) + attention] * anatomy.num_layers
-    for at, chain in trained.added.items():
-        forward[at[0]] += 2 * batch.tokens * used(at[1], sum(chain)) * (1 + (at in trained.twice))
+    for at, chain in work.added.items():
+        forward[at[0]] += 2 * batch.tokens * used(at[1], sum(chain)) * (1 + (at in work.twice))
 
-    lowest, start = _lowest(trained, stages), trained.lowest_layer
+    lowest, start = _lowest(work, stages), work.lowest_layer
     first = len(forward) if start is None else start
     total = sum(forward[first if cached else 0 :])
     if checkpointing:
@@ -112,13 +84,13 @@ def step_flops(
         # What lies below the lowest trained weights needs no gradient, and that of the lowest no gradient of its input.
         total += sum(2 * batch.tokens * n for name, n in weights.items() if (layer, stages[name]) > lowest)
         total += 2 * attention if (layer, stages[anatomy.family.query.module]) >= lowest else 0
-    for at, chain in trained.added.items():
-        again = at in trained.twice
+    for at, chain in work.added.items():
+        again = at in work.twice
         total += 2 * batch.tokens * used(at[1], sum(chain)) * (2 + again)
         if (at[0], stages[at[1]]) <= lowest:
             total -= 2 * batch.tokens * used(at[1], chain[0]) * (1 + again)
-    total += 2 * batch.tokens * sum(used(name, numbers) for (_, name), numbers in trained.in_place.items())
-    passes = 1 + (start is not None or trained.head) + trained.head
+    total += 2 * batch.tokens * sum(used(name, numbers) for (_, name), numbers in work.in_place.items())
+    passes = 1 + (start is not None or work.head) + work.head
     return total + 2 * passes * batch.labels * head
 
 
@@ -143,8 +115,8 @@ def _stages(anatomy: Anatomy) -> dict[str, int]:
     return {name: stage for stage, names in enumerate(order) for name in names}
 
 
-def _lowest(trained: Trained, stages: Mapping[str, int]) -> tuple[int, int]:
+def _lowest(work: Work, stages: Mapping[str, int]) -> tuple[int, int]:
     """Layer and stage of the first trained numbers; norms lie before everything in their layer."""
-    places = [(layer, stages[name]) for layer, name in (*trained.in_place, *trained.added)]
-    places += [(layer, -1) for layer in trained.other]
-    return (-1, -1) if trained.embedding else min(places, default=(1 << 30, 0))
+    places = [(layer, stages[name]) for layer, name in (*work.in_place, *work.added)]
+    places += [(layer, -1) for layer in work.other]
+    return (-1, -1) if work.embedding else min(places, default=(1 << 30, 0))

@@ -15,7 +15,7 @@ from torch import nn
 from ..anatomy import Anatomy, base_model
 from ..errors import GuidedError
 from .dry_run import saved_bytes
-from .flops import ROUTER, Batch, Trained
+from .flops import Batch
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,14 @@ def on_meta(config: Any, dtype: torch.dtype, name: str = "model") -> Iterator[nn
         yield model
 
 
-def footprint(model: nn.Module, anatomy: Anatomy, batch: Batch, storage: Storage, checkpointing: bool) -> Footprint:
-    """Measure a model on the meta device, with whatever is attached to it. It is left on fake tensors."""
+def footprint(
+    model: nn.Module, anatomy: Anatomy, lowest: int | None, batch: Batch, storage: Storage, checkpointing: bool
+) -> Footprint:
+    """Measure a model on the meta device, with whatever is attached to it. It is left on fake tensors.
+
+    Args:
+        lowest: the lowest layer with anything trained; None: none.
+    """
     trained = [p for p in model.parameters() if p.requires_grad]
     gradients = sum(map(_bytes, trained))
     # AdamW keeps two tensors like each parameter, and a float32 step count.
@@ -94,42 +100,12 @@ def footprint(model: nn.Module, anatomy: Anatomy, batch: Batch, storage: Storage
     logits = batch.labels * len(head) * LOGIT_BYTES
     # A tied embedding gets a gradient from either end, and then their sum.
     waiting = 2 * _bytes(head) if head is embedding and head.requires_grad else 0
-    lowest = trained_parts(model, anatomy).lowest_layer
     layers = saved_bytes(model, batch)
     if checkpointing and lowest is not None:
         alike = anatomy.num_layers - lowest
         layers = layers // alike + alike * batch.tokens * embedding.shape[1] * storage.dtype.itemsize
     peak = weights + optimizer + max(layers + logits, gradients + waiting)
     return Footprint(sum(p.numel() for p in trained), weights, gradients, optimizer, layers + logits, peak, file)
-
-
-def trained_parts(model: nn.Module, anatomy: Anatomy) -> Trained:
-    """Where a model has its trained numbers."""
-    base: Any = base_model(model)
-    embedding, head = base.get_input_embeddings().weight, base.get_output_embeddings().weight
-    in_place: dict[tuple[int, str], int] = {}
-    added: dict[tuple[int, str], tuple[int, ...]] = {}
-    twice: set[tuple[int, str]] = set()
-    other: set[int] = set()
-    for name, parameter in base.named_parameters():
-        if not parameter.requires_grad or not name.startswith(anatomy.prefix + "."):
-            continue
-        number, rest = name.removeprefix(anatomy.prefix + ".").split(".", 1)
-        layer = int(number)
-        projection = next((p for p in anatomy.shapes if rest.startswith(p + ".")), None)
-        if anatomy.num_experts and rest.startswith(f"{anatomy.family.experts}.slice_delta."):
-            # Neurons change the experts' output only: what lies between their matrices has no other gradient.
-            projection = anatomy.family.down
-            twice.add((layer, projection))
-        if rest in anatomy.shapes or rest in (f"{projection}.weight", f"{projection}.base_layer.weight"):
-            in_place[layer, projection or rest] = parameter.numel()
-        elif projection is None and parameter.ndim == 2 and rest.endswith(".weight"):
-            in_place[layer, ROUTER] = parameter.numel()
-        elif projection is None or rest.endswith(".bias"):
-            other.add(layer)
-        else:
-            added[layer, projection] = (*added.get((layer, projection), ()), parameter.numel())
-    return Trained(in_place, added, frozenset(twice), frozenset(other), embedding.requires_grad, head.requires_grad)
 
 
 def adapter_bytes(model: nn.Module) -> int:

@@ -203,7 +203,8 @@ def _keys(recipe: Recipe) -> dict[str, str]:
     keys = {"before": digest(base, r["evaluate"], r["train"]["beta"])}
     kinds = r["select"]["kinds"] if r["localize"]["method"] == "ablation" else None
     keys["localize"] = digest(base, r["localize"], kinds, r["train"]["beta"])
-    keys["select"] = digest(keys["localize"], r["select"], [r["train"][k] for k in ("mode", "rank", "lr_scale")])
+    plan = [r["train"][key] for key in ("mode", "rank", "lr_scale", "mode_options")]
+    keys["select"] = digest(keys["localize"], r["select"], plan)
     keys["train"] = digest(keys["select"], r["train"])
     keys["evaluate"] = digest(keys["train"], keys["before"])
     keys["control"] = digest(keys["evaluate"], r["control"])

@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import GuidedError
 from ..models import load_model, load_tokenizer
+from ..plan.modes import Mode, make_mode
 from ..plan.plan import Plan
 from ..scorers.catalogue import find
-from ..selection.budget import select
-from ..selection.scoremap import ScoreMap
 from ..system.files import read_arrays
 from ..task.reader import answered
 from .data import load_rows
@@ -36,6 +35,11 @@ class Run:
         self.recipe = recipe
         self.folder = folder or recipe.output_dir
         self.trust = trust_remote_code
+
+    @cached_property
+    def way(self) -> Mode[Any]:
+        train = self.recipe.train
+        return make_mode(train.mode, train.rank, train.mode_options)
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -97,7 +101,6 @@ def before(run: Run) -> dict[str, Any]:
 
 def localize(run: Run) -> dict[str, Any]:
     """Score the components and write the map."""
-    from ..scorers.localize import localize as score
     from ..task.task import Task
 
     settings = run.recipe.localize
@@ -113,7 +116,9 @@ def localize(run: Run) -> dict[str, Any]:
     options: dict[str, Any] = {**settings.options}
     if "against" in options:
         options["against"] = [load(path) for path in against_files(settings.options)]
-    scores = score(run.model(), task, settings.method, retain, _kinds(run), seed=run.recipe.seed, **options)
+    scores = run.way.localize(
+        run.model(), task, settings.method, retain, kinds=_kinds(run), seed=run.recipe.seed, **options
+    )
     scores.save(run.folder / "scores.safetensors")
     return {"meta": scores.meta, "hash": task.hash, "sizes": {k: int(scores.of(k).size) for k in scores.kinds}}
 
@@ -131,22 +136,22 @@ def _kinds(run: Run) -> tuple[str, ...]:
 
 def choose(run: Run) -> dict[str, Any]:
     """Spend the budget and write the selection and the plan."""
-    scores = ScoreMap.load(run.folder / "scores.safetensors")
+    scores = run.way.read_map(run.folder / "scores.safetensors")
     return _plan(run, scores, run.recipe.select.strategy, run.recipe.seed, run.folder)
 
 
-def _plan(run: Run, scores: ScoreMap, strategy: str, seed: int, folder: Path) -> dict[str, Any]:
+def _plan(run: Run, scores: Any, strategy: str, seed: int, folder: Path) -> dict[str, Any]:
     recipe = run.recipe
-    selection = select(
+    settings, train = recipe.select, recipe.train
+    selection = run.way.choose(
         scores,
-        recipe.select.budget,
-        recipe.select.kinds,
-        strategy,
+        settings.budget,
+        kinds=settings.kinds,
+        strategy=strategy,
         seed=seed,
-        whole=recipe.train.mode == "freeze",
-        first_layer=recipe.select.first_layer,
+        first_layer=settings.first_layer,
     )
-    plan = Plan(selection, recipe.train.mode, recipe.train.rank, recipe.train.lr_scale)
+    plan = Plan(selection, train.mode, train.rank, train.lr_scale, train.mode_options)
     selection.save(folder / "selection.json")
     plan.save(folder / "plan.json")
     return {
@@ -203,7 +208,7 @@ def _tuned(run: Run, folder: Path) -> tuple[Any, Callable[[], contextlib.Abstrac
 def control(run: Run) -> dict[str, Any]:
     """The same budget, kinds, training and measuring, on components drawn at random."""
     folder = run.folder / "control"
-    scores = ScoreMap.load(run.folder / "scores.safetensors")
+    scores = run.way.read_map(run.folder / "scores.safetensors")
     # Another seed than the selection's: a recipe that itself draws at random gets a second draw.
     chosen = _plan(run, scores, "random", run.recipe.seed + 1, folder)
     trained = train(run, folder)

@@ -153,6 +153,12 @@ def _strategy(value: Any) -> str:
     return _known(value, STRATEGIES)
 
 
+def _mode(value: Any) -> str:
+    from ..plan.modes import MODES
+
+    return _known(value, MODES)
+
+
 def _known(value: Any, table: Mapping[str, Any]) -> str:
     if not isinstance(value, str) or value not in table:
         raise GuidedError(wrong_word(value, table))
@@ -252,6 +258,7 @@ Place = Annotated[str, BeforeValidator(_place)]
 Name = Annotated[str, BeforeValidator(_name)]
 Kept = Annotated[str, BeforeValidator(_kept)]
 Method = Annotated[str, BeforeValidator(_method)]
+Mode = Annotated[str, BeforeValidator(_mode)]
 Strategy = Annotated[str, BeforeValidator(_strategy)]
 Budget = Annotated[str | float | int, BeforeValidator(_budget)]
 CacheSize = Annotated[str | int, BeforeValidator(_cache_size)]

@@ -15,6 +15,7 @@ from ..errors import GuidedError, did_you_mean
 from ..system.files import write_text
 from ..task.read_file import ENDINGS
 from . import overrides as _overrides
+from .conflicts import conflicts
 from .fields import (
     AnswerLength,
     Budget,
@@ -30,6 +31,7 @@ from .fields import (
     LearningRate,
     Method,
     Metric,
+    Mode,
     Name,
     Options,
     Place,
@@ -110,8 +112,9 @@ class Train(Section):
     """How the chosen components are trained."""
 
     trainer: Literal["sft", "dpo"] = Field(default="sft", description="supervised, or on preferences")
-    mode: Literal["slice", "freeze", "lora"] = Field(default="slice", description="how the choice is made trainable")
+    mode: Mode = Field(default="slice", description="how the choice is made trainable: slice, freeze or lora")
     rank: Rank = Field(default=None, description="rank of lora, or of each slice (default: slices are trained in full)")
+    mode_options: Options = Field(default={}, description="options of the mode, beside the rank")
     lr_scale: Rate = Field(default=1.0, description="factor on the learning rate of the chosen parts")
     learning_rate: LearningRate = Field(
         default="auto", description="peak learning rate of AdamW (auto: by the mode and by how much trains)"
@@ -187,7 +190,7 @@ class Recipe(Section):
             super().__init__(**data)
         except ValidationError as error:
             problems = translate(error, Recipe)
-        problems += _conflicts(data)
+        problems += conflicts(data, Recipe)
         if problems:
             raise RecipeError(problems)
 
@@ -261,39 +264,3 @@ def _find(path_or_name: str | os.PathLike[str]) -> Path:
     if text not in known:
         raise GuidedError(f"{text!r}: no shipped recipe has this name ({did_you_mean(text[:60], known)})")
     return known[text]
-
-
-def _conflicts(data: Mapping[str, Any]) -> list[Problem]:
-    """Values that are right alone and wrong together.
-
-    Works on data that may be wrong elsewhere, so that all problems are told at once.
-    """
-
-    def value(name: str, key: str) -> Any:
-        part = data.get(name, {})
-        if isinstance(part, Section):
-            return getattr(part, key)
-        fields = type(Recipe.model_fields[name].default).model_fields
-        return part.get(key, fields[key].default) if isinstance(part, Mapping) else None
-
-    found: list[Problem] = []
-    source, mode = value("data", "source"), value("train", "mode")
-    if source == "file" and value("data", "path") is None:
-        found.append(("data.path", "missing, source file needs one (write path: examples.jsonl)"))
-    if source in ("reasoning_gym", "hub") and value("data", "name") is None:
-        example = {"reasoning_gym": "chain_sum", "hub": "owner/dataset"}[source]
-        found.append(("data.name", f"missing, source {source} needs one (write name: {example})"))
-    for key in ("train", "test"):
-        if source == "reasoning_gym" and str(value("data", key)).endswith("%"):
-            found.append((f"data.{key}", "a generator draws without end, so it has no shares (write a number)"))
-    if mode == "freeze" and value("train", "rank") is not None:
-        found.append(("train.rank", "mode freeze has none (remove it, or write mode: slice or mode: lora)"))
-    if mode == "freeze" and data.get("quantization") in ("nf4", "int8"):
-        found.append(("quantization", "mode freeze trains the weights themselves (write none, or mode: slice)"))
-    if value("train", "trainer") == "dpo" and source == "reasoning_gym" and value("data", "preference") is False:
-        found.append(("data.preference", "trainer dpo needs pairs of answers (write preference: true)"))
-    if value("train", "trainer") == "sft" and source == "reasoning_gym" and value("data", "preference") is True:
-        found.append(
-            ("data.preference", "trainer sft learns single answers (write preference: false, or trainer: dpo)")
-        )
-    return found

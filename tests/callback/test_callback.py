@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from guided_ft import GuidedCallback, Plan, Selection
 from guided_ft.anatomy import Anatomy
 from guided_ft.errors import GuidedError
-from guided_ft.plan.plan import trainable_names
+from guided_ft.plan.attaching import trainable_names
 
 
 def test_an_adapter_of_the_same_shape_on_other_rows_is_refused(tmp_path):

@@ -13,7 +13,7 @@ from transformers import TrainingArguments
 from guided_ft import GuidedCallback, Plan, Selection
 from guided_ft.anatomy import Anatomy
 from guided_ft.errors import GuidedError
-from guided_ft.plan.plan import trainable_names
+from guided_ft.plan.attaching import trainable_names
 from guided_ft.system import processes
 
 

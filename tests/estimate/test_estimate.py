@@ -15,7 +15,8 @@ from guided_ft.estimate.dry_run import saved_bytes
 from guided_ft.estimate.estimate import estimate
 from guided_ft.estimate.flops import Batch
 from guided_ft.estimate.footprint import STORAGES, footprint, on_meta
-from guided_ft.estimate.ways import arms, spread, topmost
+from guided_ft.estimate.ways import arms
+from guided_ft.plan.modes.typical import spread, topmost
 
 # A LoRA cannot hold neurons of experts.
 CASES = [(name, key) for name in (*families.NAMES, *families.MOE) for key in KEYS]
@@ -42,8 +43,8 @@ def estimated(name: str, key: str, dtype: str = "float32"):
     config._attn_implementation = None
     with on_meta(config, STORAGES[dtype].dtype) as model:
         anatomy = Anatomy.of(model)
-        model = next(arm for arm in arms(anatomy, BUDGETS[name], rank=2) if arm.key == key).attach(model)
-        return footprint(model, anatomy, BATCH, STORAGES[dtype], False)
+        arm = next(arm for arm in arms(anatomy, BUDGETS[name], rank=2) if arm.key == key)
+        return footprint(arm.attach(model), anatomy, arm.work().lowest_layer, BATCH, STORAGES[dtype], False)
 
 
 def attached(name: str, key: str) -> torch.nn.Module:
@@ -148,8 +149,10 @@ def test_checkpointing_keeps_the_inputs_of_the_trained_layers_and_one_layer():
         config = config_of("llama", layers=6)
         with on_meta(config, torch.float32) as model:
             anatomy = Anatomy.of(model)
-            model = next(a for a in arms(anatomy, 9000) if a.key == "slice_top").attach(model)
-            rows[checkpointing] = footprint(model, anatomy, BATCH, STORAGES["float32"], checkpointing).activations
+            arm = next(a for a in arms(anatomy, 9000) if a.key == "slice_top")
+            model, lowest = arm.attach(model), arm.work().lowest_layer
+            found = footprint(model, anatomy, lowest, BATCH, STORAGES["float32"], checkpointing)
+            rows[checkpointing] = found.activations
     logits = BATCH.tokens * families.VOCAB * 12
     inputs = 2 * BATCH.tokens * families.HIDDEN * 4
     assert rows[True] - logits == (rows[False] - logits) // 2 + inputs

@@ -11,9 +11,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig
 
 from guided_ft.anatomy import Anatomy
-from guided_ft.estimate.flops import Batch, Trained, prefix_bytes, step_flops
-from guided_ft.estimate.footprint import on_meta, trained_parts
+from guided_ft.estimate.flops import Batch, prefix_bytes, step_flops
+from guided_ft.estimate.footprint import on_meta
 from guided_ft.estimate.ways import arms
+from guided_ft.plan.modes import Work
 from guided_ft.plan.plan import Plan
 from guided_ft.selection.selection import Selection
 
@@ -59,9 +60,9 @@ def counted(model: torch.nn.Module) -> int:
     return counter.get_total_flops()
 
 
-def modelled(model: torch.nn.Module, anatomy: Anatomy, **options) -> int:
+def modelled(model: torch.nn.Module, anatomy: Anatomy, work: Work, **options) -> int:
     head = model.get_output_embeddings().weight.numel()
-    return step_flops(anatomy, head, trained_parts(model, anatomy), BATCH, **options)
+    return step_flops(anatomy, head, work, BATCH, **options)
 
 
 def eager(name: str) -> torch.nn.Module:
@@ -81,8 +82,9 @@ def check(family: str, choice: str, found: int, expected: int) -> None:
 def test_full_fine_tuning_and_lora_cost_what_torch_counts(family, key):
     model = families.make(family, layers=LAYERS)
     anatomy = Anatomy.of(model)
-    model = next(arm for arm in arms(anatomy, 10_000, rank=3) if arm.key == key).attach(model.requires_grad_(False))
-    found, expected = modelled(model, anatomy), counted(model)
+    arm = next(arm for arm in arms(anatomy, 10_000, rank=3) if arm.key == key)
+    model, work = arm.attach(model.requires_grad_(False)), arm.work()
+    found, expected = modelled(model, anatomy, work), counted(model)
     check(family, key, found, expected)
 
 
@@ -91,8 +93,9 @@ def test_full_fine_tuning_and_lora_cost_what_torch_counts(family, key):
 def test_a_plan_costs_what_torch_counts(family, choice, mode):
     model = families.make(family, layers=LAYERS)
     anatomy = Anatomy.of(model)
-    model = Plan(Selection.parse(CHOICES[choice], anatomy), mode).attach(model)
-    found, expected = modelled(model, anatomy), counted(model)
+    plan = Plan(Selection.parse(CHOICES[choice], anatomy), mode)
+    model, work = plan.attach(model), plan.way.work(plan.selection)
+    found, expected = modelled(model, anatomy, work), counted(model)
     check(family, choice, found, expected)
 
 
@@ -100,8 +103,9 @@ def test_a_plan_costs_what_torch_counts(family, choice, mode):
 def test_experts_cost_what_torch_counts(moe_family, key):
     model = eager(moe_family)
     anatomy = Anatomy.of(model)
-    model = next(arm for arm in arms(anatomy, 10_000, rank=3) if arm.key == key).attach(model.requires_grad_(False))
-    found, expected = modelled(model, anatomy, active=ACTIVE), counted(model)
+    arm = next(arm for arm in arms(anatomy, 10_000, rank=3) if arm.key == key)
+    model, work = arm.attach(model.requires_grad_(False)), arm.work()
+    found, expected = modelled(model, anatomy, work, active=ACTIVE), counted(model)
     assert found == expected
 
 
@@ -110,48 +114,52 @@ def test_experts_cost_what_torch_counts(moe_family, key):
 def test_a_plan_for_experts_costs_what_torch_counts(moe_family, choice, mode):
     model = eager(moe_family)
     anatomy = Anatomy.of(model)
-    model = Plan(Selection.parse(EXPERT_CHOICES[choice], anatomy), mode).attach(model)
-    found, expected = modelled(model, anatomy, active=ACTIVE), counted(model)
+    plan = Plan(Selection.parse(EXPERT_CHOICES[choice], anatomy), mode)
+    model, work = plan.attach(model), plan.way.work(plan.selection)
+    found, expected = modelled(model, anatomy, work, active=ACTIVE), counted(model)
     assert found == expected
 
 
 def test_experts_that_get_no_token_cost_nothing():
     model = eager("mixtral")
     anatomy = Anatomy.of(model)
-    few, all_of_them = (modelled(model, anatomy, active=n) for n in (1, families.EXPERTS))
+    work = Work()
+    few, all_of_them = (modelled(model, anatomy, work, active=n) for n in (1, families.EXPERTS))
     weights = sum(math.prod(shape) for name, shape in anatomy.shapes.items() if anatomy.family.of_experts(name))
     assert all_of_them - few == 6 * BATCH.tokens * LAYERS * weights * (families.EXPERTS - 1) // families.EXPERTS
-    assert all_of_them == modelled(model, anatomy)
+    assert all_of_them == modelled(model, anatomy, work)
 
 
 def test_what_a_cache_saves_is_the_forward_pass_below():
     model = families.make("llama", layers=LAYERS)
     anatomy = Anatomy.of(model)
-    model = Plan(Selection.parse("L2.N3", anatomy)).attach(model)
+    plan = Plan(Selection.parse("L2.N3", anatomy))
+    model, work = plan.attach(model), plan.way.work(plan.selection)
     below = FlopCounterMode(display=False)
     with below, torch.no_grad():
         ids = families.tokens(BATCH.rows, BATCH.length)
         families.make("llama", layers=2).get_decoder()(input_ids=ids)
-    saved = modelled(model, anatomy) - modelled(model, anatomy, cached=True)
+    saved = modelled(model, anatomy, work) - modelled(model, anatomy, work, cached=True)
     assert saved == below.get_total_flops()
 
 
 def test_checkpointing_costs_a_second_forward_pass():
     model = families.make("llama", layers=LAYERS).train()
     anatomy = Anatomy.of(model)
-    model = Plan(Selection.parse("L2.N3 L3.H1", anatomy)).attach(model)
-    plain, expected = modelled(model, anatomy), counted(model)
+    plan = Plan(Selection.parse("L2.N3 L3.H1", anatomy))
+    model, work = plan.attach(model), plan.way.work(plan.selection)
+    plain, expected = modelled(model, anatomy, work), counted(model)
     model.gradient_checkpointing_enable({"use_reentrant": False})
     model.get_base_model().disable_input_require_grads()  # which would carry gradients below the lowest trained layer
     again = counted(model)
     assert plain == expected
     # torch stops recomputing when it has what the backward pass of a layer needs.
-    assert 0.9 < (modelled(model, anatomy, checkpointing=True) - plain) / (again - expected) <= 1.2
+    assert 0.9 < (modelled(model, anatomy, work, checkpointing=True) - plain) / (again - expected) <= 1.2
 
 
 def test_logits_only_where_labels_are():
     anatomy = Anatomy.of(families.make("llama"))
-    parts = Trained(added={(0, "mlp.up_proj"): (32,)})
+    parts = Work(added={(0, "mlp.up_proj"): (32,)})
     costs = [step_flops(anatomy, 1000, parts, Batch(2, 10, share)) for share in (1.0, 0.25)]
     assert costs[0] - costs[1] == 2 * 2 * 15 * 1000
     assert Batch(2, 10, 1e-9).labels == 1
@@ -172,10 +180,10 @@ def test_published_speed_ups_of_a_small_llama(layers, parts, speed_up, cached):
     head = 49152 * 576
     weights = {(i, n): math.prod(s) for i in range(30) for n, s in anatomy.shapes.items()}
     batch = Batch(1, 1)
-    full = step_flops(anatomy, head, Trained(weights, embedding=True, head=True), batch)
+    full = step_flops(anatomy, head, Work(weights, embedding=True, head=True), batch)
     assert full == pytest.approx(6 * anatomy.num_parameters, rel=1e-3)
     # Trained in place, from the lowest layer's norm on.
-    trained = Trained({k: round(parts * n) for k, n in weights.items() if k[0] in layers}, other=frozenset(layers))
+    trained = Work({k: round(parts * n) for k, n in weights.items() if k[0] in layers}, other=frozenset(layers))
     assert full / step_flops(anatomy, head, trained, batch) == pytest.approx(speed_up, abs=0.01)
     assert full / step_flops(anatomy, head, trained, batch, cached=True) == pytest.approx(cached, abs=0.01)
 

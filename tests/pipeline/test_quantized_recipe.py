@@ -20,7 +20,7 @@ from guided_ft.errors import GuidedError
 from guided_ft.export import merged
 from guided_ft.models import load_model
 from guided_ft.pipeline.training import _resumable
-from guided_ft.plan.plan import trainable_names
+from guided_ft.plan.attaching import trainable_names
 from guided_ft.slice.storage import quantized_layers, storage_of
 
 pytest.importorskip("bitsandbytes")

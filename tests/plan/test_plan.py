@@ -16,8 +16,10 @@ from guided_ft.anatomy import Anatomy, Component
 from guided_ft.callback.certify import canonical, fingerprint
 from guided_ft.errors import GuidedError
 from guided_ft.pipeline.training import learning_rate
-from guided_ft.plan.modes import MODES, lora_ranks
-from guided_ft.plan.plan import Plan, trainable_names
+from guided_ft.plan.attaching import trainable_names
+from guided_ft.plan.modes import MODES, make_mode
+from guided_ft.plan.modes.lora import LoraMode
+from guided_ft.plan.plan import Plan
 from guided_ft.recipe.recipe import Recipe
 from guided_ft.scorers.methods.random import random
 from guided_ft.selection.budget import select
@@ -100,7 +102,7 @@ def test_lora_spends_at_most_what_the_selection_has(budget, seed):
     selection = select(random(None, anatomy, seed=seed), budget)
     plan = Plan(selection, "lora")
     try:
-        ranks = lora_ranks(plan.selection, plan.rank)
+        ranks = plan.way.ranks(plan.selection)
     except GuidedError:
         return
     assert plan.num_parameters <= selection.num_parameters <= budget * anatomy.num_parameters
@@ -111,7 +113,7 @@ def test_lora_ranks_follow_the_scores():
     anatomy = Anatomy.of(make("llama"))
     chosen = tuple(Component.parse(t) for t in ("L0.N1", "L1.N1"))
     selection = Selection(anatomy, chosen, scores={chosen[0]: 1.0, chosen[1]: 9.0})
-    ranks = lora_ranks(selection, 5)
+    ranks = LoraMode(5).ranks(selection)
     per_layer = [sum(r for m, r in ranks.items() if f"layers.{i}." in m) for i in (0, 1)]
     assert sum(ranks.values()) == 5 * 6
     assert per_layer[1] > 5 * per_layer[0]
@@ -122,9 +124,9 @@ def test_lora_targets_exactly_its_modules_however_many():
     anatomy = Anatomy.of(model)
     plan = Plan(select(random(None, anatomy), 0.5), "lora", rank=2)
     attached = plan.attach(model)
-    assert len(lora_ranks(plan.selection, plan.rank)) > 20  # from here on PEFT rewrites the list of targets
-    assert set(attached.targeted_module_names) == set(lora_ranks(plan.selection, plan.rank))
-    for module, rank in lora_ranks(plan.selection, plan.rank).items():
+    assert len(plan.way.ranks(plan.selection)) > 20  # from here on PEFT rewrites the list of targets
+    assert set(attached.targeted_module_names) == set(plan.way.ranks(plan.selection))
+    for module, rank in plan.way.ranks(plan.selection).items():
         assert attached.get_base_model().get_submodule(module).r["default"] == rank
 
 
@@ -182,10 +184,10 @@ def test_the_less_trains_the_larger_the_rate_and_whole_weights_take_the_smallest
         assert plan.learning_rate == pytest.approx(wider * 3.3e-3 * (most / share) ** power)
         assert plan.learning_rate < Plan(some, mode).learning_rate
     for mode in MODES:
-        assert MODES[mode].rate(0.0006, None) == MODES[mode].rate(0.01, None) == 3.3e-3
-    assert MODES["slice"].rate(0.0001, None) == pytest.approx(5 * 3.3e-3)
-    assert MODES["slice"].rate(0.01, 1) == pytest.approx(9.9e-3)
-    assert MODES["lora"].rate(0.01, 8) == 3.3e-3
+        assert make_mode(mode).rate(0.0006) == make_mode(mode).rate(0.01) == 3.3e-3
+    assert make_mode("slice").rate(0.0001) == pytest.approx(5 * 3.3e-3)
+    assert make_mode("slice", 1).rate(0.01) == pytest.approx(9.9e-3)
+    assert make_mode("lora", 8).rate(0.01) == 3.3e-3
 
 
 def test_a_recipe_takes_the_plans_rate_unless_it_has_its_own():
@@ -224,7 +226,7 @@ def test_a_lora_that_buys_no_rank_is_refused():
     one = Selection.parse("L0.N1", Anatomy.of(make("gpt2")))
     with pytest.raises(GuidedError, match=r"64 parameters buy no rank \(the first module takes 80;"):
         Plan(one, "lora").peft_config()
-    assert sum(lora_ranks(Selection.parse("L0.N1 L0.N2", one.anatomy), None).values()) == 1
+    assert sum(LoraMode().ranks(Selection.parse("L0.N1 L0.N2", one.anatomy)).values()) == 1
 
 
 def test_another_model_is_refused():

@@ -24,7 +24,7 @@ from guided_ft import GuidedCallback, Plan, Selection, Task, run
 from guided_ft.anatomy import Anatomy
 from guided_ft.callback.certify import canonical, fingerprint
 from guided_ft.errors import GuidedError
-from guided_ft.plan.plan import trainable_names
+from guided_ft.plan.attaching import trainable_names
 from guided_ft.report.figures import histogram
 from guided_ft.scorers.methods.random import random
 from guided_ft.selection.budget import select

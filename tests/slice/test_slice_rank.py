@@ -14,7 +14,8 @@ from torch.autograd import gradcheck
 from guided_ft.anatomy import Anatomy
 from guided_ft.errors import GuidedError
 from guided_ft.export import to_lora
-from guided_ft.plan.plan import Plan, trainable_names
+from guided_ft.plan.attaching import trainable_names
+from guided_ft.plan.plan import Plan
 from guided_ft.selection.selection import Selection
 from guided_ft.slice import SliceConfig
 from guided_ft.slice.delta import ColumnDelta, RowDelta

@@ -1,0 +1,68 @@
+"""Selections that are typical of a budget, wherever the model's own parts lie. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ...anatomy import Anatomy, Component
+from ...errors import GuidedError
+from ...selection.selection import Selection
+
+
+@dataclass(frozen=True)
+class Example:
+    """A typical selection of a mode.
+
+    Args:
+        key: short name of the way of training, the same for every model.
+        name: for people.
+        choose: makes the selection; raises GuidedError if the budget buys nothing.
+    """
+
+    key: str
+    name: str
+    choose: Callable[[], Any]
+
+
+def spread(anatomy: Anatomy, budget: int, layers: Sequence[int]) -> Selection:
+    """As many neurons as a budget buys, spread evenly over some layers and evenly within each.
+
+    Where they lie within a layer changes neither memory nor cost.
+    """
+    cost = anatomy.cost([anatomy.component("neuron", 0, 0)])
+    count = min(budget // cost, len(layers) * anatomy.num_neurons)
+    if not count:
+        raise GuidedError(f"a budget of {budget:,} parameters buys no neuron (one takes {cost:,})")
+    chosen = []
+    for i, layer in enumerate(layers):
+        # Differences of a rounded line: they add up to `count`.
+        here = (i + 1) * count // len(layers) - i * count // len(layers)
+        chosen += [anatomy.component("neuron", layer, j * anatomy.num_neurons // here) for j in range(here)]
+    return Selection(anatomy, tuple(chosen))
+
+
+def top_third(anatomy: Anatomy) -> Sequence[int]:
+    """The layers of the top third, at least one."""
+    return range(anatomy.num_layers)[-max(1, round(anatomy.num_layers / 3)) :]
+
+
+def topmost(anatomy: Anatomy, budget: int) -> Selection:
+    """Whole MLPs and attentions from the top down, as far as a budget goes."""
+    kinds = {kind: anatomy.cost(_whole(anatomy, kind, 0)) for kind in ("neuron", "head")}
+    chosen: list[Component] = []
+    left = budget
+    for layer in reversed(range(anatomy.num_layers)):
+        for kind, cost in kinds.items():
+            if cost <= left:
+                chosen += _whole(anatomy, kind, layer)
+                left -= cost
+    if not chosen:
+        least = min(kinds.values())
+        raise GuidedError(f"a budget of {budget:,} parameters buys no whole attention or MLP (from {least:,})")
+    return Selection(anatomy, tuple(chosen))
+
+
+def _whole(anatomy: Anatomy, kind: str, layer: int) -> list[Component]:
+    return [anatomy.component(kind, layer, i) for i in range(anatomy.size(kind))]

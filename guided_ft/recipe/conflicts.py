@@ -1,0 +1,65 @@
+"""Values of a recipe that are right alone and wrong together. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel
+
+from ..errors import did_you_mean
+from ..plan.modes import MODES
+from .fields import listed
+from .mends import Problem, spell
+
+
+def conflicts(data: Mapping[str, Any], recipe: type[BaseModel]) -> list[Problem]:
+    """Values that are right alone and wrong together.
+
+    Works on data that may be wrong elsewhere, so that all problems are told at once.
+    """
+
+    def value(name: str, key: str) -> Any:
+        part = data.get(name, {})
+        if isinstance(part, BaseModel):
+            return getattr(part, key)
+        fields = type(recipe.model_fields[name].default).model_fields
+        return part.get(key, fields[key].default) if isinstance(part, Mapping) else None
+
+    found: list[Problem] = []
+    source, mode = value("data", "source"), value("train", "mode")
+    if source == "file" and value("data", "path") is None:
+        found.append(("data.path", "missing, source file needs one (write path: examples.jsonl)"))
+    if source in ("reasoning_gym", "hub") and value("data", "name") is None:
+        example = {"reasoning_gym": "chain_sum", "hub": "owner/dataset"}[source]
+        found.append(("data.name", f"missing, source {source} needs one (write name: {example})"))
+    for key in ("train", "test"):
+        if source == "reasoning_gym" and str(value("data", key)).endswith("%"):
+            found.append((f"data.{key}", "a generator draws without end, so it has no shares (write a number)"))
+    found += _of_mode(mode, value("train", "rank"), value("train", "mode_options"), data.get("quantization"))
+    if value("train", "trainer") == "dpo" and source == "reasoning_gym" and value("data", "preference") is False:
+        found.append(("data.preference", "trainer dpo needs pairs of answers (write preference: true)"))
+    if value("train", "trainer") == "sft" and source == "reasoning_gym" and value("data", "preference") is True:
+        found.append(
+            ("data.preference", "trainer sft learns single answers (write preference: false, or trainer: dpo)")
+        )
+    return found
+
+
+def _of_mode(name: Any, rank: Any, options: Any, quantization: Any) -> list[Problem]:
+    """What a mode does not take."""
+    mode = MODES.get(name) if isinstance(name, str) else None
+    if mode is None:
+        return []
+    found: list[Problem] = []
+    if rank is not None and not mode.takes_rank():
+        takers = listed(f"mode: {other}" for other, m in MODES.items() if m.takes_rank())
+        found.append(("train.rank", f"mode {name} has none (remove it, or write {takers})"))
+    for key in options if isinstance(options, Mapping) else ():
+        if key not in mode.options():
+            mend = did_you_mean(str(key)[:60], mode.options()) if mode.options() else "it has none"
+            found.append((f"train.mode_options.{spell([key])}", f"mode {name} has no such option ({mend})"))
+    if quantization in ("nf4", "int8") and mode.trains_base:
+        other = next(other for other, m in MODES.items() if not m.trains_base)
+        found.append(("quantization", f"mode {name} trains the weights themselves (write none, or mode: {other})"))
+    return found
