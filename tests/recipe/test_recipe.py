@@ -69,7 +69,7 @@ def test_the_shipped_recipes_are_what_their_names_say() -> None:
 def test_quickstart_spells_out_what_a_first_reader_may_change() -> None:
     spelled = set(_paths(yaml.safe_load(shipped()["quickstart"].read_text())))
     of_other_recipes = {"data.path", "data.test_path", "data.split", "train.rank", "train.beta"}
-    of_other_recipes |= {"data.format", "data.columns", "data.prompt"}
+    of_other_recipes |= {"data.format", "data.columns", "data.prompt", "train.mode_options"}
     assert spelled == set(keys()) - of_other_recipes
 
 
@@ -114,6 +114,7 @@ FROZEN = {
     "train.trainer": "sft",
     "train.mode": "slice",
     "train.rank": None,
+    "train.mode_options": {},
     "train.lr_scale": 1.0,
     "train.learning_rate": "auto",
     "train.steps": 100,
