@@ -133,7 +133,7 @@ class GuidedCallback(TrainerCallback):
         self.plan.full_precision(model)
         self._decoder = base_model(model).get_decoder()
         trained = {canonical(name) for name in self.plan.expected_trainable}
-        self._frozen = fingerprint(model, skip=trained)
+        self._frozen = fingerprint(model, skip=trained, fixed=True)
         check_trainable(self.plan, model, self._decoder)
         set_rate(self.plan, args, self._learning_rate, kwargs.get("optimizer"))
         if args.should_save:
@@ -241,7 +241,8 @@ class GuidedCallback(TrainerCallback):
         self._close_engine()
         plan = self._ready()
         assert self._frozen is not None
-        after = fingerprint(model, skip={canonical(name) for name in plan.expected_trainable})
+        trained = {canonical(name) for name in plan.expected_trainable}
+        after = fingerprint(model, skip=trained, fixed=True)
         self.certificate = Certificate.compare(self._frozen, after)
         if args.should_save:
             data = {"kind": "certificate", "version": 1, "moved": list(self.certificate.moved)}

@@ -29,9 +29,10 @@ class Plan:
                              peft_config=plan.peft_config(), callbacks=[GuidedCallback(plan)])
 
     Args:
-        selection: the chosen components.
+        selection: the chosen components, or directions.
         mode: ``slice`` (just their rows and columns), ``freeze`` (the whole weights that hold them, and all of a chosen
-            layer) or ``lora`` (a stock LoRA on the modules that hold them).
+            layer) or ``lora`` (a stock LoRA on the modules that hold them); for directions ``subspace`` (a stock LoRA
+            along them).
         rank: for ``lora``: mean rank; None spends at most as many parameters as the selection has. For ``slice``: train
             the rows and columns as products of this rank, where that takes fewer
             parameters; None trains them in full.
@@ -50,6 +51,10 @@ class Plan:
 
     def __post_init__(self) -> None:
         way = self.way
+        if not isinstance(self.selection, way.takes):
+            raise GuidedError(
+                f"plan: mode {self.mode!r} trains a {way.takes.__name__}, but it was given {self.selection!r:.100}"
+            )
         if not len(self.selection):
             raise GuidedError(
                 "plan: the selection is empty, so nothing would be trained (select at least one component)"

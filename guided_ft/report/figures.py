@@ -14,9 +14,12 @@ import numpy as np
 
 from ..selection.scoremap import ScoreMap
 from ..selection.selection import Selection
+from ..selection.subspace import Subspace
 from .facts import counted
 from .record import RunRecord
 from .scales import ACCENT, DECADES, GREY, INK, SOFT, base_layout, bin_edges, colour_scale, every, log_ticks, mark
+
+Chosen = Selection | Subspace
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Figure:
     layout: dict[str, Any]
 
 
-def figures(run: RunRecord, scores: ScoreMap, selection: Selection, control: Selection | None) -> list[Figure]:
+def figures(run: RunRecord, scores: ScoreMap, selection: Chosen, control: Chosen | None) -> list[Figure]:
     """All figures that this run has data for, in the order of the page."""
     made = [
         loss(run),
@@ -72,7 +75,7 @@ def loss(run: RunRecord) -> Figure | None:
     return Figure("fig-loss", "Training loss", note, data, layout)
 
 
-def heads(scores: ScoreMap, selection: Selection) -> Figure | None:
+def heads(scores: ScoreMap, selection: Chosen) -> Figure | None:
     """Layer by head; the chosen heads carry a dot."""
     if scores.head is None:
         return None
@@ -116,7 +119,7 @@ def heads(scores: ScoreMap, selection: Selection) -> Figure | None:
     return Figure("fig-heads", "Scores of the heads", note, data, layout)
 
 
-def layers(scores: ScoreMap, selection: Selection) -> Figure | None:
+def layers(scores: ScoreMap, selection: Chosen) -> Figure | None:
     """One bar a layer; chosen layers are darker."""
     if scores.layer is None:
         return None
@@ -139,10 +142,10 @@ def layers(scores: ScoreMap, selection: Selection) -> Figure | None:
     return Figure("fig-layers", "Scores of the layers", note, data, layout)
 
 
-def chosen_per_layer(selection: Selection, control: Selection | None) -> Figure | None:
+def chosen_per_layer(selection: Chosen, control: Chosen | None) -> Figure | None:
     """How many components each layer gave, located beside random: neurons, or heads if no neuron was chosen."""
     both = [s for s in (selection, control) if s is not None]
-    kind = next((k for k in ("neuron", "head", "layer") if any(s.counts()[k] for s in both)), None)
+    kind = next((k for k in ("direction", "neuron", "head", "layer") if any(s.counts().get(k) for s in both)), None)
     if kind is None:
         return None
     data = [
@@ -158,7 +161,7 @@ def chosen_per_layer(selection: Selection, control: Selection | None) -> Figure 
     ]
     counts = selection.per_layer(kind)
     note = f"{counted(sum(counts), kind)} chosen, in {sum(n > 0 for n in counts)} of {len(counts)} layers."
-    if control is not None:
+    if control is not None and kind != "direction":
         mine, theirs = ({c for c in s.components if c.kind == kind} for s in both)
         note += f" The random control has {len(theirs):,}, {len(mine & theirs):,} of them the same."
     layout = base_layout(300, "layer", f"chosen {kind}s")
@@ -170,7 +173,7 @@ def chosen_per_layer(selection: Selection, control: Selection | None) -> Figure 
     return Figure("fig-chosen", f"Chosen {kind}s in each layer", note, data, layout)
 
 
-def histogram(scores: ScoreMap, selection: Selection) -> Figure | None:
+def histogram(scores: ScoreMap, selection: Chosen) -> Figure | None:
     """All neuron scores, the chosen ones in colour, and the score from which on neurons were chosen."""
     if scores.neuron is None:
         return None

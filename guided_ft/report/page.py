@@ -10,12 +10,12 @@ from typing import Any
 import jinja2
 from plotly.offline import get_plotlyjs
 
-from ..errors import GuidedError
+from ..errors import GuidedError, pick
+from ..plan.modes import MODES
 from ..selection.scoremap import ScoreMap
-from ..selection.selection import Selection
 from ..system.files import write_text
 from .facts import Table, amount, counted, gigabytes, results, share, words
-from .figures import Figure, figures
+from .figures import Chosen, Figure, figures
 from .record import RunRecord, Sample, read_run
 from .verdict import verdict
 
@@ -45,9 +45,9 @@ def write_report(folder: Path) -> Path:
     folder = Path(folder)
     run = read_run(folder)
     scores = ScoreMap.load(folder / "scores.safetensors")
-    selection = Selection.load(folder / "selection.json")
+    selection = _chosen(run, folder / "selection.json")
     control_path = folder / "control" / "selection.json"
-    control = Selection.load(control_path) if control_path.is_file() else None
+    control = _chosen(run, control_path) if control_path.is_file() else None
     for name, other in (("selection.json", selection), ("control/selection.json", control)):
         if other is not None and other.anatomy != scores.anatomy:
             raise GuidedError(f"{folder / name}: of another model than scores.safetensors")
@@ -56,7 +56,13 @@ def write_report(folder: Path) -> Path:
     return target
 
 
-def render(run: RunRecord, scores: ScoreMap, selection: Selection, control: Selection | None = None) -> str:
+def _chosen(run: RunRecord, path: Path) -> Chosen:
+    """What a run has chosen: components, or directions, as its mode trains."""
+    what: Any = pick(MODES, run.mode, "mode").takes
+    return what.load(path)
+
+
+def render(run: RunRecord, scores: ScoreMap, selection: Chosen, control: Chosen | None = None) -> str:
     """Return the page of a run."""
     made = figures(run, scores, selection, control)
     judged = verdict(run)
@@ -89,7 +95,7 @@ def _typeset(text: str) -> str:
     return text.replace("->", "→").replace("+-", "±")
 
 
-def _rankings(scores: ScoreMap, selection: Selection) -> list[Ranking]:
+def _rankings(scores: ScoreMap, selection: Chosen) -> list[Ranking]:
     chosen = set(selection.components)
     kinds = [kind for kind in ("head", "neuron", "layer") if kind in scores.kinds]
     if len(kinds) > 1 and not selection.counts()["layer"]:
@@ -100,7 +106,7 @@ def _rankings(scores: ScoreMap, selection: Selection) -> list[Ranking]:
     ]
 
 
-def _setup(run: RunRecord, selection: Selection) -> list[tuple[str, str]]:
+def _setup(run: RunRecord, selection: Chosen) -> list[tuple[str, str]]:
     """Everything that it takes to repeat the run or to doubt it."""
     task, frozen, reload = run.task, run.frozen, run.reload
     selected = ", ".join(counted(n, kind) for kind, n in run.selected.items() if n)

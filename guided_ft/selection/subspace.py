@@ -7,11 +7,11 @@ import binascii
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from ..anatomy import Anatomy
+from ..anatomy import KINDS, Anatomy, Component, Slice
 from ..errors import GuidedError
 from ..system.files import digest, read_json, write_json
 from .directions import check_basis, in_order
@@ -36,6 +36,9 @@ class Subspace:
             check_basis(self.anatomy, name, basis)
         object.__setattr__(self, "bases", in_order(self.anatomy, self.bases))
 
+    components: ClassVar[tuple[Component, ...]] = ()
+    """None: directions are no components, but lie inside."""
+
     # -- reading ----------------------------------------------------------------------------------------------------
     @property
     def ranks(self) -> dict[str, int]:
@@ -52,7 +55,16 @@ class Subspace:
         """Share of the model's parameters, 0 to 1."""
         return self.num_parameters / self.anatomy.num_parameters
 
-    def per_layer(self) -> list[int]:
+    def slices(self) -> list[Slice]:
+        """What answers to the directions: all outputs of each layer."""
+        a = self.anatomy
+        return [Slice(name, a.rows_axis, tuple(range(a.outputs(name)))) for name in self.bases]
+
+    def counts(self) -> dict[str, int]:
+        """How many directions there are; no components."""
+        return dict.fromkeys(KINDS, 0) | {"direction": len(self)}
+
+    def per_layer(self, kind: str = "direction") -> list[int]:
         """How many directions in each layer of the model."""
         counts = [0] * self.anatomy.num_layers
         for name, r in self.ranks.items():

@@ -16,8 +16,10 @@ def canonical(name: str) -> str:
     return name.removeprefix("base_model.model.").replace(".base_layer.", ".")
 
 
-def base_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+def base_tensors(model: nn.Module, fixed: bool = False) -> dict[str, torch.Tensor]:
     """All parameters and saved buffers of the base model by canonical name; adapters' own are left out.
+
+    With ``fixed`` those of adapters come along that never train.
 
     With them the scales of quantized weights: two models may have the same codes. Buffers that are not saved are
     computed, some in every pass anew: the frequencies of long and dynamic rotary positions.
@@ -26,6 +28,12 @@ def base_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
         f"{name}.{child}." if name else f"{child}."
         for name, module in model.named_modules()
         for child in (*getattr(module, "adapter_layer_names", ()), *getattr(module, "other_param_names", ()))
+    )
+    frozen = tuple(
+        f"{name}.{child}.{adapter}."
+        for name, module in model.named_modules()
+        for adapter, children in (getattr(module, "frozen_peft_weight_names", {}) if fixed else {}).items()
+        for child in children
     )
     computed = {
         f"{name}.{buffer}" if name else buffer
@@ -36,19 +44,21 @@ def base_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     named = [*model.named_parameters(remove_duplicate=False), *buffers]
     for name, layer in quantized_layers(model).items():
         named += [(f"{name}.weight.{key}", scales) for key, scales in storage_of(layer).scales(layer).items()]
-    return {canonical(name): tensor for name, tensor in named if not name.startswith(adapters)}
+    wanted = [(name, t) for name, t in named if not name.startswith(adapters) or name.startswith(frozen)]
+    return {canonical(name): tensor for name, tensor in wanted}
 
 
-def fingerprint(model: nn.Module, skip: Iterable[str] = ()) -> dict[str, str]:
+def fingerprint(model: nn.Module, skip: Iterable[str] = (), fixed: bool = False) -> dict[str, str]:
     """SHA-256 of the bytes of every base tensor, by canonical name.
 
     Args:
         skip: canonical names of tensors that are meant to change.
+        fixed: take in the tensors of adapters that never train.
     """
     left_out = set(skip)
     done: dict[int, str] = {}
     result = {}
-    for name, tensor in base_tensors(model).items():
+    for name, tensor in base_tensors(model, fixed).items():
         if name not in left_out:
             # Tied weights are hashed once.
             key = tensor.data_ptr() if tensor.numel() else 0

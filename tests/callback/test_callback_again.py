@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from families import make
-from trainers import MODES, SAVE, STEPS, base, from_task, plain, ready, settings, sft
+from trainers import MODES, SAVE, STEPS, another, base, from_task, plain, ready, settings, sft
 from transformers import Trainer, TrainingArguments
 
 from guided_ft import GuidedCallback, Plan, Selection
@@ -17,7 +17,7 @@ from guided_ft.errors import GuidedError
 def test_a_checkpoint_of_another_run_is_checked_where_it_lies(tmp_path, mode):
     model = make("llama")
     sft(base(tmp_path), tmp_path / "a", [GuidedCallback(ready(model, mode))]).train()
-    other = Plan(Selection.parse("L0.H1 L1.H2 L1.H3 L0.N9 L1.N41", Anatomy.of(model)), mode)
+    other = another(model, mode)
     if mode != "freeze":
         assert other.expected_trainable == ready(model, mode).expected_trainable
     trainer = sft(base(tmp_path), tmp_path / "b", [GuidedCallback(other)])

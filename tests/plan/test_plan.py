@@ -7,6 +7,7 @@ import types
 
 import pytest
 import torch
+from drawn import subspace
 from families import logits, make
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -29,7 +30,9 @@ CHOICES = {"layer": "L1", "head": "L0.H1 L1.H2 L1.H3", "neuron": "L0.N3 L0.N4 L1
 
 
 def plan_of(model, mode: str, kind: str = "head", **options) -> Plan:
-    return Plan(Selection.parse(CHOICES[kind], Anatomy.of(model)), mode, **options)
+    anatomy = Anatomy.of(model)
+    chosen = subspace(anatomy, CHOICES[kind]) if mode == "subspace" else Selection.parse(CHOICES[kind], anatomy)
+    return Plan(chosen, mode, **options)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -89,7 +92,7 @@ def test_slices_of_a_layer_and_its_own_parts_do_not_clash():
 
 @pytest.mark.parametrize("mode", MODES)
 def test_save_and_load_are_identity(tmp_path, mode):
-    plan = plan_of(make("gpt2"), mode, lr_scale=2.0, **({} if mode == "freeze" else {"rank": 3}))
+    plan = plan_of(make("gpt2"), mode, lr_scale=2.0, **({"rank": 3} if MODES[mode].takes_rank() else {}))
     plan.save(tmp_path / "plan.json")
     again = Plan.load(tmp_path / "plan.json")
     assert (again, again.hash, again.expected_trainable) == (plan, plan.hash, plan.expected_trainable)
@@ -184,7 +187,8 @@ def test_the_less_trains_the_larger_the_rate_and_whole_weights_take_the_smallest
         assert plan.learning_rate == pytest.approx(wider * 3.3e-3 * (most / share) ** power)
         assert plan.learning_rate < Plan(some, mode).learning_rate
     for mode in MODES:
-        assert make_mode(mode).rate(0.0006) == make_mode(mode).rate(0.01) == 3.3e-3
+        rate = 3e-3 if mode == "subspace" else 3.3e-3
+        assert make_mode(mode).rate(0.0006) == make_mode(mode).rate(0.01) == rate
     assert make_mode("slice").rate(0.0001) == pytest.approx(5 * 3.3e-3)
     assert make_mode("slice", 1).rate(0.01) == pytest.approx(9.9e-3)
     assert make_mode("lora", 8).rate(0.01) == 3.3e-3

@@ -24,6 +24,6 @@ def drawn(anatomy: Anatomy, count: int = 4, seed: int = 0, names: tuple[str, ...
     return DirectionMap(anatomy, bases, scores, rows, {"method": "directions", "retain": {"name": "self"}})
 
 
-def subspace(anatomy: Anatomy, within: str, budget: str | int = "10%") -> Subspace:
-    """Of the layers that hold some components."""
-    return select_directions(drawn(anatomy, seed=3), budget, within=Selection.parse(within, anatomy))
+def subspace(anatomy: Anatomy, within: str, budget: str | int = "10%", seed: int = 3) -> Subspace:
+    """Of all the layers that hold some components, with ranks that differ by one at most."""
+    return select_directions(drawn(anatomy, seed=seed), budget, "even", within=Selection.parse(within, anatomy))

@@ -8,6 +8,7 @@ from pathlib import Path
 import tiny
 import torch
 from datasets import Dataset
+from drawn import subspace
 from families import make
 from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
@@ -15,7 +16,7 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 from guided_ft import GuidedCallback, Plan, Selection, Task
 from guided_ft.anatomy import Anatomy
 
-MODES = ("slice", "freeze", "lora")
+MODES = ("slice", "freeze", "lora", "subspace")
 
 STEPS, SAVE = 6, 3
 
@@ -93,7 +94,19 @@ def from_task(mode: str, trainer: str = "sft", **options) -> GuidedCallback:
 
 
 def ready(model, mode: str) -> Plan:
-    return Plan(Selection.parse("L0.H1 L1.H2 L1.H3 L0.N3 L1.N40", Anatomy.of(model)), mode)
+    return _plan(model, mode, "L0.H1 L1.H2 L1.H3 L0.N3 L1.N40", seed=3)
+
+
+def another(model, mode: str) -> Plan:
+    """One that trains parameters of the same names."""
+    return _plan(model, mode, "L0.H1 L1.H2 L1.H3 L0.N9 L1.N41", seed=5)
+
+
+def _plan(model, mode: str, components: str, seed: int) -> Plan:
+    anatomy = Anatomy.of(model)
+    if mode == "subspace":
+        return Plan(subspace(anatomy, components, seed=seed), mode)
+    return Plan(Selection.parse(components, anatomy), mode)
 
 
 def digests(folder: Path) -> dict[str, str]:

@@ -14,6 +14,7 @@ from .mode import WIDTH as WIDTH
 from .mode import Chosen as Chosen
 from .mode import Mode as Mode
 from .slice import SliceMode
+from .subspace import SubspaceMode
 from .work import Work as Work
 
 MODES: dict[str, type[Mode[Any]]] = {}
@@ -28,7 +29,7 @@ def register(mode: type[Mode[Any]]) -> type[Mode[Any]]:
     return mode
 
 
-for _mode in (SliceMode, FreezeMode, LoraMode):
+for _mode in (SliceMode, FreezeMode, LoraMode, SubspaceMode):
     register(_mode)
 
 

@@ -95,6 +95,7 @@ class Mode(ABC, Generic[S]):
         name: what a person writes.
         title: what a table calls it.
         help: what it trains of the chosen components, in a few words.
+        takes: the class of what it trains.
         trains_base: whether it trains the base's own weights, which cannot be quantized then.
         whole: whether only whole attentions and MLPs can be chosen.
     """
@@ -102,6 +103,7 @@ class Mode(ABC, Generic[S]):
     name: ClassVar[str]
     title: ClassVar[str]
     help: ClassVar[str]
+    takes: ClassVar[type] = Selection
     trains_base: ClassVar[bool] = False
     whole: ClassVar[bool] = False
 

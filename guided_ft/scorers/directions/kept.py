@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +15,9 @@ from ...errors import GuidedError
 from ...system import processes
 from ...system.files import digest, read_arrays, write_arrays
 
-MAX_TOTAL = 2 << 30
-"""Bytes that the statistics of one model and text may take on disk; those of larger models are computed anew."""
+MAX_ONE, MAX_ALL = 2 << 30, 6 << 30
+"""Bytes on disk: statistics of one model and text that take more are computed anew, and of all of them those that were
+not read for longest make way."""
 
 
 class Kept:
@@ -27,7 +31,7 @@ class Kept:
     """
 
     def __init__(self, folder: str | Path | None, model: object, text: str, total: int) -> None:
-        self.folder = Path(folder) / digest("moments", 1, model, text) if folder and total <= MAX_TOTAL else None
+        self.folder = Path(folder) / digest("moments", 1, model, text) if folder and total <= MAX_ONE else None
 
     def load(self, anatomy: Anatomy, names: list[str]) -> dict[str, torch.Tensor] | None:
         """All of these layers' moments, or None if one of them is missing or damaged."""
@@ -51,6 +55,7 @@ class Kept:
             if not np.isfinite(moment).all():
                 return None
             found[name] = torch.from_numpy(moment)
+        os.utime(self.folder)
         return found
 
     def save(self, moments: dict[str, torch.Tensor]) -> None:
@@ -58,7 +63,22 @@ class Kept:
             return
         for name, moment in moments.items():
             write_arrays(self._path(name), {"moment": moment.cpu().numpy()})
+        self._make_room()
+
+    def _make_room(self) -> None:
+        """Remove the statistics that were not read for longest, but never these."""
+        assert self.folder is not None
+        others = [f for f in self.folder.parent.iterdir() if re.fullmatch(r"[0-9a-f]{16}", f.name) and f != self.folder]
+        left = MAX_ALL - _size(self.folder)
+        for folder in sorted(others, key=lambda f: f.stat().st_mtime, reverse=True):
+            left -= _size(folder)
+            if left < 0:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def _path(self, name: str) -> Path:
         assert self.folder is not None
         return self.folder / f"{name}.safetensors"
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))

@@ -1,0 +1,170 @@
+"""``subspace``: a stock LoRA with chosen input directions as its fixed ``A``; only ``B``, zero at birth, is trained.
+
+Whatever ``B`` learns, ``B A x`` is small where ``A x`` is: on retained text, if the directions were located. With
+random directions this is LoRA-FA (Zhang et al. 2023, arXiv 2308.03303).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from ...anatomy import Anatomy
+from ...errors import GuidedError
+from ...models import cache_folder
+from ...selection.spend import select_directions
+from ...selection.subspace import Subspace
+from .located import Located
+from .mode import ADAPTER, Mode
+from .typical import Example
+from .work import Work
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+    from peft.tuners.lora import LoraLayer
+    from torch import nn
+
+RATE = 3e-3
+
+
+@dataclass(frozen=True)
+class SubspaceMode(Mode[Subspace]):
+    """What PEFT saves is a plain LoRA of scale 1, which other programs load without this package.
+
+    Args:
+        lam, max_rank: as in ``guided_ft.localize_directions``.
+        keep: statistics of the retained text are kept in the user's cache folder, for further tasks on the model.
+    """
+
+    name: ClassVar[str] = "subspace"
+    title: ClassVar[str] = "directions"
+    help: ClassVar[str] = "a stock LoRA along located input directions, which stay fixed"
+    takes: ClassVar[type] = Subspace
+    lam: float = 0.01
+    max_rank: int = 64
+    keep: bool = True
+
+    def config(self, selection: Subspace) -> LoraConfig:
+        """A LoRA configuration that carries the directions until its layers are made."""
+        from peft import LoraConfig
+        from torch import nn
+
+        ranks = selection.ranks
+        typical = sorted(ranks.values())[len(ranks) // 2]
+        others = {name: r for name, r in ranks.items() if r != typical}
+        config = LoraConfig(
+            task_type="CAUSAL_LM",
+            target_modules=sorted(ranks),
+            r=typical,
+            # alpha = r everywhere, so that the scale is 1.
+            lora_alpha=typical,
+            rank_pattern=others,
+            alpha_pattern=dict(others),
+            fan_in_fan_out=selection.anatomy.family.transposed,
+        )
+        # PEFT's door for layers of one's own: it is asked for every target, of whatever class.
+        config._register_custom_module({nn.Module: _Fixed(selection)})
+        return config
+
+    def sizes(self, selection: Subspace) -> dict[str, int]:
+        return {
+            f"base_model.model.{module}.lora_B.{ADAPTER}.weight": rank * selection.anatomy.outputs(module)
+            for module, rank in selection.ranks.items()
+        }
+
+    def work(self, selection: Subspace) -> Work:
+        anatomy = selection.anatomy
+        added = {}
+        for module, rank in selection.ranks.items():
+            outputs, inputs = anatomy.outputs_inputs(anatomy.relative(module))
+            added[anatomy.layer_of(module), anatomy.relative(module)] = (rank * inputs, rank * outputs)
+        return Work(added=added)
+
+    def rate(self, share: float) -> float:
+        """Steady up to 3 % of the parameters, less by ``1 / sqrt(share)`` above."""
+        return RATE * min(1.0, math.sqrt(0.03 / share))
+
+    def examples(self, anatomy: Anatomy, budget: int) -> list[Example]:
+        return [Example(self.name, "directions, all linear layers", lambda: _typical(anatomy, budget))]
+
+    # -- from a question to a selection -----------------------------------------------------------------------------
+    def localize(self, model: nn.Module, task: Any, method: str, retain: Any, **options: Any) -> Located:
+        """The map of directions; the scorer of components and the kinds to score are not asked for."""
+        from ...scorers.directions import localize_directions
+
+        settings = {key: value for key, value in options.items() if key in ("seed", "progress")}
+        cache = cache_folder() / "retained" if self.keep else None
+        found = localize_directions(model, task, retain, lam=self.lam, max_rank=self.max_rank, cache=cache, **settings)
+        return Located(found)
+
+    def read_map(self, path: str | os.PathLike[str]) -> Located:
+        return Located.load(path)
+
+    def choose(self, scores: Any, budget: str | float | int, **options: Any) -> Subspace:
+        """Spend a budget, as ``guided_ft.select_directions``; directions are of no kind."""
+        options.pop("kinds", None)
+        return select_directions(scores.directions, budget, **options)
+
+    def read_selection(self, data: dict[str, Any]) -> Subspace:
+        return Subspace.from_dict(data)
+
+    # -- on a model -------------------------------------------------------------------------------------------------
+    def same_as(self, selection: Subspace, model: nn.Module) -> bool:
+        return super().same_as(selection, model) and all(
+            _holds(model.get_submodule(f"base_model.model.{name}"), basis) for name, basis in selection.bases.items()
+        )
+
+
+def _typical(anatomy: Anatomy, budget: int) -> Subspace:
+    """The same rank for every linear layer, as high as a budget buys, along coordinates."""
+    dense = [rel for rel in anatomy.shapes if not anatomy.family.of_experts(rel)]
+    modules = {anatomy.module(layer, rel): rel for layer in range(anatomy.num_layers) for rel in dense}
+    price = sum(anatomy.outputs(name) for name in modules)
+    if budget < price:
+        raise GuidedError(f"a budget of {budget:,} parameters buys no direction of every layer (from {price:,})")
+    inputs = {name: anatomy.outputs_inputs(rel)[1] for name, rel in modules.items()}
+    ranks = {name: min(budget // price, size) for name, size in inputs.items()}
+    return Subspace(anatomy, {name: np.eye(r, inputs[name], dtype=np.float32) for name, r in ranks.items()})
+
+
+class _Fixed:
+    """Makes PEFT's own LoRA layers, with an ``A`` that holds directions and stays as it is."""
+
+    def __init__(self, subspace: Subspace) -> None:
+        self.bases = subspace.bases
+
+    def __call__(self, target: nn.Module, adapter_name: str, config: LoraConfig, **kwargs: Any) -> LoraLayer:
+        from peft.tuners.lora import LoraModel
+
+        stock = copy.copy(config)
+        stock._custom_modules = None
+        layer = LoraModel._create_new_module(stock, adapter_name, target, **kwargs)
+        _fix(layer, adapter_name, self.bases[kwargs["target_name"]])
+        return layer
+
+
+def _fix(layer: Any, adapter: str, basis: np.ndarray) -> None:
+    """Write directions into the ``A`` of a LoRA layer, and freeze it for good.
+
+    When ``disable_adapter()`` ends it trains all that belongs to the adapter, but for what the layer lists as frozen.
+    """
+    import torch
+
+    with torch.no_grad():
+        layer.lora_A[adapter].weight.copy_(torch.from_numpy(basis))
+    frozen = layer.frozen_peft_weight_names
+    layer.frozen_peft_weight_names = {**frozen, adapter: (*frozen.get(adapter, ()), "lora_A")}
+    layer._freeze_non_trainable_peft_weights()
+
+
+def _holds(layer: Any, basis: np.ndarray) -> bool:
+    """Whether a layer's ``A`` is this basis, rounded as a model in half precision rounds it."""
+    import torch
+
+    weight = layer.lora_A[ADAPTER].weight.detach().float().cpu()
+    return weight.shape == basis.shape and torch.allclose(weight, torch.from_numpy(basis), atol=4e-3)
