@@ -112,7 +112,7 @@ class Train(Section):
     """How the chosen components are trained."""
 
     trainer: Literal["sft", "dpo"] = Field(default="sft", description="supervised, or on preferences")
-    mode: Mode = Field(default="slice", description="how the choice is made trainable: slice, freeze or lora")
+    mode: Mode = Field(default="slice", description="how the choice is made trainable: slice, freeze, lora or subspace")
     rank: Rank = Field(default=None, description="rank of lora, or of each slice (default: slices are trained in full)")
     mode_options: Options = Field(default={}, description="options of the mode, beside the rank")
     lr_scale: Rate = Field(default=1.0, description="factor on the learning rate of the chosen parts")
