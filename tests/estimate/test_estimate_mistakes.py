@@ -10,7 +10,7 @@ from guided_ft.anatomy import Anatomy
 from guided_ft.cli import main
 from guided_ft.errors import GuidedError
 from guided_ft.estimate.estimate import LARGEST, estimate, readable
-from guided_ft.estimate.ways import spread
+from guided_ft.plan.modes.typical import spread
 
 
 def refusal(capsys, *arguments: str) -> str:

@@ -12,10 +12,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-
 from ...anatomy import Anatomy
-from ...errors import GuidedError
 from ...models import cache_folder
 from ...selection.spend import select_directions
 from ...selection.subspace import Subspace
@@ -25,6 +22,7 @@ from .typical import Example
 from .work import Work
 
 if TYPE_CHECKING:
+    import numpy as np
     from peft import LoraConfig
     from peft.tuners.lora import LoraLayer
     from torch import nn
@@ -90,7 +88,8 @@ class SubspaceMode(Mode[Subspace]):
         return RATE * min(1.0, math.sqrt(0.03 / share))
 
     def examples(self, anatomy: Anatomy, budget: int) -> list[Example]:
-        return [Example(self.name, "directions, all linear layers", lambda: _typical(anatomy, budget))]
+        """None yet: what ``Work`` says of an added matrix counts the gradient of the fixed ``A``, too."""
+        return []
 
     # -- from a question to a selection -----------------------------------------------------------------------------
     def localize(self, model: nn.Module, task: Any, method: str, retain: Any, **options: Any) -> Located:
@@ -118,18 +117,6 @@ class SubspaceMode(Mode[Subspace]):
         return super().same_as(selection, model) and all(
             _holds(model.get_submodule(f"base_model.model.{name}"), basis) for name, basis in selection.bases.items()
         )
-
-
-def _typical(anatomy: Anatomy, budget: int) -> Subspace:
-    """The same rank for every linear layer, as high as a budget buys, along coordinates."""
-    dense = [rel for rel in anatomy.shapes if not anatomy.family.of_experts(rel)]
-    modules = {anatomy.module(layer, rel): rel for layer in range(anatomy.num_layers) for rel in dense}
-    price = sum(anatomy.outputs(name) for name in modules)
-    if budget < price:
-        raise GuidedError(f"a budget of {budget:,} parameters buys no direction of every layer (from {price:,})")
-    inputs = {name: anatomy.outputs_inputs(rel)[1] for name, rel in modules.items()}
-    ranks = {name: min(budget // price, size) for name, size in inputs.items()}
-    return Subspace(anatomy, {name: np.eye(r, inputs[name], dtype=np.float32) for name, r in ranks.items()})
 
 
 class _Fixed:
