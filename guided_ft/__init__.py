@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ._peft_hook import register_with_peft
 from .system.lazy import lazily
+from .system.progress import drop_kernel_notice
 
 __version__ = "0.1.0"
 
@@ -90,4 +91,5 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
+drop_kernel_notice()
 register_with_peft()

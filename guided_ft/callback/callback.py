@@ -21,12 +21,14 @@ from ..system import processes
 from ..system.files import digest, write_json
 from ..system.sizes import parse_size
 from ..task.task import Task
+from .asked import Rows, as_task, check_asked
 from .call import TrainerCall
 from .certify import Certificate, canonical, fingerprint
 from .checkpoint import seal
 from .guards import check_optimizer, check_resumed, check_trainable, scale_learning_rate
 from .kept_plan import PLAN, keep, kept
 from .rates import LearningRate, check_rate, set_rate
+from .telling import told
 
 logger = logging.getLogger(__name__)
 
@@ -53,8 +55,8 @@ class GuidedCallback(TrainerCallback):
 
     Args:
         plan: what to train; or None, and then:
-        task: what to localize for.
-        method, retain, options: as in ``localize``.
+        task: what to localize for; of a data set its first 32 rows, by the trainer's tokenizer.
+        method, retain, options: as in ``localize``; ``retain`` may be a data set too.
         budget, kinds, strategy, first_layer: as in ``select``; ``kinds`` defaults to heads and neurons. In ``freeze``
             mode whole attentions and MLPs are chosen.
         mode, rank, lr_scale, mode_options: as in ``Plan``.
@@ -76,9 +78,9 @@ class GuidedCallback(TrainerCallback):
         self,
         plan: Plan | None = None,
         *,
-        task: Task | None = None,
+        task: Task | Rows | None = None,
         method: str = "attribution",
-        retain: str | Task | None = "self",
+        retain: str | Task | Rows | None = "self",
         budget: str | float | int = "2%",
         kinds: tuple[str, ...] = ("head", "neuron"),
         strategy: str = "top",
@@ -95,6 +97,7 @@ class GuidedCallback(TrainerCallback):
     ) -> None:
         if (plan is None) == (task is None):
             raise GuidedError("GuidedCallback: give it either a plan or a task to make one from")
+        check_asked(task, retain)
         self.plan = plan
         self.scores: ScoreMap | None = None
         self.certificate: Certificate | None = None
@@ -123,6 +126,9 @@ class GuidedCallback(TrainerCallback):
         close_left_open(model)
         # One that was made for another model does not fit this one.
         if self.plan is None or (self._task is not None and not self.plan.is_attached(model)):
+            tokenizer = kwargs.get("processing_class")
+            self._task = as_task(self._task, "task", args, tokenizer)
+            self._localize["retain"] = as_task(self._localize["retain"], "retain", args, tokenizer)
             self.plan = self._make_plan(model, Path(args.output_dir) / "guided", write=args.should_save)
         if not self.plan.is_attached(model):
             if hasattr(model, "peft_config"):
@@ -138,11 +144,12 @@ class GuidedCallback(TrainerCallback):
         set_rate(self.plan, args, self._learning_rate, kwargs.get("optimizer"))
         if args.should_save:
             self.plan.save(Path(args.output_dir) / "guided" / PLAN)
-        logger.info("%r", self.plan)
+        # The one level that a script shows which sets up no logging.
+        (logger.warning if args.should_log else logger.debug)(told(self.plan, self.scores))
 
     def _make_plan(self, model: nn.Module, folder: Path, *, write: bool) -> Plan:
         """Localize and select; or take what the same request found before, so that a resumed run trains the same."""
-        assert self._task is not None
+        assert isinstance(self._task, Task)
         retain = self._localize["retain"]
         request = digest(
             self._task.hash,

@@ -111,7 +111,8 @@ def run(
     another recipe the new one is put aside, in ``next/``, until it is done and takes that one's place.
 
     Args:
-        until: last stage to do (``localize``, ``select``, ``train``, ``evaluate``); None: all, and the report.
+        until: last stage to do (``localize``, ``select``, ``train``, ``evaluate``), after those that it needs; None:
+            all, and the report.
         trust_remote_code: allow code that comes with a model of the Hub.
         quiet: print nothing.
 
@@ -168,7 +169,8 @@ def _stages(
     seconds: dict[str, float] = {}
     files: dict[str, dict[str, str]] = {}
     peak = 0
-    for number, stage in enumerate(STAGES, 1):
+    first, needed = not (context.folder / "run.json").exists(), _needed(until)
+    for number, stage in enumerate((stage for stage in STAGES if stage.name in needed), 1):
         key, inputs = keys[stage.name], digest(*(files[name] for name in stage.needs))
         skip = _skipped(context.recipe, stage)
         done = None if skip else _done(context, stage, key, inputs)
@@ -179,12 +181,19 @@ def _stages(
         results[stage.name], seconds[stage.name], files[stage.name] = done["result"], done["seconds"], done["files"]
         peak = max(peak, done["peak_bytes"])
         say(f" {number} {stage.name:<9} {stage.tell(done['result'])}  ({done['seconds']:.1f} s{mark})")
-        if number == 1 and not (context.folder / "run.json").exists():
+        if first:
             # Not earlier, so that a recipe that is refused replaces none; a finished run's goes with its run.json.
             context.recipe.save(context.folder / "recipe.yaml")
-        if stage.name == until:
-            break
+            first = False
     return results, seconds, peak
+
+
+def _needed(until: str | None) -> set[str]:
+    """The stage itself and, in their turn, those whose outputs it reads; None: all."""
+    table = {stage.name: stage for stage in STAGES}
+    if until is None:
+        return set(table)
+    return {until}.union(*(_needed(name) for name in table[until].needs))
 
 
 def _skipped(recipe: Recipe, stage: Stage) -> bool:

@@ -144,7 +144,7 @@ class Plan:
 
     @property
     def hash(self) -> str:
-        parts = [str(self.selection), self.selection.anatomy.to_dict(), self.mode, self.rank, self.lr_scale]
+        parts = [self.selection.text, self.selection.anatomy.to_dict(), self.mode, self.rank, self.lr_scale]
         return digest([*parts, *([dict(self.options)] if self.options else [])])
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -157,3 +157,14 @@ class Plan:
     def __repr__(self) -> str:
         total = self.selection.anatomy.num_parameters
         return f"Plan({self.mode}: {self.num_parameters:,} of {total:,} parameters, {self.num_parameters / total:.3%})"
+
+    def __str__(self) -> str:
+        """What trains, at which rate to begin with, and what was chosen."""
+        count, total = self.num_parameters, self.selection.anatomy.num_parameters
+        rank = f", rank {self.rank}" if self.rank else ""
+        scale = f", times {self.lr_scale:g}" if self.lr_scale != 1 else ""
+        chosen = str(self.selection).replace("\n", "\n  ")
+        return (
+            f"{self.mode}{rank}: trains {count:,} of {total:,} parameters ({count / total:.3%}), layer "
+            f"{self.first_layer} and up, at a learning rate of about {self.learning_rate:.2g}{scale}\n  {chosen}"
+        )

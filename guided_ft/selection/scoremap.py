@@ -12,6 +12,7 @@ import numpy as np
 from ..anatomy import KINDS, Anatomy, Component
 from ..errors import GuidedError
 from ..system.files import beside, read_arrays, read_json, write_arrays, write_json
+from .telling import bars, counted, ranked
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,8 +120,21 @@ class ScoreMap:
         return cls(Anatomy.from_dict(data["anatomy"]), meta=data["meta"], **arrays)
 
     def __repr__(self) -> str:
-        sizes = ", ".join(f"{getattr(self, kind).size} {kind}s" for kind in self.kinds)
+        sizes = counted({kind: self.of(kind).size for kind in self.kinds})
         return f"ScoreMap({(self.meta or {}).get('method', '?')}: {sizes} of {self.anatomy.model_type})"
+
+    def __str__(self) -> str:
+        """How it was made, and of each kind a bar a layer (the mean, from L0 on) and the five best."""
+        meta = self.meta or {}
+        sides = ", two-sided" if meta.get("retain") else ""
+        cost = f" ({meta['passes']} passes, {meta['seconds']:.1f} s)" if {"passes", "seconds"} <= set(meta) else ""
+        sizes = counted({kind: self.of(kind).size for kind in self.kinds})
+        lines = [f"{meta.get('method', 'scores')}{sides}: {sizes}{cost}"]
+        for kind in self.kinds:
+            values = self.of(kind)
+            lines.append(f"  {kind:<8}{bars(values.reshape(len(values), -1).mean(1))}")
+            lines.append(" " * 10 + ranked(self.top(kind, 5)))
+        return "\n".join(lines)
 
 
 def ranks(values: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ from typing import Any
 from ..anatomy import KINDS, Anatomy, Component, Slice
 from ..errors import GuidedError
 from ..system.files import read_json, write_json
+from .telling import counted, layers, ranked
 
 _PATTERN = re.compile(r"L(\d{1,6}|\*)(?:(?:\.E(\d{1,6}|\*))?\.([HN])(\d{1,9}|\*))?")
 
@@ -124,11 +125,29 @@ class Selection:
             raise GuidedError("selection: empty (name at least one component, such as L3.H5)")
         return cls(anatomy, tuple(chosen), {"text": text})
 
-    def __str__(self) -> str:
+    @property
+    def text(self) -> str:
+        """The names of all components; ``parse`` reads them back."""
         return " ".join(map(str, self.components))
 
+    def __str__(self) -> str:
+        """How much of what, where, how chosen, and the five best (``text`` has all names)."""
+        if not self.components:
+            return "nothing chosen"
+        total = self.anatomy.num_parameters
+        lines = [
+            f"{counted(self.counts())}, in {layers(c.layer for c in self.components)}: {self.num_parameters:,} of "
+            f"{total:,} parameters ({self.fraction:.3%})"
+        ]
+        how = {key: self.how.get(key) for key in ("method", "strategy", "budget", "text")}
+        told = ", ".join(f"{key} {value:.60}" for key, value in how.items() if isinstance(value, str))
+        best = sorted(self.scores.items(), key=lambda item: -item[1])[:5]
+        shown = ranked(best) if best else " ".join(map(str, self.components[:5]))
+        more = "  ..." if len(self.components) > 5 else ""
+        return "\n".join([*lines, *([f"  chosen by {told}"] if told else []), f"  {shown}{more}"])
+
     def __repr__(self) -> str:
-        counts = ", ".join(f"{n} {kind}s" for kind, n in self.counts().items() if n)
+        counts = counted(self.counts())
         return f"Selection({counts or 'empty'}: {self.num_parameters:,} parameters, {self.fraction:.3%})"
 
     def to_dict(self) -> dict[str, Any]:

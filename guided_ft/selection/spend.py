@@ -137,7 +137,7 @@ def select_directions(
         "budget_parameters": limit,
         "seed": seed,
         "first_layer": first_layer,
-        "within": None if within is None else str(within),
+        "within": None if within is None else within.text,
         "map": found.hash,
     }
     return Subspace(anatomy, choose(found, ranks, seed), how)

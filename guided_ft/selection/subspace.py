@@ -75,12 +75,14 @@ class Subspace:
         return sum(self.ranks.values())
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Subspace) and (self.anatomy, str(self)) == (other.anatomy, str(other))
+        return isinstance(other, Subspace) and (self.anatomy, self.text) == (other.anatomy, other.text)
 
     def __hash__(self) -> int:
-        return hash(str(self))
+        return hash(self.text)
 
-    def __str__(self) -> str:
+    @property
+    def text(self) -> str:
+        """What tells it from others: a digest of its directions."""
         return "subspace " + digest(*(part for m, basis in self.bases.items() for part in (m.encode(), basis)))
 
     def __repr__(self) -> str:

@@ -20,12 +20,25 @@ def track(items: Iterable[T], total: int, title: str, show: bool | None = None) 
     yield from tqdm(items, total=total, desc=title, disable=not show, leave=False)
 
 
+_MISSES_A_KERNEL = "bitsandbytes.backends.cpu.ops"
+
+
+def drop_kernel_notice() -> None:
+    """Keep back what bitsandbytes says whenever PEFT imports it on a CPU: that it misses a kernel no one here needs."""
+    logger = logging.getLogger(_MISSES_A_KERNEL)
+    if _told_of_more not in logger.filters:
+        logger.addFilter(_told_of_more)
+
+
+def _told_of_more(record: logging.LogRecord) -> bool:
+    return "gemm_4bit_forward" not in record.getMessage()
+
+
 @contextlib.contextmanager
 def hushed() -> Iterator[None]:
     """Keep back what the libraries say that no user can mend."""
-    # It misses a kernel that nothing here needs, and says at every pass over an int8 base what it always does.
-    for name in ("bitsandbytes.backends.cpu.ops", "bitsandbytes.autograd._functions"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    # It says at every pass over an int8 base what it always does.
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         # Settings that the libraries pass to each other under their old names.
         warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers|trl|peft")

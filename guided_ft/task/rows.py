@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from ..errors import GuidedError
 from .formats import Row
+from .given import Given, rows_of, tokenizer_of
 from .read_file import read_file
 from .reader import Reader, read_all, tell_dropped
 from .tokens import IGNORE, Tokens, read_corrupted, read_row, read_wrong
@@ -16,15 +17,13 @@ Example = tuple[Tokens, ...]
 """One sequence (SFT), or the chosen and the rejected one (preferences)."""
 
 
-def read_rows(
-    dataset: Iterable[Mapping[str, Any]], tokenizer: Any, max_length: int | None, name: str
-) -> dict[str, Any]:
+def read_rows(dataset: Given, tokenizer: Any, max_length: int | None, name: str) -> dict[str, Any]:
     """Return the fields ``examples``, ``corrupted``, ``wrong`` and ``pad_id`` of a Task (see ``Task.from_dataset``)."""
     examples: list[Example] = []
     corrupted: list[Example | None] = []
     wrong: list[tuple[int, ...] | None] = []
-    reader = Reader()
-    for i, raw in enumerate(dataset):
+    reader, tokenizer = Reader(), tokenizer_of(tokenizer)
+    for i, raw in enumerate(rows_of(dataset)):
         try:
             row = reader(raw)
             example = read_row(row, tokenizer)

@@ -15,6 +15,7 @@ from ..anatomy import base_model, original
 from ..errors import GuidedError, pick
 from ..system.files import digest, write_text
 from .batching import model_inputs, pad_rows, side_by_side
+from .given import Given
 from .metrics import Metric, answer_nll, check_metric, logit_difference, metric_name, of_function
 from .rows import Example, check_pairs, id_rows, read_lines, read_rows
 from .tokens import IGNORE, Tokens
@@ -81,7 +82,7 @@ class Task:
     @classmethod
     def from_dataset(
         cls,
-        dataset: Iterable[Mapping[str, Any]],
+        dataset: Given,
         tokenizer: Any,
         *,
         max_length: int | None = 1024,
@@ -97,9 +98,13 @@ class Task:
         messages. Sequences are cut at ``max_length`` tokens. Rows with a prompt may add ``corrupted_prompt`` (as many
         tokens as the prompt) and ``wrong`` (a wrong completion).
 
+        Args:
+            dataset: anything that yields rows; a DatasetDict is taken for its only split, or ``train``.
+            tokenizer: also a processor that holds one, or the name of a model.
+
         Raises:
-            GuidedError: for a row in no known format, without answer tokens, with an answer that alone is longer than
-                ``max_length``, or whose corrupted prompt has another length; it names the row.
+            GuidedError: for what has no rows or is no tokenizer; for a row, by its number, in no known format, without
+                answer tokens, with an answer longer than ``max_length``, or a corrupted prompt of another length.
         """
         fields = read_rows(dataset, tokenizer, max_length, name)
         return cls(batch_size=batch_size, beta=beta, name=name, metric=metric, **fields)

@@ -69,6 +69,8 @@ def prompt_ids(prompt: Any, tokenizer: Any) -> list[int]:
 
 def _encode(tokenizer: Any, text: str | list, row: Row, *, prompt: bool = False, eos: bool = False) -> list[int]:
     """Token ids of a text or of messages, with the row's tools and template arguments, as TRL renders them."""
+    if tokenizer is None:
+        raise GuidedError("text needs a tokenizer (give one, or the name of its model)")
     try:
         if isinstance(text, str):
             if eos and tokenizer.eos_token and not text.endswith(tokenizer.eos_token):
@@ -108,6 +110,8 @@ def _common(a: list[int], b: list[int]) -> int:
 
 
 def _ids(row: Row) -> list[Tokens]:
+    if not hasattr(row["input_ids"], "__len__"):
+        raise GuidedError(f"input_ids: expected a list of token ids, got {str(row['input_ids'])[:40]}")
     labels = _given(row, "labels", row["input_ids"])
     if row.get("completion_mask") is not None:
         answer = _given(row, "completion_mask", labels)

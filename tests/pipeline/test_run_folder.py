@@ -185,7 +185,7 @@ def test_what_a_stage_left_is_compared_by_content(finished, name):
             (folder / name).unlink()
         else:
             (folder / name).write_bytes(damage)
-        run(asked, until="train", quiet=True)
+        run(asked, until="evaluate", quiet=True)
         assert (folder / name).read_bytes() == whole
         assert (folder / "run.json").is_file()
 

@@ -38,6 +38,7 @@ from ...anatomy import Anatomy
 from ...selection.budget import select
 from ...selection.scoremap import ScoreMap
 from ...selection.selection import Selection
+from ...system.progress import hushed
 from ..attaching import in_place, trainable_names
 from .typical import Example, spread
 from .work import Work
@@ -70,13 +71,17 @@ _NOT_TRAINED = {
 
 
 class Chosen(Protocol):
-    """What a plan asks of a selection. ``str`` of it says all that it is: plans are told apart by that."""
+    """What a plan asks of a selection; ``str`` of it tells a person how much of what was chosen."""
 
     @property
     def anatomy(self) -> Anatomy: ...
 
     @property
     def num_parameters(self) -> int: ...
+
+    @property
+    def text(self) -> str:
+        """All that it is: plans are told apart by that."""
 
     def __len__(self) -> int: ...
 
@@ -177,7 +182,8 @@ class Mode(ABC, Generic[S]):
 
         config = self.config(selection)
         assert config is not None, "a mode without an adapter has an attach of its own"
-        return get_peft_model(model, config)
+        with hushed():
+            return get_peft_model(model, config)
 
     def attach_in_place(self, selection: S, model: nn.Module) -> None:
         """Like ``attach``, but the object itself becomes what ``attach`` returns."""

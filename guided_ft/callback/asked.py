@@ -1,0 +1,47 @@
+"""What a callback is asked to localize for: a Task, or rows that become one with the trainer's own tokenizer."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ..errors import GuidedError
+from ..task.given import rows_of
+from ..task.task import Task
+
+Rows = Iterable[Mapping[str, Any]]
+
+EXAMPLES = 32
+"""Rows of a data set that are localized with: a map of more is steadier, and takes as much longer."""
+
+
+def check_asked(task: Any, retain: Any) -> None:
+    """Raise GuidedError, when the callback is made, for what is neither a Task, rows, nor a word (``self``)."""
+    for what, given in (("task", task), ("retain", None if isinstance(retain, str) else retain)):
+        if given is None or isinstance(given, Task):
+            continue
+        try:
+            rows_of(given)
+        except GuidedError as error:
+            reason = str(error).removeprefix("dataset: ")
+            raise GuidedError(f"{what}: neither a Task nor a data set: {reason}") from None
+
+
+def as_task(given: Any, what: str, args: Any, tokenizer: Any) -> Any:
+    """The Task of the first rows of a data set, cut as the trainer cuts its own; anything else as it is.
+
+    Args:
+        args: the trainer's arguments.
+        tokenizer: the trainer's ``processing_class``; None: it has none.
+    """
+    if given is None or isinstance(given, str | Task):
+        return given
+    rows = list(itertools.islice(rows_of(given), EXAMPLES))
+    if tokenizer is None and not all("input_ids" in row for row in rows if isinstance(row, Mapping)):
+        raise GuidedError(
+            f"{what}: this trainer has no tokenizer for the rows (pass processing_class=tokenizer to it, or "
+            f"{what}=Task.from_dataset(rows, tokenizer))"
+        )
+    length, size = getattr(args, "max_length", None), args.per_device_train_batch_size
+    return Task.from_dataset(rows, tokenizer, max_length=length, batch_size=size, name=what)

@@ -1,0 +1,80 @@
+"""A callback takes a raw data set for its task, and says in one line what it made of it."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import tiny
+from datasets import Dataset, DatasetDict
+from families import make
+from trainers import base, plain, ready, sft
+
+from guided_ft import GuidedCallback, GuidedError, Task
+from guided_ft.callback.asked import EXAMPLES
+
+ROWS = tiny.sums(EXAMPLES + 8)
+
+
+def told(caplog) -> list[str]:
+    return [r.getMessage() for r in caplog.records if r.getMessage().startswith("guided_ft: ")]
+
+
+def test_a_raw_data_set_is_read_with_the_trainers_tokenizer(tmp_path, caplog):
+    callbacks = [
+        GuidedCallback(task=task, retain=retain, budget="20%", seed=3)
+        for task, retain in (
+            (
+                DatasetDict({"train": Dataset.from_list(ROWS)}),
+                Dataset.from_list(tiny.pairs(4)).select_columns("prompt").rename_column("prompt", "text"),
+            ),
+            (
+                Task.from_dataset(ROWS[:EXAMPLES], tiny.tokenizer(), max_length=32, batch_size=4),
+                Task.from_dataset([{"text": row["prompt"]} for row in tiny.pairs(4)], tiny.tokenizer(), batch_size=4),
+            ),
+        )
+    ]
+    for i, callback in enumerate(callbacks):
+        sft(base(tmp_path), tmp_path / str(i), [callback])
+    assert callbacks[0].plan.selection == callbacks[1].plan.selection
+    assert callbacks[0].scores.meta["task"]["hash"] == callbacks[1].scores.meta["task"]["hash"]
+    [line, other] = told(caplog)
+    assert line[: line.index(" (")] == "guided_ft: scored 2 layers, 8 heads, 96 neurons by attribution"
+    assert re.search(r"passes, \d+ s\); chose \d+ heads?, \d+ neurons, in layers 0 to 1: [\d,]+ of", line)
+    assert line.endswith(f"; trains {callbacks[0].plan.num_parameters:,} in slice mode")
+    assert other.split("chose")[1] == line.split("chose")[1]
+
+
+def test_a_ready_plan_is_told_too_and_only_where_the_trainer_logs(tmp_path, caplog, monkeypatch):
+    plan = ready(make("llama"), "slice")
+    trainer = sft(base(tmp_path), tmp_path / "run", [GuidedCallback(plan)])
+    chosen = plan.selection
+    assert told(caplog) == [
+        f"guided_ft: plan of 3 heads, 2 neurons, in layers 0 to 1: {chosen.num_parameters:,} of "
+        f"{chosen.anatomy.num_parameters:,} parameters ({chosen.fraction:.3%}); trains {plan.num_parameters:,} in slice mode"
+    ]
+    monkeypatch.setattr(type(trainer.args), "should_log", False)
+    sft(base(tmp_path), tmp_path / "other", [GuidedCallback(plan)])
+    assert len(told(caplog)) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"task": "rows.jsonl"},
+            "task: neither a Task nor a data set: the text 'rows.jsonl' has no rows (Task.load re",
+        ),
+        ({"task": 5}, "task: neither a Task nor a data set: a int has no rows (a list of rows will do)"),
+        ({"task": ROWS, "retain": 5}, "retain: neither a Task nor a data set: a int has no rows"),
+    ],
+)
+def test_what_is_no_task_is_refused_when_the_callback_is_made(options, message):
+    with pytest.raises(GuidedError) as error:
+        GuidedCallback(**options)
+    assert str(error.value).startswith(message)
+
+
+def test_rows_of_text_need_a_trainer_with_a_tokenizer(tmp_path):
+    with pytest.raises(GuidedError, match=r"task: this trainer has no tokenizer for the rows \(pass processing_class="):
+        plain(make("llama"), tmp_path, [GuidedCallback(task=ROWS, budget="20%")])
