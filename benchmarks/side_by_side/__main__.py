@@ -22,7 +22,10 @@ def _examples(*lines: str) -> str:
 class Suite(str, Enum):
     testbed = "testbed"
     smollm2 = "smollm2"
+    testbed_fronts = "testbed-fronts"
+    smollm2_fronts = "smollm2-fronts"
     report = "report"
+    fronts = "fronts"
 
 
 @app.command(
@@ -56,6 +59,12 @@ def bench(
         from .report import write_report
 
         for path in write_report(folder, folder.parent):
+            typer.echo(f"wrote {path}")
+        return
+    if suite is Suite.fronts:
+        from .front_report import write_front_report
+
+        for path in write_front_report(folder, folder.parent):
             typer.echo(f"wrote {path}")
         return
     try:

@@ -12,6 +12,7 @@ from guided_ft.recipe.recipe import Recipe
 from guided_ft.selection.selection import Selection
 
 from . import peers
+from .directed import directed, mixed
 from .located import guided
 from .setup import Prepare, Setup, Trial
 
@@ -79,12 +80,14 @@ _WHOLE: Rates = {"testbed": (1e-4, 3e-4, 1e-3, 3e-3), "smollm2": (1e-5, 3e-5, 1e
 _BLOCKS: Rates = {"testbed": (3e-4, 1e-3, 3e-3, 1e-2), "smollm2": (3e-5, 1e-4, 3e-4, 1e-3)}
 _PARTS: Rates = {"testbed": (1e-3, 3e-3, 1e-2, 3e-2), "smollm2": (1e-3, 3e-3, 1e-2, 3e-2)}
 _LORA: Rates = {"testbed": (1e-3, 3e-3, 1e-2, 3e-2), "smollm2": (3e-4, 1e-3, 3e-3, 1e-2)}
+_ALONG: Rates = {"testbed": (1e-2, 3e-2, 1e-1, 3e-1), "smollm2": (3e-4, 1e-3, 3e-3, 1e-2)}
 _VECTOR: Rates = {"testbed": (3e-3, 1e-2, 3e-2, 1e-1), "smollm2": (3e-3, 1e-2, 3e-2, 1e-1)}
 
 ARMS: dict[str, Arm] = {
     # whole models
     "base": Arm(lambda trial: Setup(trial.model), {"testbed": (0.0,), "smollm2": (0.0,)}, "no training", False),
     "full": Arm(lambda trial: Setup(trial.model), _WHOLE, "full fine-tuning", False),
+    "full:mixed": Arm(mixed(0.1), _WHOLE, "full fine-tuning, a tenth of the rows sampled from the base model", False),
     "lisa": Arm(_with_callback(peers.Lisa), _WHOLE, "LISA: two random layers at a time", False),
     "hft": Arm(_with_callback(peers.HalfFineTuning), _WHOLE, "HFT: a random half of the weights", False),
     "badam": Arm(lambda t: Setup(t.model, optimizer=peers.badam), _WHOLE, "BAdam: one layer at a time", False),
@@ -124,6 +127,13 @@ ARMS: dict[str, Arm] = {
     "guided:freeze": Arm(guided(mode="freeze", budget="10%"), _BLOCKS, "whole attentions and MLPs, 10 %", False),
     "guided:lora": Arm(guided(mode="lora"), _LORA, "LoRA on the modules that hold the located parts"),
     "guided:lora-late": Arm(_default(mode="lora"), _LORA, "LoRA on the modules that hold the default's choice"),
+    # directions
+    "directions": Arm(directed(), _ALONG, "directions that the task uses and retained text does not, ranks by score"),
+    "directions:even": Arm(directed("even"), _ALONG, "as directions, the same rank everywhere"),
+    "directions:one-sided": Arm(directed(retain=None), _ALONG, "directions that the task uses"),
+    "directions:shuffled": Arm(directed("shuffled"), _ALONG, "directions of another layer", drawn=True),
+    "directions:random": Arm(directed("random"), _ALONG, "random directions, of the same ranks", drawn=True),
+    "directions:random-even": Arm(directed("random_even"), _ALONG, "random directions, of one rank", drawn=True),
     # controls
     "random": Arm(guided(strategy="random", needs_map=False), _PARTS, "slices drawn at random", drawn=True),
     "random:default": Arm(

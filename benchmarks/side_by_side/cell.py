@@ -24,7 +24,8 @@ class Cell:
     Args:
         budget: percent of the model's parameters; None for arms that have none.
         draw: which random choice, for arms that draw; else 0.
-        phase: ``sweep`` (of learning rates, on one seed) or ``main`` (the best rate, other seeds).
+        phase: ``sweep`` (of learning rates, on one seed), ``main`` (the best rate, other seeds) or ``front`` (every
+            rate, on every seed).
     """
 
     suite: str
@@ -61,6 +62,7 @@ class Campaign:
         sizes: training examples.
         draws: of the arms that draw at random.
         rates: how many of an arm's learning rates to sweep; None: all, and beyond while the best is the last.
+        front: run every rate of an arm on every seed, as its front of score against forgetting needs them all.
     """
 
     tasks: tuple[str, ...]
@@ -71,6 +73,7 @@ class Campaign:
     draws: int = 3
     steps: int = 120
     rates: int | None = None
+    front: bool = False
 
 
 def due(
@@ -120,6 +123,12 @@ def _cells(
     def cell(rate: float, seed: int, draw: int, phase: str) -> Cell:
         return Cell(suite, model, task, arm, budget, rate, seed, draw, size, campaign.steps, phase)
 
+    if campaign.front:
+        for seed in campaign.seeds:
+            for rate in arms[arm].rates[scale(suite)][: campaign.rates]:
+                for draw in range(campaign.draws if arms[arm].drawn else 1):
+                    yield cell(rate, seed, draw, "front")
+        return
     if arms[arm].rates is None:
         rate = rule(suite, task, arm, budget or 0.0)
         # It names a run, so it must not depend on the last bits.
@@ -133,6 +142,11 @@ def _cells(
     for seed in campaign.seeds:
         for draw in range(campaign.draws if arms[arm].drawn else 1):
             yield cell(best, seed, draw, "main")
+
+
+def scale(suite: str) -> str:
+    """The base model that a suite fine-tunes: ``testbed`` for ``testbed-fronts``."""
+    return suite.removesuffix("-fronts")
 
 
 def _swept(

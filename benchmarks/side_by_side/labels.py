@@ -15,10 +15,17 @@ LABELS = {
     "dora": "DoRA",
     "shira": "SHiRA",
     "ia3": "IA3",
+    "full:mixed": "full fine-tuning, mixed",
     "lisa": "LISA",
     "hft": "HFT",
     "badam": "BAdam",
     "top-layers": "top layers",
+    "directions": "directions",
+    "directions:even": "directions, one rank",
+    "directions:one-sided": "directions, one-sided",
+    "directions:shuffled": "directions of another layer",
+    "directions:random": "random directions",
+    "directions:random-even": "random directions, one rank",
     "guided": "guided (default)",
     "guided:auto": "guided (default), a recipe's rate",
     "guided:heads": "guided (default), heads too",
@@ -64,6 +71,13 @@ _VARIANT |= {
     "guided:fisher": "#b8b800",
     "guided:heads": "#e6ab02",
     "guided:auto": "#6baed6",
+}
+_FAMILY |= {"directions": "#1b6ca8"}
+_VARIANT |= {
+    "directions:random": "#7f7f7f",
+    "directions:random-even": "#a3abb5",
+    "directions:one-sided": "#66c2a5",
+    "full:mixed": "#9467bd",
 }
 _MARKERS = "osD^v<>PXph*d"
 

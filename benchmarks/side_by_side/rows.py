@@ -24,7 +24,7 @@ IDENTITY = ("suite", "model", "task", "arm", "budget", "lr", "seed", "draw", "da
 """What makes a run the same run. ``steps`` is the schedule that is compared: an arm that is matched by time instead
 carries the steps of the arms it is compared with."""
 
-PHASES = ("sweep", "main")
+PHASES = ("sweep", "main", "front")
 
 
 def _number(value: Any) -> bool:

@@ -149,11 +149,13 @@ def _value(name: str, kind: str, value: str) -> str:
 
 def load_suite(name: str, quick: bool, data: Path | None, out: Path) -> Any:
     """Make a suite by name; a model of the suite's own may lie beside the rows in ``out``."""
-    from . import smollm2, testbed
+    from . import fronts, smollm2, testbed
 
     makers = {
         "testbed": lambda: testbed.suite("quick", testbed.QUICK) if quick else testbed.suite(rows=out),
         "smollm2": lambda: smollm2.suite(data, smollm2.QUICK if quick else ()),
+        "testbed-fronts": lambda: fronts.testbed(out, quick),
+        "smollm2-fronts": lambda: fronts.smollm2(data, quick),
     }
     return makers[name]()
 

@@ -45,6 +45,7 @@ class Setup:
         guided: its callback trims the step to the labelled tokens itself.
         optimizer: makes one from the model and the rate; None: the trainer's AdamW.
         localize_seconds, localize_cpu: what finding the parts took.
+        rows: to train on instead of the trial's.
     """
 
     model: Any
@@ -53,6 +54,7 @@ class Setup:
     optimizer: Callable[[Any, float], Any] | None = None
     localize_seconds: float = 0.0
     localize_cpu: float = 0.0
+    rows: list[Row] | None = None
 
 
 Prepare = Callable[[Trial], Setup]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Callable, Hashable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -51,6 +51,7 @@ class Suite:
         old_skills: ``lab, model ->`` 0 to 100: what the model could do before; slow, so only for ``main`` runs.
         campaigns: the runs wanted, in this order.
         examples: to localize with, at most.
+        corpora: ``tokenizer -> Task`` by name: more texts, unlike what an arm may keep, to measure forgetting on.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Suite:
     batch_size: int
     max_length: int
     examples: int
+    corpora: dict[str, Callable[[Any], Task]] = field(default_factory=dict)
 
 
 class Lab:
@@ -126,6 +128,18 @@ class Lab:
         """Rise of the loss on the held-out text, and KL(base || model) there; nats per token."""
         found = retention(model, self.text, self._ask_base, progress=False)
         return {"forgetting": found["loss"] - self.base_loss, "kl": found["kl"]}
+
+    @cached_property
+    def _corpora(self) -> dict[str, tuple[Task, float]]:
+        texts = {name: make(self.tokenizer) for name, make in self.suite.corpora.items()}
+        return {name: (text, retention(self._base, text, progress=False)["loss"]) for name, text in texts.items()}
+
+    def forgetting_on(self, model: Any) -> dict[str, float]:
+        """Rise of the loss on each of the suite's corpora, nats per token."""
+        return {
+            name: retention(model, text, progress=False)["loss"] - before
+            for name, (text, before) in self._corpora.items()
+        }
 
     def glimpse(self, model: Any) -> float:
         """Rise of the loss on a third of the held-out text: cheap enough for looks during training."""

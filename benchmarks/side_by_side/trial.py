@@ -45,7 +45,7 @@ def run_cell(lab: Lab, cell: Cell) -> dict[str, Any]:
     setup = arm.prepare(Trial(lab, cell, model, train))
     watch = _Watch(lab, problem, validation[:GLIMPSE], cell, setup)
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        trainer = _trainer(lab, cell, problem, train, setup, watch, Path(folder))
+        trainer = _trainer(lab, cell, problem, setup.rows or train, setup, watch, Path(folder))
         trained = trainer.model
         if setup.guided is None:
             # What spares our arms all that nobody reads is given to the others, too.
@@ -56,6 +56,9 @@ def run_cell(lab: Lab, cell: Cell) -> dict[str, Any]:
     trained.eval()
     found = lab.forgetting(trained)
     score, valid = lab.score(trained, problem, test), lab.score(trained, problem, validation)
+    elsewhere = {}
+    if cell.phase == "front":
+        elsewhere = {name: _finite(rise) for name, rise in lab.forgetting_on(trained).items()}
     skills = None
     if cell.phase == "main":
         skills = lab.old_skills(trained) if cell.lr else lab.base_skills
@@ -67,6 +70,7 @@ def run_cell(lab: Lab, cell: Cell) -> dict[str, Any]:
         "validation": valid,
         "forgetting": _finite(found["forgetting"]),
         "kl": _finite(found["kl"]),
+        "forgetting_on": elsewhere,
         "old_skills": skills,
         "base_old_skills": lab.base_skills if skills is not None else None,
         "seconds": watch.seconds,

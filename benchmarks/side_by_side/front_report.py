@@ -1,0 +1,204 @@
+"""``FRONTS.md``: arms compared by their fronts of score against forgetting, from the raw rows of the front suites."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+from guided_ft.errors import GuidedError
+from guided_ft.system.files import write_text
+
+from . import words
+from .figures import drawing
+from .front_rows import LIMITS, PRIMARY, Front, Fronts, Place, equal_score, fronts, mean, shared
+from .labels import colour, label, marker, ordered
+from .rows import Row, dedupe, read_rows
+from .statistics import differences, holm, interval, mean_difference, paired, permutation_p
+
+SUITES = ("testbed-fronts", "smollm2-fronts")
+OURS = "directions"
+
+_INTRODUCTION = f"""\
+# Fronts: score against forgetting
+
+Made by `python -m benchmarks.side_by_side fronts` from the raw rows; nothing here is typed by hand. Every rate of an
+arm runs on every seed. The primary figure was fixed before the runs: test score at a forgetting of at most {PRIMARY}
+nats, with the rate picked on validation examples and on the validation corpus (the encyclopedia; the testbed's own
+text). Where every rate forgets more, the score is the base model's. n: tasks times seeds. p: exact or sampled sign-flip
+permutation test over pairs of one task and seed, after Holm over the comparisons of a table. "elsewhere": the largest
+rise of the loss on corpora that no rate was picked by, at the primary figure's rate."""
+
+
+def write_front_report(results: Path, out: Path) -> list[Path]:
+    """Write ``FRONTS.md`` and a plot per suite into ``out``; returns them, the page first.
+
+    Raises:
+        GuidedError: there are no rows of a front suite.
+    """
+    parts, written = [_INTRODUCTION], []
+    for suite in SUITES:
+        path = results / f"{suite}.jsonl"
+        if not path.exists():
+            continue
+        rows = dedupe(read_rows(path))
+        bases = {row["task"]: float(row["score"]) for row in rows if row["arm"] == "base"}
+        found = fronts(rows, bases)
+        if not found:
+            continue
+        plot = out / "plots" / f"{suite}.svg".replace("-", "_")
+        _draw(rows, plot, suite)
+        written.append(plot)
+        parts += [f"## {suite.removesuffix('-fronts')}", f"![fronts of {suite}](plots/{plot.name})"]
+        for data_size in sorted({place.data_size for places in found.values() for place in places}, reverse=True):
+            chosen = {
+                line: {p: f for p, f in places.items() if p.data_size == data_size} for line, places in found.items()
+            }
+            chosen = {line: places for line, places in chosen.items() if places}
+            parts += [f"### {data_size} examples", summary(chosen), duels(chosen)]
+        parts += [_by_task(found)]
+    if not written:
+        raise GuidedError(f"{results}: no rows of {' or '.join(SUITES)} (run one of them first)")
+    page = out / "FRONTS.md"
+    write_text(page, "\n\n".join(part.rstrip("\n") for part in parts if part) + "\n")
+    return [page, *written]
+
+
+def _lines(found: Fronts) -> list[tuple[str, float | None]]:
+    order = ordered(arm for arm, _ in found)
+    return sorted(found, key=lambda line: (order.index(line[0]), line[1] or 0.0))
+
+
+def _name(line: tuple[str, float | None]) -> str:
+    arm, budget = line
+    return label(arm) + ("" if budget is None else f", {budget:g} %")
+
+
+def summary(found: Fronts) -> str:
+    """One line an arm: means over tasks and seeds."""
+    full = found.get(("full", None), {})
+    head = ["arm", "n", *(f"score at {limit:g}" for limit in LIMITS), "best score", "forgetting there", "elsewhere"]
+    head += ["CPU time", "peak memory"]
+    lines = []
+    for line in _lines(found):
+        places = found[line]
+        some = list(places.values())
+        cells = [_name(line), str(len(some))]
+        cells += [words.number(mean(some, _score_within(limit)), 1) for limit in LIMITS]
+        cells += [words.number(mean(some, lambda f: f.best["score"]), 1)]
+        cells += [words.number(mean(some, lambda f: f.best["forgetting"]), 3, True)]
+        cells += [words.number(mean(some, _elsewhere), 3, True)]
+        cells += [words.brief(_relative(places, full, field), "x") for field in ("cpu_seconds", "peak_bytes")]
+        lines.append(cells)
+    return words.table(head, lines)
+
+
+def _score_within(limit: float) -> Callable[[Front], float]:
+    return lambda front: front.score_within(limit)
+
+
+def _elsewhere(front: Front) -> float | None:
+    row = front.within(PRIMARY)
+    rises = [v for v in (row.get("forgetting_on") or {}).values() if v is not None] if row else []
+    return max(rises, default=None)
+
+
+def _relative(mine: dict[Place, Front], theirs: dict[Place, Front], field: str) -> float | None:
+    """Geometric mean of a cost over another arm's, run for run in the same order of rates."""
+    logs = [
+        math.log(_median(mine[place], field) / _median(theirs[place], field))
+        for place in shared(mine, theirs)
+        if _median(mine[place], field) and _median(theirs[place], field)
+    ]
+    return math.exp(sum(logs) / len(logs)) if logs else None
+
+
+def _median(front: Front, field: str) -> float:
+    values = sorted(float(row[field]) for row in front.rows)
+    return values[len(values) // 2]
+
+
+def duels(found: Fronts) -> str:
+    """Directions against every other arm, pair by pair of task and seed."""
+    head = ["against", "n", f"score at {PRIMARY:g}", "95 %", "p", "forgetting at equal score", "theirs", "ratio", "p "]
+    lines: list[list[str]] = []
+    tests: list[tuple[float | None, float | None]] = []
+    for mine in [line for line in _lines(found) if line[0] == OURS]:
+        for other in _lines(found):
+            if other == mine or other[1] not in (None, mine[1]):
+                continue
+            places = shared(found[mine], found[other])
+            pairs = [(found[mine][p], found[other][p]) for p in places]
+            scores = _test([(a.score_within(PRIMARY), b.score_within(PRIMARY)) for a, b in pairs])
+            both = [(a, b) for a, b in (equal_score(x, y) for x, y in pairs) if _known(a) and _known(b)]
+            kept = _test([(a, b) for a, b in both if a is not None and b is not None])
+            if scores is None:
+                continue
+            ours, theirs = (sum(pair[i] or 0.0 for pair in both) / max(len(both), 1) for i in (0, 1))
+            ratio = ours / theirs if both and theirs > 0 else None
+            cells = [f"{_name(mine)} : {_name(other)}", str(len(pairs)), words.number(scores[0], 1, True)]
+            cells += [words.between(scores[1], 1), "", words.number(ours, 3, True), words.number(theirs, 3, True)]
+            lines.append([*cells, words.brief(ratio, "x"), ""])
+            tests.append((scores[2], kept[2] if kept else None))
+    for column, place in ((4, 0), (8, 1)):
+        for line, p in zip(lines, holm([test[place] for test in tests]), strict=True):
+            line[column] = words.p_value(p)
+    return words.table(head, lines) if lines else ""
+
+
+def _known(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
+
+
+def _test(pairs: list[tuple[float, float]]) -> tuple[float, tuple[float, float] | None, float | None] | None:
+    """Mean difference, its interval and its p value; each pair is a cluster of its own."""
+    if not pairs:
+        return None
+    first, second = ({i: {0: pair[side]} for i, pair in enumerate(pairs)} for side in (0, 1))
+    clusters = differences(paired(first, second))
+    return mean_difference(clusters), interval(clusters), permutation_p(first, second)
+
+
+def _by_task(found: Fronts) -> str:
+    head = ["task", "arm", "seeds", *(f"score at {limit:g}" for limit in LIMITS), "best score", "forgetting there"]
+    lines = []
+    for task, size in sorted({(place.task, place.data_size) for places in found.values() for place in places}):
+        for line in _lines(found):
+            some = [front for place, front in found[line].items() if (place.task, place.data_size) == (task, size)]
+            if some:
+                cells = [f"{task} x{size}", _name(line), str(len(some))]
+                cells += [words.number(mean(some, _score_within(limit)), 1) for limit in LIMITS]
+                cells += [words.number(mean(some, lambda f: f.best["score"]), 1)]
+                lines.append([*cells, words.number(mean(some, lambda f: f.best["forgetting"]), 3, True)])
+    return words.folded("Task by task", words.table(head, lines, texts=2))
+
+
+def _draw(rows: list[Row], path: Path, suite: str) -> None:
+    """A panel a task: each arm's mean over seeds at every rate, joined in the order of rates."""
+    shown = [row for row in rows if row["phase"] == "front" and row["arm"] != "base" and row["forgetting"] is not None]
+    largest = max(row["data_size"] for row in shown)
+    tasks = sorted({row["task"] for row in shown})
+    common = max(
+        {row["budget"] for row in shown if row["budget"]}, key=lambda b: sum(row["budget"] == b for row in shown)
+    )
+    shown = [row for row in shown if row["data_size"] == largest and row["budget"] in (None, common)]
+    with drawing(path, 3.4 * len(tasks) + 0.4, 3.9) as figure:
+        plots = figure.subplots(1, len(tasks), sharey=True, squeeze=False)[0]
+        for plot, task in zip(plots, tasks, strict=True):
+            for arm in ordered(row["arm"] for row in shown if row["task"] == task):
+                mine = [row for row in shown if (row["task"], row["arm"]) == (task, arm)]
+                points = []
+                for rate in sorted({row["lr"] for row in mine}):
+                    some = [row for row in mine if row["lr"] == rate]
+                    points.append(tuple(sum(row[f] for row in some) / len(some) for f in ("forgetting", "score")))
+                style = {"color": colour(arm), "marker": marker(arm), "markersize": 4, "linewidth": 1.1}
+                plot.plot([x for x, _ in points], [y for _, y in points], label=label(arm), **style)
+            plot.set_xscale("symlog", linthresh=0.01, linscale=0.6)
+            plot.axvline(PRIMARY, color="#999999", linewidth=0.7, linestyle=":")
+            plot.set_title(task.replace("_", " "))
+            plot.set_xlabel("forgetting (nats)")
+        plots[0].set_ylabel("test score (0-100)")
+        handles = {text: line for plot in plots for line, text in zip(*plot.get_legend_handles_labels(), strict=True)}
+        figure.legend(handles.values(), handles.keys(), loc="lower center", ncols=min(6, len(handles)))
+        figure.suptitle(f"{suite.removesuffix('-fronts')}: {largest} examples, {common:g} % trained", fontsize=9)
+        figure.tight_layout(rect=(0, 0.09, 1, 1))

@@ -1,0 +1,120 @@
+"""Suites that run every rate on every seed, so that arms are compared by their fronts of score against forgetting.
+
+Score alone picks rates that wreck the rest. The primary figure, fixed before the runs: test score at a forgetting of at
+most 0.1 nats, where the rate is picked by validation score and by the loss on an encyclopedia (the testbed: on its own
+text); what is forgotten is told on corpora that no rate was picked by.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from guided_ft.errors import GuidedError
+from guided_ft.system.files import read_text
+from guided_ft.task import Task
+
+from . import skills
+from . import smollm2 as real
+from . import testbed as small
+from .cell import Campaign
+from .suite import Suite
+
+CORE = ("directions", "directions:random", "lora", "full")
+PRIMARY = (*CORE, "full:mixed")
+
+CONTROLS = ("directions:one-sided", "directions:shuffled", "directions:even", "directions:random-even")
+
+
+def testbed(rows: Path | None, quick: bool) -> Suite:
+    """The small model: three rates of the core arms on every seed first, then all rates, controls and budgets."""
+    tasks = tuple(skills.NEW)
+    campaigns = tuple(
+        Campaign(tasks, CORE, (3.0,), seeds=(seed,), draws=1, rates=3, front=True) for seed in range(1, 6)
+    )
+    campaigns += (Campaign(tasks, PRIMARY, (3.0,), seeds=(1, 2, 3, 4, 5), draws=1, front=True),)
+    campaigns += (
+        Campaign(tasks, CONTROLS, (3.0,), draws=1, front=True),
+        Campaign(tasks, ("lora", "directions", "directions:random"), (1.0, 10.0), draws=1, front=True),
+        Campaign(tasks, ("lora", "directions", "directions:random"), (3.0,), (50,), draws=1, front=True),
+    )
+    if quick:
+        campaigns = (Campaign(("later",), PRIMARY, (10.0,), (50,), (1,), 1, steps=4, rates=1, front=True),)
+    base = small.suite("quick" if quick else "testbed", campaigns, rows)
+    return replace(base, name="testbed-fronts", corpora={name: _skill(name) for name in ("copy", "sort", "add")})
+
+
+def smollm2(data: Path | None, quick: bool) -> Suite:
+    """The real model, on facts, sums and pairs of sums.
+
+    Args:
+        data: folder with ``relations``, and with ``gsm8k/test.jsonl`` and ``oasst/en_100_tree.jsonl``.
+    """
+    if data is None:
+        raise GuidedError("bench smollm2-fronts: give --data, a folder with relations, gsm8k and oasst")
+    campaigns = tuple(
+        Campaign((task,), PRIMARY, (3.0,), seeds=(seed,), draws=1, steps=100, front=True)
+        for seed in range(1, 6)
+        for task in ("facts", "sums", "sum_pairs")
+    )
+    campaigns += (
+        Campaign(("facts", "sums"), CONTROLS, (3.0,), draws=1, steps=100, front=True),
+        Campaign(("facts", "sums"), ("lora", "directions", "directions:random"), (1.0, 10.0), draws=1, front=True),
+    )
+    if quick:
+        campaigns = (Campaign(("sums",), PRIMARY, (3.0,), (16,), (1,), 1, steps=3, rates=1, front=True),)
+    corpora: dict[str, Callable[[Any], Task]] = {
+        "maths": lambda tokenizer: _texts(tokenizer, _maths(data), "school maths"),
+        "chat": lambda tokenizer: _texts(tokenizer, _chat(data), "chat"),
+        "code": lambda tokenizer: _texts(tokenizer, _code(), "Python code"),
+    }
+    return replace(real.suite(data, campaigns), name="smollm2-fronts", corpora=corpora)
+
+
+def _skill(name: str) -> Callable[[Any], Task]:
+    def make(tokenizer: Any) -> Task:
+        return Task.from_dataset(skills.rows(name, 100, seed=-2), tokenizer, batch_size=25, name=name)
+
+    return make
+
+
+def _texts(tokenizer: Any, texts: list[str], name: str, count: int = 32) -> Task:
+    random.Random(0).shuffle(texts)
+    rows = [{"text": text} for text in texts[:count]]
+    return Task.from_dataset(rows, tokenizer, max_length=96, batch_size=16, name=name)
+
+
+def _maths(data: Path) -> list[str]:
+    """Questions and worked answers of GSM8K (arXiv 2110.14168)."""
+    rows = [json.loads(line) for line in _lines(data / "gsm8k" / "test.jsonl") if '"answer"' in line]
+    return [f"{row['question']}\n{row['answer']}" for row in rows]
+
+
+def _chat(data: Path) -> list[str]:
+    """First questions and answers of OpenAssistant conversations (arXiv 2304.07327)."""
+    trees = [json.loads(line)["prompt"] for line in _lines(data / "oasst" / "en_100_tree.jsonl")]
+    return [f"{tree['text']}\n{tree['replies'][0]['text']}" for tree in trees if tree.get("replies")]
+
+
+def _code() -> list[str]:
+    """Functions of Python's standard library."""
+    import argparse
+    import calendar
+    import shutil
+    import statistics
+    import textwrap
+
+    found = []
+    for module in (argparse, calendar, shutil, statistics, textwrap):
+        members = [m for m in vars(module).values() if inspect.isfunction(m) and m.__module__ == module.__name__]
+        found += [inspect.getsource(m) for m in members]
+    return [source for source in found if len(source) > 200]
+
+
+def _lines(path: Path) -> list[str]:
+    return [line for line in read_text(path).splitlines() if line.strip()]

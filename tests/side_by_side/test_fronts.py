@@ -1,0 +1,71 @@
+"""Fronts: which rate a limit picks, what is told of it, and what the page makes of the rows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from bench_rows import row
+
+from benchmarks.side_by_side.arms import ARMS
+from benchmarks.side_by_side.cell import Campaign, due
+from benchmarks.side_by_side.front_report import write_front_report
+from benchmarks.side_by_side.front_rows import Front, Place, equal_score, fronts
+from guided_ft.errors import GuidedError
+
+
+def run(lr: float, score: float, validation: float, forgetting: float | None, **changes) -> dict:
+    found = row(arm="full", budget=None, lr=lr, phase="front", score=score, validation=validation, curve=[])
+    return found | {"forgetting": forgetting, "forgetting_on": {"maths": 0.5}, "seed": 1} | changes
+
+
+GENTLE, MIDDLE, RASH, BROKEN = run(1, 30, 31, 0.02), run(2, 60, 61, 0.09), run(3, 90, 91, 0.8), run(4, 0, 95, None)
+
+
+def test_a_limit_picks_the_best_validation_score_that_keeps_it():
+    front = Front((GENTLE, MIDDLE, RASH, BROKEN), base=7.0)
+    assert [front.score_within(limit) for limit in (0.01, 0.03, 0.1, 1.0)] == [7.0, 30, 60, 90]
+    assert front.best is BROKEN
+
+
+def test_forgetting_at_equal_score_is_the_least_that_reaches_it():
+    mild, wild = Front((GENTLE, MIDDLE)), Front((RASH, run(5, 62, 62, 0.4)))
+    assert equal_score(mild, wild) == (0.09, 0.4)
+    assert mild.forgetting_at(62) is None
+
+
+def test_rows_of_other_phases_and_draws_are_no_part_of_a_front():
+    rows = [GENTLE, MIDDLE | {"phase": "main"}, RASH | {"draw": 1}, GENTLE | {"arm": "base"}]
+    assert fronts(rows) == {("full", None): {Place(GENTLE["task"], GENTLE["data_size"], 1): Front((GENTLE,))}}
+
+
+def test_a_front_runs_every_rate_on_every_seed():
+    campaign = Campaign(("later",), ("full",), seeds=(1, 2), rates=3, front=True)
+    cells = list(due("testbed-fronts", "model", [campaign], ARMS, []))
+    assert [(cell.seed, cell.lr) for cell in cells] == [(s, r) for s in (1, 2) for r in (1e-4, 3e-4, 1e-3)]
+    assert {cell.phase for cell in cells} == {"front"}
+
+
+def test_the_page_tells_directions_from_the_others(tmp_path: Path):
+    rows = []
+    for seed in range(1, 7):
+        rows += [run(1e-4, 50, 50, 0.05, seed=seed), run(1e-3, 90, 90, 0.6, seed=seed)]
+        mine = {"arm": "directions", "budget": 3.0, "seed": seed}
+        rows += [run(1e-2, 80, 80, 0.03, **mine), run(1e-1, 95, 95, 0.09, **mine)]
+    rows = [r | {"suite": "testbed-fronts"} for r in rows]
+    (tmp_path / "testbed-fronts.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    page, plot = write_front_report(tmp_path, tmp_path)
+    text = page.read_text()
+    assert "| directions, 3 % | 6 | 80.0 | 95.0 | 95.0 | 95.0 | +0.090 | +0.500 |" in text
+    # 95 : 50 within 0.1 nats, six of six pairs (p 2/64); at equal score 0.09 : 0.6 nats.
+    assert (
+        "| directions, 3 % : full fine-tuning | 6 | +45.0 | +45.0 to +45.0 | 0.031 | +0.090 | +0.600 | 0.15x | 0.031 |"
+        in text
+    )
+    assert "directions" in plot.read_text()
+
+
+def test_no_rows_are_told(tmp_path: Path):
+    with pytest.raises(GuidedError, match="no rows of testbed-fronts or smollm2-fronts"):
+        write_front_report(tmp_path, tmp_path)
