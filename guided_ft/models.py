@@ -51,14 +51,6 @@ def locate(name: str) -> str:
     return str(_embedded(name)) if name in EMBEDDED else name
 
 
-def identity(name: str) -> list[Any]:
-    """What tells whether a model is still the same one: its name and, for a folder, its files."""
-    folder = Path(name)
-    if not folder.is_dir():
-        return [name]
-    return [name, sorted((p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in folder.iterdir() if p.is_file())]
-
-
 def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> Any:
     """Load a tokenizer that can pad."""
     from transformers import AutoTokenizer

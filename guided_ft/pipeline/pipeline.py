@@ -6,15 +6,14 @@ import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import GuidedError, pick
-from ..models import identity
 from ..system.files import digest, write_json
-from ..system.machine import peak_bytes, versions
+from ..system.machine import peak_bytes
 from ..system.progress import hushed
 from . import run_folder, stages
+from .fingerprint import stage_keys
 from .record import run_record
 
 if TYPE_CHECKING:
@@ -131,7 +130,7 @@ def _say(text: str) -> None:
 
 
 def _run(recipe: Recipe, until: str | None, trust_remote_code: bool, say: Callable[[str], None]) -> dict[str, Any]:
-    keys = _keys(recipe)
+    keys = stage_keys(recipe)
     with run_folder.claimed(recipe.output_dir) as home:
         say(f"{recipe.name}: {recipe.model}, seed {recipe.seed}, in {home}")
         found = {stage.name: run_folder.record(home, stage.name) for stage in STAGES if not _skipped(recipe, stage)}
@@ -145,7 +144,7 @@ def _run(recipe: Recipe, until: str | None, trust_remote_code: bool, say: Callab
         elif other:
             say(f"replaced there, as it was made with other settings: {', '.join(other)}")
         with run_folder.successor(home) if aside else contextlib.nullcontext(home) as folder:
-            context = stages.Run(recipe, trust_remote_code, folder)
+            context = stages.Run(recipe, trust_remote_code, folder, keys)
             results, seconds, peak = _stages(context, keys, until, say)
             if until is not None:
                 return results
@@ -199,25 +198,6 @@ def _needed(until: str | None) -> set[str]:
 
 def _skipped(recipe: Recipe, stage: Stage) -> bool:
     return stage.name == "control" and recipe.control == "none"
-
-
-def _keys(recipe: Recipe) -> dict[str, str]:
-    """A digest of everything that each stage depends on."""
-    r = recipe.model_dump(mode="json")
-    named = (recipe.data.path, recipe.data.test_path, recipe.localize.retain, recipe.evaluate.retention)
-    files = [p for p in (*named, *stages.against_files(recipe.localize.options)) if p]
-    contents = [digest(Path(p).read_bytes()) for p in files if Path(p).is_file()]
-    weights = [identity(recipe.model), r["dtype"], r["quantization"]]
-    base = [weights, r["data"], r["seed"], r["train"]["max_length"], contents, versions()]
-    keys = {"before": digest(base, r["evaluate"], r["train"]["beta"])}
-    kinds = r["select"]["kinds"] if r["localize"]["method"] == "ablation" else None
-    keys["localize"] = digest(base, r["localize"], kinds, r["train"]["beta"])
-    plan = [r["train"][key] for key in ("mode", "rank", "lr_scale", "mode_options")]
-    keys["select"] = digest(keys["localize"], r["select"], plan)
-    keys["train"] = digest(keys["select"], r["train"])
-    keys["evaluate"] = digest(keys["train"], keys["before"])
-    keys["control"] = digest(keys["evaluate"], r["control"])
-    return keys
 
 
 def _done(context: stages.Run, stage: Stage, key: str, inputs: str) -> dict[str, Any] | None:

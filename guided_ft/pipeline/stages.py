@@ -20,6 +20,7 @@ from ..scorers.catalogue import find
 from ..system.files import read_arrays
 from ..task.reader import answered
 from .data import load_rows
+from .fingerprint import stage_keys
 from .lengths import fitting
 from .measure import HELD_OUT, check_metrics, measure
 
@@ -31,8 +32,15 @@ if TYPE_CHECKING:
 class Run:
     """A recipe, its folder, and what all stages need."""
 
-    def __init__(self, recipe: Recipe, trust_remote_code: bool = False, folder: Path | None = None) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        trust_remote_code: bool = False,
+        folder: Path | None = None,
+        keys: dict[str, str] | None = None,
+    ) -> None:
         self.recipe = recipe
+        self.keys = keys or stage_keys(recipe)
         self.folder = folder or recipe.output_dir
         self.trust = trust_remote_code
 
@@ -168,7 +176,8 @@ def train(run: Run, folder: Path | None = None) -> dict[str, Any]:
 
     folder = folder or run.folder
     plan = Plan.load(folder / "plan.json")
-    return fit(run.recipe, plan, run.rows[0], _probe(run), run.model(), run.tokenizer, folder)
+    key = run.keys["train"]
+    return fit(run.recipe, plan, run.rows[0], _probe(run), run.model(), run.tokenizer, folder, key)
 
 
 def after(run: Run, folder: Path | None = None) -> dict[str, Any]:

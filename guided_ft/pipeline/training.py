@@ -30,20 +30,28 @@ if TYPE_CHECKING:
 
 
 def train(
-    recipe: Recipe, plan: Plan, rows: list[dict[str, Any]], probe: Task, model: nn.Module, tokenizer: Any, folder: Path
+    recipe: Recipe,
+    plan: Plan,
+    rows: list[dict[str, Any]],
+    probe: Task,
+    model: nn.Module,
+    tokenizer: Any,
+    folder: Path,
+    key: str,
 ) -> dict[str, Any]:
     """Train ``plan`` on ``rows``; save checkpoints in ``folder/train`` and the result in ``folder/adapter``.
 
-    Continues from the newest complete checkpoint of the same plan and data, if there is one.
+    Continues from the newest complete checkpoint of the same plan and key, if there is one.
 
     Args:
         probe: a batch whose logits are kept in ``folder/probe.safetensors``, to compare the reloaded model with.
+        key: changes with anything that training depends on (``fingerprint.stage_keys``).
 
     Returns:
         ``loss`` ``[[step, loss], ...]``, ``frozen``, ``learning_rate``, ``seconds`` (of training), ``resumed_from``,
         ``trainable``.
     """
-    checkpoint = _resumable(recipe, plan, folder / "train")
+    checkpoint = _resumable(key, plan, folder / "train")
     wanted = recipe.train.prefix_cache
     callback = GuidedCallback(plan, learning_rate=None, prefix_cache=None if wanted == "none" else wanted)
     trainer = _TRAINERS[recipe.train.trainer](recipe, plan, rows, model, tokenizer, folder / "train", callback)
@@ -77,11 +85,9 @@ def probe_logits(model: nn.Module, probe: Task) -> torch.Tensor:
     return out.logits.float().cpu()
 
 
-def _resumable(recipe: Recipe, plan: Plan, folder: Path) -> Path | None:
+def _resumable(key: str, plan: Plan, folder: Path) -> Path | None:
     """The checkpoint to go on from. What another plan or setting left behind is removed first."""
-    request = {"plan": plan.hash, "train": recipe.train.model_dump(mode="json"), "seed": recipe.seed}
-    request |= {"data": recipe.data.model_dump(mode="json"), "model": recipe.model, "dtype": recipe.dtype}
-    request |= {"quantization": recipe.quantization}
+    request = {"plan": plan.hash, "key": key}
     record = folder / "request.json"
     if record.exists() and read_json(record, "request").get("request") == request:
         good = newest_complete(folder, plan.hash)

@@ -19,6 +19,7 @@ from guided_ft.cli import main
 from guided_ft.errors import GuidedError
 from guided_ft.export import merged
 from guided_ft.models import load_model
+from guided_ft.pipeline.fingerprint import stage_keys
 from guided_ft.pipeline.training import _resumable
 from guided_ft.plan.attaching import trainable_names
 from guided_ft.slice.storage import quantized_layers, storage_of
@@ -144,13 +145,14 @@ def test_a_wrong_quantization_is_one_line(kind, base, tmp_path, capsys, monkeypa
 
 def test_a_checkpoint_on_another_base_is_not_resumed_from(base, tmp_path):
     recipes = [Recipe.load(str(write(tmp_path, base, quantization=kind))) for kind in ("nf4", "int8")]
+    keys = [stage_keys(each)["train"] for each in recipes]
     plan = Plan(Selection.parse("L1.N3", Anatomy.of(make("llama"))))
     folder = tmp_path / "train"
-    _resumable(recipes[0], plan, folder)
+    _resumable(keys[0], plan, folder)
     (folder / "mark").touch()
-    _resumable(recipes[0], plan, folder)
+    _resumable(keys[0], plan, folder)
     assert (folder / "mark").exists()
-    _resumable(recipes[1], plan, folder)
+    _resumable(keys[1], plan, folder)
     assert not (folder / "mark").exists()
 
 

@@ -21,9 +21,9 @@ components, and is overridden by those that do not:
 - ``check``: what it refuses, before anything is touched;
 - ``attach``, ``same_as``: putting it on a model, and seeing that a model carries exactly it. A mode whose adapter holds
   frozen located tensors puts them there after ``super().attach``, and compares them, too;
-- ``localize``, ``read_map``, ``choose``, ``read_selection``: the map that it spends a budget on, and what comes out.
-  They are those of components (``ScoreMap``, ``Selection``); a mode may bring its own, such as directions inside
-  modules: whatever is a ``Chosen``.
+- ``question``, ``localize``, ``read_map``, ``choose``, ``read_selection``: the map that it spends a budget on, and what
+  comes out. They are those of components (``ScoreMap``, ``Selection``); a mode may bring its own, such as directions
+  inside modules: whatever is a ``Chosen``.
 """
 
 from __future__ import annotations
@@ -153,6 +153,10 @@ class Mode(ABC, Generic[S]):
         return [Example(self.name, f"{self.title}, all layers", lambda: spread(anatomy, budget, layers))]
 
     # -- from a question to a selection -----------------------------------------------------------------------------
+    def question(self) -> Any:
+        """What its map depends on of this mode, as JSON data: maps of components are the same for all modes."""
+        return "components"
+
     def localize(self, model: nn.Module, task: Any, method: str, retain: Any, **options: Any) -> Any:
         """The map to spend a budget on, as ``guided_ft.localize``; it has ``save`` and ``meta``."""
         from ...scorers.localize import localize
