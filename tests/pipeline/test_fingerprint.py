@@ -16,7 +16,7 @@ from tiny_run import adapter, recipe
 from guided_ft import Recipe, run
 from guided_ft.pipeline import fingerprint
 from guided_ft.pipeline.fingerprint import WITHOUT, file_hash, stage_keys
-from guided_ft.plan.modes import MODES, FreezeMode
+from guided_ft.plan.modes import MODES
 from guided_ft.recipe.recipe import keys
 
 ALL = tuple(WITHOUT)
@@ -121,11 +121,14 @@ def test_exact_ablation_scores_the_kinds_that_may_be_chosen() -> None:
     assert stale(heads, neurons) == MAP
 
 
-def test_a_mode_may_ask_another_question(monkeypatch: pytest.MonkeyPatch) -> None:
-    slices, whole = (Recipe(data={"name": "x"}, train={"mode": mode}) for mode in ("slice", "freeze"))
-    assert stale(stage_keys(slices), stage_keys(whole)) == PLAN
-    monkeypatch.setattr(FreezeMode, "question", lambda self: "directions")
-    assert stale(stage_keys(slices), stage_keys(whole)) == MAP
+def test_a_mode_may_ask_another_question() -> None:
+    def keys_of(mode: str, **options: Any) -> dict[str, str]:
+        return stage_keys(Recipe(data={"name": "x"}, train={"mode": mode, "mode_options": options}))
+
+    assert stale(keys_of("slice"), keys_of("freeze")) == PLAN
+    assert stale(keys_of("slice"), keys_of("subspace")) == MAP
+    assert stale(keys_of("subspace"), keys_of("subspace", max_rank=8)) == MAP
+    assert stale(keys_of("subspace"), keys_of("subspace", keep=False)) == PLAN
 
 
 def test_the_content_of_whatever_is_named_counts(tmp_path: Path) -> None:

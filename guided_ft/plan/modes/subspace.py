@@ -92,6 +92,9 @@ class SubspaceMode(Mode[Subspace]):
         return []
 
     # -- from a question to a selection -----------------------------------------------------------------------------
+    def question(self) -> list[Any]:
+        return ["directions", self.lam, self.max_rank]
+
     def localize(self, model: nn.Module, task: Any, method: str, retain: Any, **options: Any) -> Located:
         """The map of directions; the scorer of components and the kinds to score are not asked for."""
         from ...scorers.directions import localize_directions
