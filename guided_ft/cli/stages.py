@@ -10,7 +10,7 @@ import typer
 from .program import Interrupted, app, examples
 
 RecipeName = Annotated[
-    str, typer.Argument(metavar="RECIPE", help="Name of a shipped recipe, a YAML file, or a .jsonl file of examples.")
+    str, typer.Argument(metavar="RECIPE", help="Name of a shipped recipe, a YAML file, or a file of examples.")
 ]
 Overrides = Annotated[
     list[str] | None,
@@ -56,10 +56,13 @@ _add_stage("evaluate", "evaluate", "Run a recipe up to the comparison of before 
 @app.command(epilog=examples("check quickstart", "check quickstart mode=lora rank=8"))
 def check(recipe: RecipeName, overrides: Overrides = None) -> None:
     """Validate a recipe and say what it would do."""
+    from ..pipeline.preflight import preflight
     from ..recipe.recipe import Recipe
 
     r = Recipe.load(recipe, overrides or [])
-    what = f"{r.train.trainer} {r.train.mode} of {r.model}, budget {r.select.budget}, {r.train.steps} steps"
+    preflight(r, rows=True)
+    length = f"{r.train.steps} steps" if r.train.epochs is None else f"{r.train.epochs:g} epochs"
+    what = f"{r.train.trainer} {r.train.mode} of {r.model}, budget {r.select.budget}, {length}"
     typer.echo(f"ok: {r.name}: {what} -> {r.output_dir}")
 
 

@@ -33,7 +33,7 @@ PLANNED = ("train.mode", "train.mode_options", "train.rank", "train.lr_scale")
 
 TRAINED = (
     *("train.learning_rate", "train.lr_scheduler", "train.warmup_steps", "train.weight_decay", "train.max_grad_norm"),
-    *("train.steps", "train.batch_size", "train.accumulate", "train.save_steps"),
+    *("train.steps", "train.epochs", "train.batch_size", "train.accumulate", "train.save_steps"),
     *("train.gradient_checkpointing", "train.prefix_cache"),
 )
 """What the training loop alone reads."""

@@ -18,7 +18,7 @@ from ..plan.modes import Mode, make_mode
 from ..plan.plan import Plan
 from ..scorers.catalogue import find
 from ..system.files import read_arrays
-from ..task.reader import answered
+from ..task.reader import answered, last_answer_apart
 from .data import load_rows
 from .fingerprint import stage_keys
 from .lengths import fitting
@@ -57,6 +57,8 @@ class Run:
     def rows(self) -> tuple[list[dict], list[dict]]:
         recipe = self.recipe
         rows = load_rows(recipe.data, recipe.seed, recipe.train.trainer)
+        if recipe.train.arguments.get("completion_only_loss"):
+            rows = [last_answer_apart(row) for row in rows[0]], [last_answer_apart(row) for row in rows[1]]
         if any(isinstance(value, list) for value in rows[0][0].values()) and not self.tokenizer.chat_template:
             raise GuidedError(f"data: {recipe.model!r} has no chat template for messages (write prompts as text)")
         length = recipe.train.max_length

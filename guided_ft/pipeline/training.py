@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import sys
 import time
@@ -130,11 +131,20 @@ def learning_rate(recipe: Recipe, plan: Plan) -> float:
     return plan.learning_rate * PACE[recipe.train.trainer] if asked == "auto" else asked
 
 
-def _common(recipe: Recipe, plan: Plan, folder: Path) -> dict[str, Any]:
+def num_steps(recipe: Recipe, rows: int) -> int:
+    """Optimizer steps of a recipe on so many rows: its own, or those of its epochs, counted as the trainers do."""
+    settings = recipe.train
+    if settings.epochs is None:
+        return settings.steps
+    batches = math.ceil(rows / settings.batch_size)
+    return math.ceil(settings.epochs * math.ceil(batches / settings.accumulate))
+
+
+def _common(recipe: Recipe, plan: Plan, folder: Path, rows: int) -> dict[str, Any]:
     settings = recipe.train
     return {
         "output_dir": str(folder),
-        "max_steps": settings.steps,
+        "max_steps": num_steps(recipe, rows),
         "per_device_train_batch_size": settings.batch_size,
         "gradient_accumulation_steps": settings.accumulate,
         "learning_rate": learning_rate(recipe, plan),
@@ -157,13 +167,23 @@ def _common(recipe: Recipe, plan: Plan, folder: Path) -> dict[str, Any]:
         "use_cpu": not torch.cuda.is_available(),
         "dataloader_pin_memory": torch.cuda.is_available(),
         "disable_tqdm": not sys.stderr.isatty(),
+        **settings.arguments,
     }
+
+
+def _arguments(make: Any, **settings: Any) -> Any:
+    """A trainer's arguments. Raises GuidedError for what they refuse."""
+    try:
+        return make(**settings)
+    except (ValueError, TypeError, ImportError) as error:
+        told = " ".join(str(error).split())[:200]
+        raise GuidedError(f"train: {make.__name__} refuses it ({told})") from None
 
 
 def _sft(recipe: Recipe, plan: Plan, rows: list, model: Any, tokenizer: Any, folder: Path, callback: Any) -> SFTTrainer:
     return SFTTrainer(
         model,
-        args=SFTConfig(**_common(recipe, plan, folder), packing=False),
+        args=_arguments(SFTConfig, **_common(recipe, plan, folder, len(rows))),
         train_dataset=_dataset(_tokenized(rows, tokenizer, recipe.train.max_length)),
         processing_class=tokenizer,
         peft_config=plan.peft_config(),
@@ -180,7 +200,7 @@ def _tokenized(rows: list[dict[str, Any]], tokenizer: Any, max_length: int) -> l
 def _dpo(recipe: Recipe, plan: Plan, rows: list, model: Any, tokenizer: Any, folder: Path, callback: Any) -> DPOTrainer:
     trainer = DPOTrainer(
         model,
-        args=DPOConfig(**_common(recipe, plan, folder), beta=recipe.train.beta),
+        args=_arguments(DPOConfig, **_common(recipe, plan, folder, len(rows)), beta=recipe.train.beta),
         # Tools as text, which TRL reads: a table would give each tool the columns of all others.
         train_dataset=_dataset([row | {k: json.dumps(row[k]) for k in ("tools",) if k in row} for row in rows]),
         processing_class=tokenizer,

@@ -249,6 +249,9 @@ Rank = Annotated[int | None, Field(strict=True, gt=0), Says("an integer above 0"
 Steps = Annotated[int, Field(strict=True, ge=0), Says("an integer of at least 0")]
 # NumPy takes no larger seed.
 Seed = Annotated[int, Field(strict=True, ge=0, lt=2**32), Says(f"an integer from 0 to {2**32 - 1}")]
+Epochs = Annotated[
+    float | None, Field(strict=True, gt=0, le=10**6, allow_inf_nan=False), Says("a number of passes above 0", example=3)
+]
 Rate = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False), Says("a number above 0")]
 Decay = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False), Says("a number of at least 0")]
 Flag = Annotated[bool, Field(strict=True), Says("true or false", "write true or false")]

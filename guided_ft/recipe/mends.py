@@ -12,9 +12,22 @@ from pydantic.fields import FieldInfo
 
 from ..errors import GuidedError, did_you_mean
 from .fields import Says, leaves, listed, section, show, wrong_word
+from .trl_fields import OWN, fields
 
 MAX_PROBLEMS = 50
 _HINTS = {"trust_remote_code": "a recipe cannot ask for that; give --trust-remote-code on the command line"}
+
+_OTHER_NAMES = {
+    **{name: "train.learning_rate" for name in ("lr", "rate")},
+    **{name: "train.max_length" for name in ("max_seq_length", "max_seq_len", "cutoff_len")},
+    **{name: "data.path" for name in ("file", "dataset", "dataset_path", "train_file", "data_path")},
+    **{name: "train.rank" for name in ("r", "lora_r", "lora_rank")},
+    **{name: "model" for name in ("model_name", "model_name_or_path", "base_model")},
+    **{name: "train.batch_size" for name in ("batch", "bs")},
+    **{"dataset_name": "data.name", "warmup": "train.warmup_steps", "scheduler": "train.lr_scheduler"},
+    **{"grad_accum": "train.accumulate", "metrics": "evaluate.metric", "template": "data.prompt"},
+}
+"""What others call the keys of a recipe; the fields of TRL's own are in ``trl_fields``."""
 
 Problem = tuple[str, str]
 """A key path, and what is wrong there."""
@@ -87,6 +100,9 @@ def unknown_key(loc: Sequence[Any], model: type[BaseModel]) -> str:
     parent = section(_field(loc[:-1], model)) or model
     if key in _HINTS:
         return _HINTS[key]
+    other = _OTHER_NAMES.get(key) or OWN.get(key)
+    if other and other != key:
+        return f"did you mean {other!r}{'' if '.' in other else ' at the top level'}?"
     paths = leaves(model)
     if "." in key and key in paths:
         above, _, leaf = key.rpartition(".")
@@ -95,7 +111,12 @@ def unknown_key(loc: Sequence[Any], model: type[BaseModel]) -> str:
     if elsewhere:
         # A full path has a dot; a key of the top level needs the words.
         return f"did you mean {listed(repr(p) + ('' if '.' in p else ' at the top level') for p in elsewhere)}?"
+    if len(loc) == 1 and (key in fields("sft") or key in fields("dpo")):
+        return f"did you mean 'train.{key}'?"
     if not difflib.get_close_matches(key, parent.model_fields):
+        trained = {**fields("sft"), **fields("dpo")} if loc[0] == "train" else {}
+        if difflib.get_close_matches(key, trained, n=1):
+            return did_you_mean(key, trained)
         near = difflib.get_close_matches(key, {path.rpartition(".")[2]: path for path in paths}, n=1)
         if near:
             return unknown_key((near[0],), model)

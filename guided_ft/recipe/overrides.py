@@ -46,6 +46,7 @@ def apply(overrides: Sequence[str], data: dict[str, Any], model: type[BaseModel]
             values += [(["data", "source"], "file"), (["data", "path"], read)]
         else:
             values.append((path, read))
+    _steps_or_epochs({".".join(path) for path, _ in values}, data)
     _change_source({".".join(path): value for path, value in values}, data)
     for path, value in values:
         if _put(data, path, value):
@@ -55,6 +56,13 @@ def apply(overrides: Sequence[str], data: dict[str, Any], model: type[BaseModel]
     if problems:
         raise RecipeError(problems, WHERE)
     return touched
+
+
+def _steps_or_epochs(typed: set[str], data: dict[str, Any]) -> None:
+    """Who types steps means them, whatever epochs the recipe has."""
+    train = data.get("train")
+    if "train.steps" in typed and "train.epochs" not in typed and isinstance(train, dict):
+        train.pop("epochs", None)
 
 
 def _change_source(values: Mapping[str, Any], data: dict[str, Any]) -> None:

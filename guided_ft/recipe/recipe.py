@@ -13,7 +13,8 @@ from pydantic.fields import FieldInfo
 
 from ..errors import GuidedError, did_you_mean
 from ..system.files import write_text
-from ..task.read_file import ENDINGS
+from ..task.read_file import ENDINGS, read_file
+from ..task.reader import Reader
 from . import overrides as _overrides
 from .conflicts import conflicts
 from .fields import (
@@ -23,6 +24,7 @@ from .fields import (
     Columns,
     Count,
     Decay,
+    Epochs,
     Flag,
     Format,
     FreeText,
@@ -48,6 +50,7 @@ from .fields import (
 )
 from .mends import Problem, RecipeError, translate
 from .strict_yaml import dump, read_mapping, shown
+from .trl_fields import argument_problems, hoisted
 
 MAX_STEPS = 10**9
 """Above every real run."""
@@ -122,6 +125,7 @@ class Train(Section):
     steps: Annotated[int, Field(strict=True, gt=0, le=MAX_STEPS), Says(f"an integer from 1 to {MAX_STEPS}")] = Field(
         default=100, description="optimizer steps"
     )
+    epochs: Epochs = Field(default=None, description="passes over the training rows, in place of steps")
     batch_size: Count = Field(default=8, description="examples per forward pass")
     accumulate: Count = Field(default=1, description="forward passes per optimizer step")
     lr_scheduler: Literal["linear", "cosine", "constant", "constant_with_warmup"] = Field(
@@ -136,6 +140,9 @@ class Train(Section):
     gradient_checkpointing: Flag = Field(default=False, description="save memory, take longer")
     prefix_cache: CacheSize = Field(
         default="auto", description="states kept between epochs: auto, none, or a size (1GB)"
+    )
+    arguments: Options = Field(
+        default={}, description="other fields of SFTConfig or DPOConfig, which may also be written as keys of train"
     )
 
 
@@ -185,11 +192,13 @@ class Recipe(Section):
     evaluate: Evaluate = Evaluate()
 
     def __init__(self, /, **data: Any) -> None:
+        data = hoisted(data, Train.model_fields)
         problems: list[Problem] = []
         try:
             super().__init__(**data)
         except ValidationError as error:
             problems = translate(error, Recipe)
+        problems += argument_problems(data)
         problems += conflicts(data, Recipe)
         if problems:
             raise RecipeError(problems)
@@ -204,7 +213,11 @@ class Recipe(Section):
         if text.lower().endswith(ENDINGS):
             if not Path(text).is_file():
                 raise GuidedError(f"{shown(text)}: no such file (give a recipe, or a file of examples)")
-            return cls.load("quickstart", [f"data={json.dumps(text)}", *overrides])
+            named = [f"data={json.dumps(text)}", *overrides]
+            recipe = cls.load("quickstart", named)
+            typed = {override.partition("=")[0].strip() for override in overrides}
+            pairs = not typed & {"trainer", "train.trainer"} and _has_pairs(recipe.data)
+            return cls.load("quickstart", [*named, "train.trainer=dpo"]) if pairs else recipe
         path = _find(path_or_name)
         where = path.name if path.name.isprintable() else ascii(path.name)
         data = {"name": path.stem, **read_mapping(path, where)}
@@ -254,6 +267,15 @@ def shipped() -> dict[str, Path]:
     inside = package / "recipes"
     folder = inside if inside.is_dir() else package.parent / "recipes"
     return {path.stem: path for path in sorted(folder.rglob("*.yaml"))}
+
+
+def _has_pairs(data: Data) -> bool:
+    """Whether the first row of a file is a preference; what is wrong with it is told when all are read."""
+    try:
+        first = next(read_file(str(data.path)), None)
+        return first is not None and "chosen" in Reader(data.format, data.columns, data.prompt)(first[1])
+    except GuidedError:
+        return False
 
 
 def _find(path_or_name: str | os.PathLike[str]) -> Path:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..errors import GuidedError
-from .formats import PAIRED, TRL, Row, recognise
+from .formats import CHAT, PAIRED, TRL, Row, recognise
 from .messages import messages, said
 
 logger = logging.getLogger("guided_ft")
@@ -126,6 +126,14 @@ def answered(row: Row) -> str:
         return str(row["messages"][-1].get("content") or "") if asked(row) else ""
     found: Any = row.get("completion", row.get("chosen", ""))
     return found if isinstance(found, str) else str(found[-1].get("content") or "")
+
+
+def last_answer_apart(row: Row) -> Row:
+    """Messages as a prompt and the completion that alone is learned; other rows as they are."""
+    if asked(row) is None or "messages" not in row:
+        return row
+    *before, last = row["messages"]
+    return {**{key: row[key] for key in CHAT if key in row}, "prompt": before, "completion": [last]}
 
 
 def _alike(key: str, value: Any, read: Row) -> Any:

@@ -158,3 +158,18 @@ def test_a_run_on_own_rows_names_them_and_without_tests_still_ends(tickets, tmp_
     assert record["retention"]["after"]["kl"] > 0
     assert (tmp_path / "own" / "report.html").exists()
     assert Run(own(tickets, f"model={made.model}")).answer_length == len(LONG) + 1 + 4
+
+
+@pytest.mark.parametrize("columns", [{}, {"chosen": "good", "rejected": "bad"}])
+def test_a_file_of_pairs_is_trained_with_dpo(tmp_path, columns):
+    path = tmp_path / "pairs.jsonl"
+    names = {"prompt": "prompt", "chosen": "chosen", "rejected": "rejected", **columns}
+    rows = [{names["prompt"]: f"{i}", names["chosen"]: " a", names["rejected"]: " b"} for i in range(10)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    typed = [f"columns={json.dumps({'prompt': 'prompt', **columns})}"] if columns else []
+    recipe = Recipe.load(str(path), typed)
+    assert recipe.train.trainer == "dpo"
+    train, test = load_rows(recipe.data, trainer="dpo")
+    assert (len(train), len(test), set(train[0])) == (8, 2, {"prompt", "chosen", "rejected"})
+    with pytest.raises(GuidedError, match=r"the rows are pairs .* \(write trainer=dpo\)"):
+        load_rows(Recipe.load(str(path), [*typed, "trainer=sft"]).data)

@@ -70,6 +70,7 @@ def test_quickstart_spells_out_what_a_first_reader_may_change() -> None:
     spelled = set(_paths(yaml.safe_load(shipped()["quickstart"].read_text())))
     of_other_recipes = {"data.path", "data.test_path", "data.split", "train.rank", "train.beta"}
     of_other_recipes |= {"data.format", "data.columns", "data.prompt", "train.mode_options"}
+    of_other_recipes |= {"train.epochs", "train.arguments"}
     assert spelled == set(keys()) - of_other_recipes
 
 
@@ -118,6 +119,7 @@ FROZEN = {
     "train.lr_scale": 1.0,
     "train.learning_rate": "auto",
     "train.steps": 100,
+    "train.epochs": None,
     "train.batch_size": 8,
     "train.accumulate": 1,
     "train.lr_scheduler": "linear",
@@ -129,6 +131,7 @@ FROZEN = {
     "train.beta": 0.1,
     "train.gradient_checkpointing": False,
     "train.prefix_cache": "auto",
+    "train.arguments": {},
     "evaluate.metric": "auto",
     "evaluate.max_new_tokens": "auto",
     "evaluate.batch_size": 50,

@@ -1,0 +1,91 @@
+"""What can be found wrong with a recipe before anything is loaded: files, layers, options. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import did_you_mean
+from ..models import EMBEDDED, cache_folder
+from ..recipe.mends import Problem, RecipeError
+from ..recipe.strict_yaml import shown
+from ..scorers.options import option_names
+from .data import load_rows
+
+if TYPE_CHECKING:
+    from ..recipe.recipe import Recipe
+
+
+def preflight(recipe: Recipe, *, rows: bool = False) -> None:
+    """Raise RecipeError with all that is wrong.
+
+    Args:
+        rows: read a file's rows too, as the run will.
+    """
+    problems = [*_files(recipe), *_layers(recipe), *_options(recipe)]
+    if problems:
+        raise RecipeError(problems)
+    if rows and recipe.data.source == "file":
+        load_rows(recipe.data, recipe.seed, recipe.train.trainer)
+
+
+def _files(recipe: Recipe) -> list[Problem]:
+    named = {"data.path": recipe.data.path, "data.test_path": recipe.data.test_path}
+    if recipe.data.source != "file":
+        named = {}
+    kept = {"localize.retain": recipe.localize.retain, "evaluate.retention": recipe.evaluate.retention}
+    named |= {key: None if path in ("self", "none") else path for key, path in kept.items()}
+    found = [(key, path) for key, path in named.items() if path]
+    against = str(recipe.localize.options.get("against", ""))
+    found += [("localize.options.against", part.strip()) for part in against.split(",") if part.strip()]
+    missing = [(key, f"{shown(path, 80)}: no such file") for key, path in found if not Path(path).is_file()]
+    model = recipe.model
+    if model.startswith(("/", "./", "../", "~")) and not Path(model).is_dir():
+        missing.append(("model", f"{shown(model, 80)}: no such folder"))
+    return missing
+
+
+def _layers(recipe: Recipe) -> list[Problem]:
+    layers = num_layers(recipe.model)
+    first = recipe.select.first_layer
+    if layers is None or first < layers:
+        return []
+    return [("select.first_layer", f"{first} is beyond the model's {layers} layers (write 0 to {layers - 1})")]
+
+
+def num_layers(model: str) -> int | None:
+    """Layers of a model, by the configuration that lies on this machine; None if there is none."""
+    folder = cache_folder() / model if model in EMBEDDED else Path(model)
+    path: Any = folder / "config.json"
+    if not path.is_file():
+        from huggingface_hub import try_to_load_from_cache
+        from huggingface_hub.errors import HFValidationError
+
+        try:
+            path = try_to_load_from_cache(model, "config.json")
+        except HFValidationError:
+            return None
+        if not isinstance(path, str):
+            return None
+    try:
+        config = json.loads(Path(path).read_text(encoding="utf-8"))
+        config = config.get("text_config") or config
+    except (OSError, ValueError, AttributeError):
+        return None  # whoever loads the model says so
+    counts = (config.get(key) for key in ("num_hidden_layers", "n_layer", "num_layers"))
+    return next((count for count in counts if isinstance(count, int)), None)
+
+
+def _options(recipe: Recipe) -> list[Problem]:
+    known = option_names(recipe.localize.method)
+    found: list[Problem] = []
+    if known is None:
+        return found
+    for name in recipe.localize.options:
+        if name == "seed":
+            found.append(("localize.options.seed", "a key of its own (write seed at the top level)"))
+        elif name not in known:
+            where = f"localize.options.{name}"
+            found.append((where, f"no option of method {recipe.localize.method} ({did_you_mean(name[:60], known)})"))
+    return found

@@ -1,0 +1,228 @@
+"""Every format of rows from the file through a run: localized, trained and measured on the same tokens."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import tiny
+import torch
+from datasets import Dataset
+from families import make
+from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+
+from guided_ft.errors import GuidedError
+from guided_ft.pipeline import measure, training
+from guided_ft.pipeline.evaluate import likeliest, macro_f1, number_accuracy
+from guided_ft.pipeline.lengths import fitting
+from guided_ft.pipeline.pipeline import run
+from guided_ft.pipeline.stages import Run
+from guided_ft.recipe.recipe import Recipe
+from guided_ft.task.task import Task
+from guided_ft.task.tokens import read_row
+
+TEMPLATE = (
+    "{% for t in tools or [] %}[{{ t['name'] }}]{% endfor %}{{ mood or '' }}{% for m in messages %}"
+    "{{ m['role'][0] }}:{{ m['content'] }};{% endfor %}{% if add_generation_prompt %}a:{% endif %}"
+)
+
+
+def said(text, role="user"):
+    return {"role": role, "content": text}
+
+
+def chat(i):
+    return {
+        "prompt": [said(f"{i}?")],
+        "chosen": [said(f"{2 * i}", "assistant")],
+        "rejected": [said(f"{i}!", "assistant")],
+        "tools": [{"name": "add"}, {"name": "sub", "more": i}][: 1 + i % 2],
+        "chat_template_kwargs": {"mood": "glad" if i % 3 else "calm"},
+    }
+
+
+ROWS = {
+    "completion": lambda i: {"prompt": f"{i}+1 =", "completion": f" {i + 1}"},
+    "completion, messages": lambda i: {"prompt": [said(f"{i}?")], "completion": [said(f"{i}", "assistant")]},
+    "preference": lambda i: {"prompt": f"{i} =", "chosen": f" {i}", "rejected": f" {i}0"},
+    "preference, messages": chat,
+    "implicit": lambda i: {"chosen": f"{i} = a", "rejected": f"{i} = b"},
+    "implicit, messages": lambda i: {k: [*chat(i)["prompt"], *chat(i)[k]] for k in ("chosen", "rejected")},
+    "messages": lambda i: {"messages": [said(f"{i}?"), said(f"{2 * i}", "assistant")], "tools": chat(i)["tools"]},
+    "text": lambda i: {"text": f"{i} is {i}"},
+    "alpaca": lambda i: {"instruction": "Add.", "input": f"{i} 1", "output": f"{i + 1}"},
+    "sharegpt": lambda i: {"conversations": [{"from": "human", "value": f"{i}?"}, {"from": "gpt", "value": "yes"}]},
+    "question": lambda i: {"question": f"{i}?", "answer": f"{i}"},
+    "input": lambda i: {"input": f"{i}?", "output": f"{i}"},
+    "response": lambda i: {"prompt": f"{i}?", "response": f"{i}"},
+    "label": lambda i: {"text": f"{i} things", "label": ["few", "many"][i % 2]},
+}
+"""Fourteen formats: a row of each by its number."""
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("base")
+    make("llama").save_pretrained(folder)
+    tokenizer = tiny.tokenizer()
+    tokenizer.chat_template = TEMPLATE
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def own(base, folder, name, *typed):
+    path = folder / f"{name.replace(', ', '-')}.jsonl"
+    path.write_text("".join(json.dumps(ROWS[name](i)) + "\n" for i in range(24)))
+    small = [
+        "first_layer=0",
+        "budget=15%",
+        "localize.examples=6",
+        "retention_examples=2",
+        "retention_tokens=8",
+        "steps=2",
+    ]
+    return Recipe.load(str(path), [f"model={base}", f"output={folder / 'run'}", "control=none", *small, *typed])
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_localized_trained_and_loaded_are_the_same_tokens(base, tmp_path, name):
+    context = Run(own(base, tmp_path, name))
+    rows = context.rows[0] + context.rows[1]
+    assert (len(context.rows[0]), len(context.rows[1])) == (20, 4)
+    localized = context.task(rows, 8).examples
+    if len(localized[0]) == 1:
+        trained = training._tokenized(rows, context.tokenizer, 256)
+        assert [(tuple(r["input_ids"]), tuple(r["labels"])) for r in trained] == [
+            (s.ids, s.labels) for (s,) in localized
+        ]
+    loaded = Task.load(context.recipe.data.path, context.tokenizer)
+    assert sorted(map(repr, loaded.examples)) == sorted(map(repr, localized))
+
+
+def _settings(folder):
+    return {"output_dir": str(folder), "use_cpu": True, "bf16": False, "report_to": [], "max_length": 64}
+
+
+def test_tools_and_template_arguments_are_rendered_as_trl_does(base, tmp_path):
+    tokenizer = Run(own(base, tmp_path, "messages")).tokenizer
+    # One shape of tools and arguments, as a table of columns can hold it.
+    rows = [{**chat(2 * i), "tools": [{"name": "add"}]} for i in range(1, 7)]
+    assert "[add]glad" in tokenizer.decode(read_row(rows[0], tokenizer)[0].ids).replace(" ", "")
+    dpo = DPOTrainer(
+        make("llama"),
+        ref_model=make("llama"),
+        args=DPOConfig(**_settings(tmp_path)),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+    )
+    theirs = [(r["prompt_ids"] + r["chosen_ids"], r["prompt_ids"] + r["rejected_ids"]) for r in dpo.train_dataset]
+    assert theirs == [tuple(list(s.ids) for s in read_row(row, tokenizer)) for row in rows]
+    sft_rows = [
+        {"prompt": r["prompt"], "completion": r["chosen"], **{k: r[k] for k in ("tools", "chat_template_kwargs")}}
+        for r in rows
+    ]
+    sft = SFTTrainer(
+        make("llama"),
+        args=SFTConfig(**_settings(tmp_path)),
+        train_dataset=Dataset.from_list(sft_rows),
+        processing_class=tokenizer,
+    )
+    assert [(r["input_ids"], r["labels"]) for r in sft.train_dataset] == [
+        (list(s.ids), list(s.labels)) for row in sft_rows for s in read_row(row, tokenizer)
+    ]
+
+
+def test_what_the_trainer_would_render_otherwise_is_refused(base, tmp_path):
+    context = Run(own(base, tmp_path, "preference, messages"))
+    rows = context.rows[0]
+    good = [
+        {"prompt_ids": [], "chosen_ids": a.ids, "rejected_ids": b.ids}
+        for a, b in (read_row(r, context.tokenizer) for r in rows)
+    ]
+    training._check_same_tokens(good, rows, context.tokenizer)
+    good[3]["chosen_ids"] = good[3]["chosen_ids"][1:]
+    with pytest.raises(GuidedError, match="training row 3: the trainer renders other tokens"):
+        training._check_same_tokens(good, rows, context.tokenizer)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "measured"),
+    [
+        ("text", {"loss"}),
+        ("messages", {"exact_match"}),
+        ("preference, messages", {"preference_accuracy", "exact_match"}),
+        ("label", {"label_accuracy", "f1", "exact_match"}),
+    ],
+)
+def test_a_run_measures_what_the_rows_are(base, tmp_path, name, measured):
+    record = run(own(base, tmp_path, name), quiet=True)
+    for when in ("before", "after"):
+        assert set(record[when]) == {*measured, "examples"}
+    assert record["after"]["examples"] == 4
+    assert len(record["samples"]) == (0 if name == "text" else 4)
+
+
+def test_epochs_are_counted_as_the_trainers_do(base, tmp_path):
+    for typed, steps in (("epochs=2", 10), ("epochs=0.5", 3), ("steps=7", 7)):
+        recipe = own(base, tmp_path, "completion", "train.batch_size=4", typed)
+        assert training.num_steps(recipe, 20) == steps
+    recipe = own(base, tmp_path, "completion", "train.batch_size=3", "accumulate=4", "epochs=3")
+    args = SFTConfig(
+        **_settings(tmp_path), per_device_train_batch_size=3, gradient_accumulation_steps=4, num_train_epochs=3
+    )
+    trainer = SFTTrainer(
+        make("llama"), args=args, train_dataset=Dataset.from_list(tiny.sums(20)), processing_class=tiny.tokenizer()
+    )
+    theirs = trainer.set_initial_training_values(args, trainer.get_train_dataloader())
+    assert training.num_steps(recipe, 20) in theirs
+
+
+def test_the_last_answer_alone_is_learned_when_asked(base, tmp_path):
+    whole = Run(own(base, tmp_path, "messages"))
+    apart = Run(own(base, tmp_path, "messages", "train.completion_only_loss=true"))
+    (a,), (b,) = (context.task(context.rows[0], 4).examples[0] for context in (whole, apart))
+    assert a.ids == b.ids
+    assert a.labels == a.ids
+    assert b.labels[-3:] == b.ids[-3:]
+    assert b.labels[:4] == (-100,) * 4
+
+
+def test_rows_without_room_are_left_out_and_told(base, tmp_path, caplog):
+    tokenizer = tiny.tokenizer()
+    rows = [{"prompt": "p" * n, "completion": " c" * m} for n, m in ((3, 1), (30, 1), (10, 8), (3, 30))]
+    kept = fitting(rows, tokenizer, 24, "train")
+    assert kept == [rows[0], rows[2]]
+    assert "of 4 train rows, 2 do not fit into 24 tokens and are left out, 1 are cut" in caplog.text
+    with pytest.raises(GuidedError, match="no test row fits into 24 tokens, so nothing can be learned"):
+        fitting(rows[1:2], tokenizer, 24, "test")
+
+
+@pytest.mark.parametrize(
+    ("name", "metric", "message"),
+    [
+        ("text", "exact_match", "exact_match needs rows with a prompt (write auto, loss)"),
+        ("completion", "f1", "f1 needs rows with at most 20 different answers (write auto, exact_match or"),
+        ("completion", "preference_accuracy", "preference_accuracy needs rows with chosen and rejected"),
+    ],
+)
+def test_a_metric_that_the_rows_do_not_have_is_refused(base, tmp_path, name, metric, message):
+    context = Run(own(base, tmp_path, name, f"metric={metric}"))
+    with pytest.raises(GuidedError) as caught:
+        measure.check_metrics(context, context.rows[1])
+    assert message in str(caught.value)
+
+
+def test_the_metrics_are_right():
+    assert number_accuracy(["so 1,200 in all", "no", "3 or -4"], ["#### 1200", "5", "-4"]) == pytest.approx(200 / 3)
+    # By hand: a: 2 of 3 found, 2 there; b: 1 of 1 found, 2 there.
+    assert macro_f1(["a", "a", "a", "b"], ["a", "a", "b", "b"]) == pytest.approx(100 * (4 / 5 + 2 / 3) / 2)
+    model, tokenizer = make("llama"), tiny.tokenizer()
+    tasks = [
+        Task.from_dataset([{"prompt": p, "completion": c} for p in ("1", "22")], tokenizer) for c in (" few", " many")
+    ]
+    with torch.no_grad():
+        losses = [
+            [float(task.quantity(model, batch)[i]) for batch in task.batches() for i in range(2)] for task in tasks
+        ]
+    assert likeliest(model, tasks) == [int(b < a) for a, b in zip(*losses, strict=True)]

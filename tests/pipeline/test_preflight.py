@@ -1,0 +1,71 @@
+"""What is wrong is found before anything is loaded."""
+
+from __future__ import annotations
+
+import inspect
+import json
+
+import pytest
+
+from guided_ft.errors import GuidedError
+from guided_ft.pipeline import pipeline
+from guided_ft.pipeline.preflight import num_layers, preflight
+from guided_ft.recipe.recipe import Recipe
+from guided_ft.scorers.catalogue import CATALOGUE
+from guided_ft.scorers.options import SHARED, option_names
+
+
+@pytest.fixture
+def model(tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"text_config": {"num_hidden_layers": 3}}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("first_layer=3", "select.first_layer: 3 is beyond the model's 3 layers (write 0 to 2)"),
+        (
+            "localize.options={verif: 10}",
+            "localize.options.verif: no option of method attribution (did you mean 'verify'?)",
+        ),
+        ("localize.options={seed: 1}", "localize.options.seed: a key of its own (write seed at the top level)"),
+        ("localize.options={against: 'a.jsonl, b.txt'}", "localize.options.against: 'a.jsonl': no such file"),
+        ("retain=none.txt", "localize.retain: 'none.txt': no such file"),
+        ("retention=none.csv", "evaluate.retention: 'none.csv': no such file"),
+        ("data=none.parquet", "data.path: 'none.parquet': no such file"),
+        ("model=./nowhere", "model: './nowhere': no such folder"),
+    ],
+)
+def test_each_mistake_is_found_and_nothing_is_written(tmp_path, monkeypatch, model, typed, message):
+    monkeypatch.chdir(tmp_path)
+    recipe = Recipe.load("quickstart", [f"model={model}", "first_layer=2", typed])
+    for check in (preflight, pipeline.run):
+        with pytest.raises(GuidedError) as caught:
+            check(recipe)
+        assert str(caught.value).splitlines()[0] == f"recipe: {message}"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
+
+
+def test_what_is_right_passes(model):
+    preflight(Recipe.load("quickstart", [f"model={model}", "first_layer=2", "localize.options={squared: true}"]))
+    assert num_layers(str(model)) == 3
+    assert num_layers("owner/not-on-this-machine") is None
+
+
+def test_rows_are_read_too_when_asked(tmp_path, model):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": 5}\n')
+    recipe = Recipe.load(str(path), [f"model={model}", "first_layer=0"])
+    preflight(recipe)
+    with pytest.raises(GuidedError, match=r"rows.jsonl:1: text: expected text, got 5"):
+        preflight(recipe, rows=True)
+
+
+@pytest.mark.parametrize("method", CATALOGUE)
+def test_the_options_are_those_of_the_methods_themselves(method):
+    parameters = inspect.signature(CATALOGUE[method].load()).parameters.values()
+    theirs = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY} - {"kinds", "progress", "seed"}
+    assert option_names(method) == theirs | {*SHARED}
