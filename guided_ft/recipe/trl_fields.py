@@ -121,7 +121,7 @@ def hoisted(data: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     strange = [key for key in train if isinstance(key, str) and key not in own]
     trainer = train.get("trainer", "sft")
     known = fields(trainer) if strange and isinstance(trainer, str) else {}
-    moved = {key: train[key] for key in strange if key in known}
+    moved = {key: train[key] for key in strange if key in known and key not in OWN}
     if not moved:
         return dict(data)
     rest = {key: value for key, value in train.items() if key not in moved}
