@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
 import pytest
 
 from guided_ft.errors import GuidedError
+from guided_ft.task import formats
 from guided_ft.task.formats import FORMATS, recognise
 from guided_ft.task.read_file import ENDINGS, read_file
 from guided_ft.task.reader import Reader, answered, asked, read_all
@@ -262,3 +264,16 @@ def test_columns_that_are_left_out_are_told_once(caplog):
     assert [record.getMessage() for record in caplog.records] == [
         "rows.jsonl: columns that are not read: 'id', 'source'"
     ]
+
+
+def test_the_table_of_formats_in_the_docs_is_the_one_that_is_read():
+    page = (Path(formats.__file__).parent / "README.md").read_text(encoding="utf-8")
+    told = {
+        row[0].strip("` "): row[1].strip()
+        for row in (line.split("|")[1:] for line in page.splitlines())
+        if len(row) > 4
+    }
+    assert {name: columns for name, columns in told.items() if name in FORMATS} == {
+        k: str(f) for k, f in FORMATS.items()
+    }
+    assert all(ending in page for ending in ENDINGS)
