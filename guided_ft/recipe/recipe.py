@@ -15,6 +15,7 @@ from ..errors import GuidedError, did_you_mean
 from ..system.files import write_text
 from ..task.read_file import ENDINGS, read_file
 from ..task.reader import Reader
+from ..task.spread import spread
 from . import overrides as _overrides
 from .conflicts import conflicts
 from .fields import (
@@ -272,8 +273,8 @@ def shipped() -> dict[str, Path]:
 def _has_pairs(data: Data) -> bool:
     """Whether the first row of a file is a preference; what is wrong with it is told when all are read."""
     try:
-        first = next(read_file(str(data.path)), None)
-        return first is not None and "chosen" in Reader(data.format, data.columns, data.prompt)(first[1])
+        first = (each for _, row in read_file(str(data.path)) for each in spread(row))
+        return "chosen" in Reader(data.format, data.columns, data.prompt)(next(first, {}))
     except GuidedError:
         return False
 

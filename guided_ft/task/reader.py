@@ -10,6 +10,7 @@ from typing import Any
 from ..errors import GuidedError
 from .formats import CHAT, PAIRED, TRL, Row, recognise
 from .messages import messages, said
+from .spread import spread
 
 logger = logging.getLogger("guided_ft")
 
@@ -100,7 +101,7 @@ def read_all(numbered: Iterable[tuple[str, Any]], reader: Reader, what: str) -> 
     rows = []
     for where, row in numbered:
         try:
-            rows.append(reader(row))
+            rows += [reader(each) for each in spread(row)]
         except GuidedError as error:
             raise GuidedError(f"{where}: {error}") from None
     tell_dropped(reader, what)

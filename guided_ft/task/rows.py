@@ -11,6 +11,7 @@ from .formats import Row
 from .given import Given, rows_of, tokenizer_of
 from .read_file import read_file
 from .reader import Reader, read_all, tell_dropped
+from .spread import spread
 from .tokens import IGNORE, Tokens, read_corrupted, read_row, read_wrong
 
 Example = tuple[Tokens, ...]
@@ -23,7 +24,7 @@ def read_rows(dataset: Given, tokenizer: Any, max_length: int | None, name: str)
     corrupted: list[Example | None] = []
     wrong: list[tuple[int, ...] | None] = []
     reader, tokenizer = Reader(), tokenizer_of(tokenizer)
-    for i, raw in enumerate(rows_of(dataset)):
+    for i, raw in ((i, each) for i, row in enumerate(rows_of(dataset)) for each in spread(row)):
         try:
             row = reader(raw)
             example = read_row(row, tokenizer)

@@ -83,6 +83,27 @@ def test_what_is_asked_and_answered():
     assert found["text"] == found["ids"] == (None, "")
 
 
+def test_rows_that_hold_several():
+    instances = [{"input": "", "output": "a"}, {"input": "x", "output": "b"}]
+    several = {"id": "seed_task_0", "instruction": "q", "instances": instances, "is_classification": False}
+    assert read_all([("f:1", several)], Reader(), "f") == [TEXT, {"prompt": "q\n\nx", "completion": " b"}]
+
+    def reply(text, rank=None, *replies, role="assistant"):
+        return {"text": text, "role": role, "rank": rank, "replies": [*replies]}
+
+    later = reply("r", None, reply("d", 1), reply("c", 0), role="prompter")
+    tree = {"message_tree_id": "t", "prompt": reply("q", None, reply("b", 1, later), reply("a", 0), role="prompter")}
+    first = {"prompt": [ASKED], "chosen": [ANSWER], "rejected": [WORSE]}
+    second = [{"role": "assistant", "content": c} for c in "cd"]
+    talk = [ASKED, WORSE, {"role": "user", "content": "r"}]
+    assert read_all([("f:1", tree)], Reader(), "f") == [
+        first,
+        {"prompt": talk, "chosen": second[:1], "rejected": second[1:]},
+    ]
+    with pytest.raises(GuidedError, match=r"^f:1: expected a mapping of columns, got '5'"):
+        read_all([("f:1", {"instruction": "q", "instances": [5]})], Reader(), "f")
+
+
 # -- files ------------------------------------------------------------------------------------------------------------
 ROWS = [{"question": f'q{i}, "quoted"\nand more', "answer": f"ä{i}"} for i in range(3)]
 READ = [{"prompt": row["question"], "completion": f" {row['answer']}"} for row in ROWS]
