@@ -55,7 +55,7 @@ def to_lora(model: nn.Module, folder: str | os.PathLike[str], adapter_name: str 
     }
     ranks = {}
     for module, layer in layers.items():
-        b, a = layer.slice_delta[adapter_name].factors(layer.out_features, layer.in_features)
+        b, a = layer.factors(adapter_name)
         ranks[module] = len(a)
         tensors |= {
             f"base_model.model.{module}.lora_A.weight": a,
@@ -126,7 +126,7 @@ def _on_plain_base(model: PeftModel) -> PeftModel:
         if name != active[0]:
             moved.add_adapter(name, configs[name])
         set_peft_model_state_dict(moved, tensors[name], adapter_name=name)
-    moved.base_model.set_adapter(active)
+    moved.base_model.set_adapter(active)  # type: ignore[operator]
     return moved
 
 

@@ -47,6 +47,7 @@ def run_cell(lab: Lab, cell: Cell) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         trainer = _trainer(lab, cell, problem, setup.rows or train, setup, watch, Path(folder))
         trained = trainer.model
+        assert trained is not None
         if setup.guided is None:
             # What spares our arms all that nobody reads is given to the others, too.
             stack.enter_context(labelled_only(trained, Anatomy.of(trained)))
@@ -144,7 +145,7 @@ def _trainer(
     optimizer = setup.optimizer and setup.optimizer(setup.model, cell.lr)
     trainer = kinds[0](
         setup.model,
-        args=kinds[1](
+        args=kinds[1](  # type: ignore[arg-type]  # the two of a pair fit
             output_dir=str(folder),
             max_steps=cell.steps,
             per_device_train_batch_size=lab.suite.batch_size,

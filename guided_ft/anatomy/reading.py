@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ..errors import GuidedError
 from .families import Family, family_of
 
 if TYPE_CHECKING:
     from torch import nn
+    from transformers import PreTrainedModel
 
 
 def read_model(model: nn.Module) -> dict[str, Any]:
@@ -48,9 +49,9 @@ def read_model(model: nn.Module) -> dict[str, Any]:
     )
 
 
-def base_model(model: nn.Module) -> nn.Module:
+def base_model(model: nn.Module) -> PreTrainedModel:
     """Return the Hugging Face model inside a PeftModel, or the model itself."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
+    return cast("PreTrainedModel", getattr(model, "get_base_model", lambda: model)())
 
 
 def stored_weight(model: nn.Module, name: str) -> nn.Parameter:
@@ -59,8 +60,7 @@ def stored_weight(model: nn.Module, name: str) -> nn.Parameter:
     A projection is a module, or in a mixture of experts a parameter ``[experts, rows, columns]`` of one.
     """
     parent, _, last = name.rpartition(".")
-    module: Any = bare(model.get_submodule(parent))
-    found = getattr(module, last)
+    found = getattr(bare(model.get_submodule(parent)), last)
     return getattr(bare(found), "weight", found)
 
 

@@ -124,12 +124,12 @@ class GuidedCallback(TrainerCallback):
         """The only moment before the optimizer is made: find the plan, apply it, fingerprint the rest."""
         forbid_packing(model)
         close_left_open(model)
-        # One that was made for another model does not fit this one.
+        # A plan that was made for another model does not fit this one.
         if self.plan is None or (self._task is not None and not self.plan.is_attached(model)):
             tokenizer = kwargs.get("processing_class")
             self._task = as_task(self._task, "task", args, tokenizer)
             self._localize["retain"] = as_task(self._localize["retain"], "retain", args, tokenizer)
-            self.plan = self._make_plan(model, Path(args.output_dir) / "guided", write=args.should_save)
+            self.plan = self._make_plan(model, _folder(args) / "guided", write=args.should_save)
         if not self.plan.is_attached(model):
             if hasattr(model, "peft_config"):
                 raise GuidedError(
@@ -143,7 +143,7 @@ class GuidedCallback(TrainerCallback):
         check_trainable(self.plan, model, self._decoder)
         set_rate(self.plan, args, self._learning_rate, kwargs.get("optimizer"))
         if args.should_save:
-            self.plan.save(Path(args.output_dir) / "guided" / PLAN)
+            self.plan.save(_folder(args) / "guided" / PLAN)
         # The one level that a script shows which sets up no logging.
         (logger.warning if args.should_log else logger.debug)(told(self.plan, self.scores))
 
@@ -188,12 +188,12 @@ class GuidedCallback(TrainerCallback):
         if optimizer is not None:
             check_optimizer(plan, model, optimizer)
         if state.global_step:
-            check_resumed(plan, call.resumed_from or Path(args.output_dir) / f"checkpoint-{state.global_step}")
+            check_resumed(plan, call.resumed_from or _folder(args) / f"checkpoint-{state.global_step}")
         elif plan.lr_scale != 1.0:
             # A resumed scheduler brings its scaled rates along.
             scale_learning_rate(optimizer, lr_scheduler, plan.lr_scale)
         self._close_engine()
-        folder = Path(args.output_dir) / "guided" / "prefix"
+        folder = _folder(args) / "guided" / "prefix"
         assert self._frozen is not None
         self.engine = Engine(
             model,
@@ -234,7 +234,7 @@ class GuidedCallback(TrainerCallback):
         # The others may still be writing their random states into it.
         processes.wait()
         if args.should_save:
-            seal(Path(args.output_dir) / f"checkpoint-{state.global_step}", self._ready().hash)
+            seal(_folder(args) / f"checkpoint-{state.global_step}", self._ready().hash)
 
     def _ready(self) -> Plan:
         if self.plan is None or self._frozen is None:
@@ -254,8 +254,14 @@ class GuidedCallback(TrainerCallback):
         if args.should_save:
             data = {"kind": "certificate", "version": 1, "moved": list(self.certificate.moved)}
             data |= {"identical": self.certificate.identical, "total": self.certificate.total, "plan": plan.hash}
-            write_json(Path(args.output_dir) / "guided" / "certificate.json", data)
+            write_json(_folder(args) / "guided" / "certificate.json", data)
         if not self.certificate.ok:
             moved = self.certificate.moved
             raise GuidedError(f"certificate: {moved[0]} moved although it is frozen ({len(moved)} tensors in all)")
         logger.info("%s", self.certificate)
+
+
+def _folder(args: TrainingArguments) -> Path:
+    """The folder of a trainer's outputs; transformers fills it in where none was given."""
+    assert args.output_dir is not None
+    return Path(args.output_dir)

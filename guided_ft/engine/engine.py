@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from weakref import WeakValueDictionary
 
 import torch
@@ -111,7 +111,7 @@ class Engine:
         frozen: dict[str, str],
     ) -> PrefixStore:
         base = base_model(model)
-        embeddings = base.get_input_embeddings().weight
+        embeddings = cast(nn.Embedding, base.get_input_embeddings()).weight
         width, dtype = base.config.get_text_config().hidden_size, embeddings.dtype
         if epochs <= 1:
             return PrefixStore(None, width, dtype, min(limit, ONE_STEP_BYTES))

@@ -10,7 +10,7 @@ import hashlib
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -40,7 +40,7 @@ class Prefix:
 
     def __init__(self, model: nn.Module, anatomy: Anatomy, first: int, store: PrefixStore | None = None) -> None:
         self.decoder = base_model(model).get_decoder()
-        self.layers = base_model(model).get_submodule(anatomy.prefix)
+        self.layers = cast(nn.ModuleList, base_model(model).get_submodule(anatomy.prefix))
         self.first, self.store = first, store
         self.hits = self.misses = 0
         self.difference: float | None = None

@@ -185,4 +185,4 @@ def clear_others(root: Path, keep: str) -> None:
 
 
 def _crc(states: torch.Tensor) -> int:
-    return zlib.crc32(memoryview(states.contiguous().view(torch.uint8).reshape(-1).numpy()))
+    return zlib.crc32(states.contiguous().view(torch.uint8).reshape(-1).numpy().data)

@@ -57,7 +57,8 @@ def saved_bytes(model: nn.Module, batch: Batch) -> int:
 def _to_fake(model: nn.Module) -> None:
     """Replace meta tensors, of which operators know less, by fake ones on the CPU. Tied ones are no longer tied."""
     for module in model.modules():
-        for tensors in (module._parameters, module._buffers):
+        kinds: list[dict[str, Any]] = [module._parameters, module._buffers]
+        for tensors in kinds:
             for name, tensor in tensors.items():
                 if tensor is not None:
                     new = torch.empty(tensor.shape, dtype=tensor.dtype)

@@ -185,18 +185,18 @@ def _estimate(
     layers = getattr(config.get_text_config(), "num_hidden_layers", 1)
     if layers < 1:
         raise GuidedError(f"model: {name!r} has a configuration without layers (num_hidden_layers is {layers})")
-    with on_meta(config, storage.dtype, name) as model:
-        anatomy = Anatomy.of(model)
-        output = model.get_output_embeddings().weight
+    with on_meta(config, storage.dtype, name) as plain:
+        anatomy = Anatomy.of(plain)
+        output = plain.get_output_embeddings().weight
         head, hidden = output.numel(), output.shape[1]
     active = getattr(config.get_text_config(), "num_experts_per_tok", 0) if anatomy.num_experts else 0
     limit = parse_budget(budget, anatomy.num_parameters)
     full = None
     found: list[Row] = []
     for arm in arms(anatomy, limit, rank):
-        with on_meta(config, storage.dtype) as model:
+        with on_meta(config, storage.dtype) as plain:
             try:
-                model = arm.attach(model)
+                model = arm.attach(plain)
             except GuidedError as error:
                 found.append(Row(arm.key, arm.name, note=str(error)))
                 continue

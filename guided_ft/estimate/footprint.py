@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -16,6 +16,9 @@ from ..anatomy import Anatomy, base_model
 from ..errors import GuidedError
 from .dry_run import saved_bytes
 from .flops import Batch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ class Footprint:
 
 
 @contextlib.contextmanager
-def on_meta(config: Any, dtype: torch.dtype, name: str = "model") -> Iterator[nn.Module]:
+def on_meta(config: Any, dtype: torch.dtype, name: str = "model") -> Iterator[PreTrainedModel]:
     """A causal LM of a configuration on the meta device; what is attached to it inside the block is there too."""
     from transformers import AutoModelForCausalLM
 

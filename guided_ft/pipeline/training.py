@@ -61,6 +61,7 @@ def train(
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     seconds = time.perf_counter() - began
     trained = trainer.model
+    assert trained is not None
     trained.eval()
     _save(trained, tokenizer, folder / "adapter")
     write_arrays(folder / "probe.safetensors", {"logits": probe_logits(trained, probe).numpy()})

@@ -174,7 +174,7 @@ def _metric(
     provider = replacement(replace)
     # Equal choices (small fractions of few components) run once; the whole model needs no run of its own.
     choices, place = np.unique(kept, axis=0, return_inverse=True)
-    whole = choices.all(1)
+    whole = np.asarray(choices.all(1))
     sums = torch.zeros(len(choices), dtype=torch.double)
     split = processes.size() > 1 and not processes.is_sharded(model)
     prefix = shared_prefix(task)
@@ -185,7 +185,7 @@ def _metric(
             scene.show(batch)
             values = provide(number)
             suffix = Suffix(scene, {0}, prefix)
-            sums[whole] -= float(task.loss(suffix.clean, suffix.clean).double().sum())
+            sums[torch.from_numpy(whole)] -= float(task.loss(suffix.clean, suffix.clean).double().sum())
             partial = np.flatnonzero(~whole)
             chunks = np.array_split(partial, -(-partial.size * suffix.tokens // TOKENS))
             for chunk in track(chunks, len(chunks), f"faithfulness {number + 1}/{task.num_batches()}", progress):

@@ -39,7 +39,7 @@ def self_text(
         counts = [min(_BATCH, num_examples - i) for i in range(0, num_examples, _BATCH)]
         for count in track(counts, len(counts), "sampling", progress):
             ids = torch.full((count, 1), start, device=next(model.parameters()).device)
-            rows = base.generate(
+            rows = base.generate(  # type: ignore[operator]  # of the mixin that causal LMs have
                 input_ids=ids,
                 attention_mask=torch.ones_like(ids),
                 do_sample=True,

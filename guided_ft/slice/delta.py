@@ -26,6 +26,9 @@ class Delta(nn.Module, ABC):
     """
 
     index: torch.Tensor
+    weight: nn.Parameter
+    A: nn.Parameter
+    B: nn.Parameter
 
     def __init__(
         self,
@@ -38,7 +41,8 @@ class Delta(nn.Module, ABC):
         super().__init__()
         self.register_buffer("index", torch.tensor(index, dtype=torch.int64, device=device))
         self.low_rank = rank is not None and rank * sum(shape) < math.prod(shape)
-        sizes = {"A": (rank, shape[1]), "B": (shape[0], rank)} if self.low_rank else {"weight": shape}
+        low = {"A": (rank or 0, shape[1]), "B": (shape[0], rank or 0)}
+        sizes = low if self.low_rank else {"weight": shape}
         for name, size in sizes.items():
             self.register_parameter(name, nn.Parameter(torch.zeros(size, dtype=dtype, device=device)))
         if self.low_rank:

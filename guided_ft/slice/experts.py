@@ -7,7 +7,7 @@ together; an expert has ``size`` neurons.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -142,8 +142,11 @@ class SliceExperts(SliceLayer):
     def stored_weight(self) -> torch.Tensor:
         return self.get_base_layer().down_proj  # type: ignore[return-value]
 
+    def _neurons(self, adapter_name: str) -> ExpertsDelta:
+        return cast(ExpertsDelta, self.slice_delta[adapter_name])
+
     def spec(self, adapter_name: str) -> dict[str, Any]:
-        delta: Any = self.slice_delta[adapter_name]
+        delta = self._neurons(adapter_name)
         neurons = _by_expert(delta.index.tolist(), delta.size)
         return {"neurons": {str(expert): pack_index(index) for expert, index in neurons.items()}}
 
@@ -157,7 +160,7 @@ class SliceExperts(SliceLayer):
         if self.disable_adapters and self.merged:
             self.unmerge()
         y = self.base_layer(x, top_k_index, top_k_weights)
-        deltas: list[Any] = [self.slice_delta[name] for name in self.active_adapters if name in self.slice_delta]
+        deltas = [self._neurons(name) for name in self.active_adapters if name in self.slice_delta]
         if self.disable_adapters or self.merged or not deltas:
             return y
         return y + self._difference(_together(deltas), x, top_k_index, top_k_weights).to(y.dtype)
@@ -203,7 +206,7 @@ class SliceExperts(SliceLayer):
     def _written(self, adapter_name: str) -> Iterator[tuple[torch.Tensor, tuple, torch.Tensor]]:
         """The stored weights, where in them the neurons lie, and the change there: ``[n, ..., hidden]``."""
         base: Any = self.get_base_layer()
-        delta: Any = self.slice_delta[adapter_name]
+        delta = self._neurons(adapter_name)
         expert, inside = delta.index // delta.size, delta.index % delta.size
         expert_2, rows, everything = expert[:, None].expand(-1, 2), rows_of(base, inside), slice(None)
         at_up = (expert_2, everything, rows) if base.is_transposed else (expert_2, rows)

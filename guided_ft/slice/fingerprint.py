@@ -72,5 +72,5 @@ def _hash(tensor: torch.Tensor) -> str:
     data = tensor.detach().cpu().contiguous()
     state = hashlib.sha256(f"{data.dtype}{tuple(data.shape)}".encode())
     if data.numel():
-        state.update(memoryview(data.reshape(-1).view(torch.uint8).numpy()))
+        state.update(data.reshape(-1).view(torch.uint8).numpy().data)
     return state.hexdigest()

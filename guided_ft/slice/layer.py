@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import warnings
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
@@ -24,9 +24,8 @@ def linear_features(module: nn.Module) -> tuple[int, int] | None:
     """Return ``(in_features, out_features)`` of a linear layer of any kind (Conv1D and quantized ones too)."""
     if isinstance(module, Conv1D):
         return module.nx, module.nf
-    if hasattr(module, "in_features") and hasattr(module, "out_features"):
-        return int(module.in_features), int(module.out_features)
-    return None
+    features = getattr(module, "in_features", None), getattr(module, "out_features", None)
+    return None if features[0] is None or features[1] is None else (int(features[0]), int(features[1]))
 
 
 def broken(adapter_name: str) -> ValueError:
@@ -119,11 +118,18 @@ class SliceLayer(nn.Module, BaseTunerLayer):
         """The base weight, which has the device and the dtype of the layer."""
         return self.get_base_layer().weight  # type: ignore[return-value]
 
+    def _delta(self, adapter_name: str) -> Delta:
+        return cast(Delta, self.slice_delta[adapter_name])
+
+    def factors(self, adapter_name: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return ``B [out, r]`` and ``A [r, in]`` with ``B @ A`` exactly an adapter's change."""
+        return self._delta(adapter_name).factors(self.out_features, self.in_features)
+
     def spec(self, adapter_name: str) -> dict[str, Any]:
         """What an adapter trains here, in the form of ``SliceConfig.slices``."""
         return {
             "axis": self._stored_axis(adapter_name),
-            "index": pack_index(self.slice_delta[adapter_name].index.tolist()),
+            "index": pack_index(self._delta(adapter_name).index.tolist()),
         }
 
     def fits(self, adapter_name: str, index: torch.Tensor) -> bool:
@@ -157,7 +163,7 @@ class SliceLayer(nn.Module, BaseTunerLayer):
 
     def get_delta_weight(self, adapter_name: str) -> torch.Tensor:
         """Return the adapter's change in the shape of the stored weight."""
-        dense = self.slice_delta[adapter_name].dense(self.out_features, self.in_features)
+        dense = self._delta(adapter_name).dense(self.out_features, self.in_features)
         return dense.T if self.transposed else dense
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
@@ -175,7 +181,7 @@ class SliceLayer(nn.Module, BaseTunerLayer):
         """Add an adapter's change to the base weight; return what was there."""
         base = self.get_base_layer()
         storage = storage_of(base)
-        axis, index = self._stored_axis(adapter_name), self.slice_delta[adapter_name].index
+        axis, index = self._stored_axis(adapter_name), self._delta(adapter_name).index
         before = storage.read(base).index_select(axis, index)
         change = self.get_delta_weight(adapter_name).index_select(axis, index)
         after = (before.to(change.dtype) + change).to(storage.dtype(base))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft import NoMatchingPeftModuleError
@@ -26,10 +26,10 @@ class SliceModel(BaseTuner):
 
     prefix = "slice_"
     tuner_layer_cls = SliceLayer
-    target_module_mapping = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+    target_module_mapping = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING  # type: ignore[assignment]
 
     @staticmethod
-    def _check_target_module_exists(peft_config: SliceConfig, key: str) -> Any:
+    def _check_target_module_exists(peft_config: SliceConfig, key: str) -> Any:  # type: ignore[override]
         if peft_config.slices is not None:
             # Exact names: PEFT shortens long target lists to suffixes, which could match more than was chosen.
             return key in peft_config.slices
@@ -41,9 +41,9 @@ class SliceModel(BaseTuner):
         except NoMatchingPeftModuleError as error:
             raise GuidedError(f"target_modules: {error}") from None
         # Not in _post_injection_hook, which PEFT calls for the first adapter only.
-        self._make_explicit(model, self.peft_config[adapter_name], adapter_name)
+        self._make_explicit(model, cast(SliceConfig, self.peft_config[adapter_name]), adapter_name)
 
-    def _prepare_model(self, peft_config: SliceConfig, model: nn.Module) -> None:
+    def _prepare_model(self, peft_config: SliceConfig, model: nn.Module) -> None:  # type: ignore[override]
         # All that can be refused is refused before the first layer is replaced, so that the model stays usable.
         forbid_packing(model)
         slices = peft_config.slices or {}
@@ -56,7 +56,7 @@ class SliceModel(BaseTuner):
             except GuidedError as error:
                 raise GuidedError(f"{name}: {error}") from None
 
-    def _create_and_replace(
+    def _create_and_replace(  # type: ignore[override]
         self,
         peft_config: SliceConfig,
         adapter_name: str,

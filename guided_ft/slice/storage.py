@@ -121,7 +121,7 @@ class FourBit(Quantized):
             quant_type=old.quant_type,
             quant_storage=old.quant_storage,
         )
-        return new.to(old.device)
+        return new.to(old.device)  # type: ignore[misc]  # its overloads name another class
 
     def _state(self, layer: Any) -> tuple:
         return ()
@@ -149,7 +149,8 @@ class EightBit(Quantized):
     def _requantized(self, old: Any, full: torch.Tensor) -> nn.Parameter:
         from bitsandbytes.nn import Int8Params
 
-        return Int8Params(full.contiguous().cpu(), requires_grad=False, has_fp16_weights=False).to(old.device)
+        new = Int8Params(full.contiguous().cpu(), requires_grad=False, has_fp16_weights=False)
+        return new.to(old.device)  # type: ignore[misc]  # its overloads name another class
 
     def _state(self, layer: Any) -> tuple:
         return layer.state.CB, layer.state.SCB

@@ -99,8 +99,8 @@ class Probe(Recorder):
                 noted[key] = noted[key] + value if key in noted else value
         for layer in range(self.anatomy.num_layers):
             for kind in self.kinds:
-                counts, sums, square = (noted[(kind, layer), name] for name in ("counts", "sums", "square"))
-                means = sums / counts  # [components, width, classes]
+                counts, added, square = (noted[(kind, layer), name] for name in ("counts", "sums", "square"))
+                means = added / counts  # [components, width, classes]
                 within = (square - (means * counts) @ means.mT) / counts.sum()
                 size = within.diagonal(dim1=1, dim2=2).mean(1).clamp(min=1e-12)
                 penalty = self.ridge * size[:, None, None] * torch.eye(within.shape[1]).to(within)

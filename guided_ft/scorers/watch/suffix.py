@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from ...anatomy import behind_attention
 from ...system import processes
@@ -158,7 +159,7 @@ class Suffix:
             with self._changed(self._head, layer, flow, edits):
                 cache = self._prefix_cache(copies)
             rows = torch.arange(copies, device=flow[self._head].device)
-            for running in cache.layers[layer:end]:
+            for running in cast(list[DynamicLayer], cache.layers[layer:end]):
                 running.batch_select_indices(_copies(rows, self._rest.sequences, self._rest.examples))
             # Layers that do not run are only asked for their length.
             cache.layers = [*self._cache.layers[:layer], *cache.layers[layer:end], *self._cache.layers[end:]]

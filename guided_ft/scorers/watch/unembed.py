@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
-from ...anatomy import bare
 from ...errors import GuidedError
 from ...task.tokens import IGNORE
 from .scene import Scene
@@ -87,10 +87,10 @@ class Unembedding:
 
         Raises GuidedError if the unembedding carries an adapter, whose part is not in the weight.
         """
-        head: Any = self.head
-        if head is not bare(head) and not head.merged and not head.disable_adapters:
+        adapted = self.head if isinstance(self.head, BaseTunerLayer) else None
+        if adapted is not None and not adapted.merged and not adapted.disable_adapters:
             raise GuidedError("direct_logit: the output head carries an adapter (merge it first)")
-        weight: torch.Tensor = self.head.weight.detach()
+        weight = cast(torch.Tensor, self.head.weight).detach()
         other = weight.float().mean(0) if answers.wrong is None else weight[answers.wrong].float()
         return weight[answers.token].float() - other
 
@@ -112,7 +112,11 @@ def frozen_norm(norm: nn.Module, at: torch.Tensor, direction: torch.Tensor) -> t
     centred = isinstance(norm, nn.LayerNorm)
     dtype = next(norm.parameters()).dtype if any(True for _ in norm.parameters()) else at.dtype
     zero = norm.forward(torch.zeros_like(at[..., :1, :], dtype=dtype)).float()
-    gain = norm.weight.float() if centred else norm.forward(torch.ones_like(zero, dtype=dtype)).float()  # type: ignore
+    gain = (
+        norm.weight.float()
+        if isinstance(norm, nn.LayerNorm)
+        else norm.forward(torch.ones_like(zero, dtype=dtype)).float()
+    )
     inside = at.float() - at.float().mean(-1, keepdim=True) if centred else at.float()
     out, plain = norm.forward(at.to(dtype)).float() - zero, gain * inside
     scale = (out * plain).sum(-1, keepdim=True) / plain.square().sum(-1, keepdim=True).clamp(min=1e-30)
