@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 # Before anything imports the hub's client: no test may reach for the network.
@@ -14,6 +15,12 @@ import torch
 from families import MOE, NAMES
 
 torch.set_num_threads(1)
+
+
+def pytest_collection_finish() -> None:
+    """Spare the collector the libraries: each trainer ends with a collection, which else walks all that they hold."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(params=NAMES)
