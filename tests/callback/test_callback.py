@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 import torch
-from families import logits, make
+from families import NAMES, logits, make
 from peft import AutoPeftModelForCausalLM
 from trainers import MODES, STEPS, TRAINERS, base, digests, dpo, from_task, ready, sft
 from transformers import AutoModelForCausalLM
@@ -48,8 +48,16 @@ def test_one_added_argument(tmp_path, name, mode):
             assert torch.equal(logits(trainer.model), start)
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+LAYOUTS = ("llama", "phi3", "gpt2")
+"""Separate projections, fused ones, and weights that are stored transposed."""
+
+TRAINED = [(family, "slice", dtype) for family in NAMES for dtype in (torch.float32, torch.bfloat16)]
+TRAINED += [
+    (family, mode, dtype) for family in LAYOUTS for mode in MODES[1:] for dtype in (torch.float32, torch.bfloat16)
+]
+
+
+@pytest.mark.parametrize(("family", "mode", "dtype"), TRAINED)
 def test_every_family_trains_by_sft(tmp_path, family, mode, dtype):
     callback = GuidedCallback(ready(make(family), mode))
     model = base(tmp_path, family, dtype)

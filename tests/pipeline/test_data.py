@@ -16,6 +16,9 @@ SUMS = {
     "contains": " + ",
 }
 
+DIGITS = {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}
+"""There are a hundred sums of two digits."""
+
 
 def test_sums_are_right_and_no_prompt_is_in_both():
     train, test = load_rows(Data(**SUMS, train=200, test=50), seed=0)
@@ -61,7 +64,7 @@ def test_a_test_file_takes_its_prompts_out_of_training(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (SUMS | {"train": 8100, "test": 100}, "different training and 100 test rows"),
+        (SUMS | {"options": DIGITS, "train": 95, "test": 20}, "different training and 20 test rows"),
         ({"name": "chain_sums"}, "reasoning_gym cannot make 'chain_sums'"),
         ({"name": "chain_sum", "options": {"min_termz": 2}}, "reasoning_gym cannot make 'chain_sum'"),
         ({"name": "chain_sum", "options": {"seed": 2}}, "'seed' is set by the recipe"),

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny_run import adapter, recipe
+from tiny_run import adapter, again, recipe
 
 from guided_ft import GuidedError, Recipe, run
 from guided_ft.pipeline import run_folder
@@ -135,9 +135,13 @@ def test_a_replacement_that_is_killed_is_made_up_for(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_finished_run_stays_whole_until_its_successor_is(tmp_path, monkeypatch, capsys):
-    first = recipe(tmp_path)
+def test_a_finished_run_stays_whole_until_its_successor_is(tmp_path, finished, monkeypatch, capsys):
+    first = again(finished, tmp_path)
     run(first, quiet=True)
+
+    def other(**changes):
+        return recipe(finished, output=first.output, **changes)
+
     folder = tmp_path / "run"
     before = content(folder)
     assert {"run.json", "report.html", *OUTPUTS} <= set(before)
@@ -145,17 +149,17 @@ def test_a_finished_run_stays_whole_until_its_successor_is(tmp_path, monkeypatch
     with pytest.raises(GuidedError, match="nope"):
         run(mistaken(first), quiet=True)
     with pytest.raises(GuidedError, match="stepz"):
-        run(recipe(tmp_path, localize={"options": {"stepz": 3}}), quiet=True)
+        run(other(localize={"options": {"stepz": 3}}), quiet=True)
     assert content(folder) == before
     assert not (folder / "next").exists()
 
     run(first, until="localize", quiet=True)
     assert not (folder / "next").exists()
-    run(recipe(tmp_path, localize={"method": "magnitude"}), until="localize", quiet=True)
+    run(other(localize={"method": "magnitude"}), until="localize", quiet=True)
     assert content(folder) == before
     assert (folder / "next" / "scores.safetensors").is_file()
 
-    second = recipe(tmp_path, select={"budget": "10%"}, control="none")
+    second = other(select={"budget": "10%"}, control="none")
     capsys.readouterr()
     with monkeypatch.context() as patch:
         patch.setattr("guided_ft.pipeline.training._save", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -177,8 +181,8 @@ def test_a_finished_run_stays_whole_until_its_successor_is(tmp_path, monkeypatch
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", OUTPUTS)
-def test_what_a_stage_left_is_compared_by_content(finished, name):
-    asked, folder = finished
+def test_what_a_stage_left_is_compared_by_content(whole_run, name):
+    asked, folder = whole_run
     whole = (folder / name).read_bytes()
     for damage in (None, whole[: len(whole) // 2], b"X" + whole[1:]):
         if damage is None:
@@ -191,8 +195,6 @@ def test_what_a_stage_left_is_compared_by_content(finished, name):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> tuple[Recipe, Path]:
-    folder = tmp_path_factory.mktemp("finished")
-    asked = recipe(folder, control="none")
-    run(asked, quiet=True)
-    return asked, folder / "run"
+def whole_run(tmp_path_factory, finished) -> tuple[Recipe, Path]:
+    folder = tmp_path_factory.mktemp("whole")
+    return again(finished, folder, control="none"), folder / "run"

@@ -1,4 +1,4 @@
-"""Run a recipe in forked children; kill each when a file appears: ``python kill_run.py FOLDER NAME FILE ...``.
+"""Run a recipe whole, and again in children that are killed when a file appears: ``python kill_run.py FOLDER FILE ...``.
 
 One warm parent forks, so that the seconds the libraries take to load are paid once.
 """
@@ -21,7 +21,12 @@ from guided_ft import run  # noqa: E402
 from guided_ft.pipeline import training as _training  # noqa: E402, F401  (loaded before the forks)
 
 
-def main(folder: str, name: str, files: list[str]) -> None:
+def main(folder: str, files: list[str]) -> None:
+    _run(folder, "whole", [])
+    _run(folder, "killed", files)
+
+
+def _run(folder: str, name: str, files: list[str]) -> None:
     asked = tiny_run.recipe(Path(folder), name, control="none", train={"steps": 12, "save_steps": 1})
     for file in [*files, None]:
         child = os.fork()
@@ -44,4 +49,4 @@ def _fate(child: int, file: Path | None) -> str:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], sys.argv[3:])
+    main(sys.argv[1], sys.argv[2:])

@@ -51,7 +51,7 @@ _LORA = dict.fromkeys(
     families.MOE, "to_lora: model.layers.0.mlp.experts: a LoRA cannot hold neurons of experts (export.merged can)"
 )
 
-_COMPILED = ("llama", "phi3", "gpt2", "opt", "mixtral")
+_COMPILED = ("llama", "gpt2", "mixtral")
 
 LAWS: dict[str, tuple[Law, ...]] = {
     "Forward": (

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tiny
 import torch
-import torch.distributed as dist
 
 from guided_ft.anatomy import Anatomy, Component
 from guided_ft.scorers import catalogue
 from guided_ft.selection.scoremap import ScoreMap
-from guided_ft.system.files import write_arrays
 from guided_ft.task.task import Task
 
 PAIRS = [
@@ -86,15 +83,6 @@ def owned(anatomy: Anatomy, component: Component, values: dict[str, torch.Tensor
         for i, row in zip(part.index, rows.tolist(), strict=True):
             total += row if i in mine else row / anatomy.heads_per_group
     return total
-
-
-def write_ranks(found: dict[str, np.ndarray], out: str) -> None:
-    """Write what this process found, under its rank; and take leave of the others, if there are any."""
-    together = dist.is_initialized()
-    rank, size = (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
-    write_arrays(Path(out) / f"rank{rank}of{size}.safetensors", found)
-    if together:
-        dist.destroy_process_group()
 
 
 def all_owned(anatomy: Anatomy, kind: str, values: dict[str, torch.Tensor]) -> np.ndarray:

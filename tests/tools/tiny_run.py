@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,12 @@ def recipe(folder: Path, name: str = "run", family: str = "llama", **changes: An
         **changes,
     }
     return Recipe.from_dict(settings)
+
+
+def again(finished: Path, folder: Path, **changes: Any) -> Recipe:
+    """A recipe on the model and data of a finished run (``finished / "run"``), with a copy of it in ``folder / "run"``."""
+    shutil.copytree(finished / "run", folder / "run")
+    return recipe(finished, **{"output": str(folder / "run"), **changes})
 
 
 def adapter(folder: Path) -> str:

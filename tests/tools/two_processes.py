@@ -1,0 +1,126 @@
+"""Under ``torchrun --nproc_per_node 2 two_processes.py BASE OUT``: train and score as one process does in the tests.
+
+One start for all of it, as loading the libraries takes longer than the work. Each rank writes what it found.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import families
+import numpy as np
+import pytest
+import scoring
+import tiny
+import torch
+import torch.distributed as dist
+from datasets import Dataset
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from transformers import AutoModelForCausalLM
+from trl import SFTConfig, SFTTrainer
+
+from guided_ft import GuidedCallback, Task, localize, localize_directions
+from guided_ft.errors import GuidedError
+from guided_ft.system.files import write_arrays, write_text
+
+SHARDED = ("activation", "frequency", "massive", "sink", "block_influence", "angular", "attribution")
+
+Found = dict[str, np.ndarray]
+
+
+class Trainer(SFTTrainer):
+    """All processes but the first are late with their part of a checkpoint."""
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        if self.args.process_index:
+            time.sleep(1)
+        super()._save_rng_state(output_dir)
+
+
+def train(base: Path, out: Path, per_device: int) -> tuple[Found, str]:
+    """What was trained, and the plan's hash, the certificate and the number of processes in words."""
+    callback = GuidedCallback(task=Task.from_dataset(tiny.sums(8), tiny.tokenizer()), budget="20%")
+    args = SFTConfig(
+        str(out),
+        max_steps=4,
+        save_steps=4,
+        per_device_train_batch_size=per_device,
+        learning_rate=1e-2,
+        use_cpu=True,
+        bf16=False,
+        gradient_checkpointing=False,
+        report_to=[],
+        disable_tqdm=True,
+    )
+    trainer = Trainer(
+        AutoModelForCausalLM.from_pretrained(base, attn_implementation="eager"),
+        args=args,
+        train_dataset=Dataset.from_list(tiny.sums(24)),
+        processing_class=tiny.tokenizer(),
+        callbacks=[callback],
+    )
+    trainer.train()
+    trained = {n: p.detach().numpy() for n, p in trainer.model.named_parameters() if p.requires_grad}
+    return trained, f"{callback.plan.hash} {callback.certificate} {args.world_size}"
+
+
+def shares() -> Found:
+    """Scores of batches that the processes share among them."""
+    found = {}
+    # Five batches of four sizes: the processes' shares differ; of the second set one process gets nothing at all.
+    task, against = scoring.sums(9, batch_size=2), scoring.sums(2, batch_size=2, first=12)
+    wanted = scoring.all_methods(against, skip=("gates",))
+    wanted["mean"] = {"method": "attribution", "replace": "mean"}
+    for family in ("llama", "gpt2"):
+        for name, scores in localize(families.make(family), task, methods=wanted, retain=None).items():
+            found |= {f"{family} {name} {kind}": scores.of(kind) for kind in scores.kinds}
+    exact = localize(families.make("opt"), task, "ablation", None, kinds=("layer", "head"), replace="mean")
+    found |= {f"exact {kind}": exact.of(kind) for kind in exact.kinds}
+    patched = localize(families.make("llama"), scoring.pairs(5, 2), "attribution", None, replace="corrupted")
+    found["pairs"] = patched.neuron
+    two_sided = localize(families.make("llama"), task, "attribution", "self", seed=3)
+    found["two-sided"] = two_sided.head
+    for name, scores in localize_directions(families.make("llama"), task, against, max_rank=4).scores.items():
+        found[f"directions {name}"] = scores
+    if dist.is_initialized():
+        with pytest.raises(GuidedError, match="differs between the processes"):
+            localize(families.make("llama"), scoring.sums(3 + dist.get_rank()), "attribution", None)
+    return found
+
+
+def sharded() -> Found:
+    """Scores of a model whose weights are spread over the processes (FSDP2), where there are several."""
+    model = families.make("llama")
+    if dist.is_initialized():
+        mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+        for layer in model.model.layers:
+            fully_shard(layer, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+        weight = model.model.layers[0].mlp.up_proj.weight
+        assert weight.to_local().numel() < weight.numel(), "nothing is sharded"
+    # Three batches: no even share.
+    task = scoring.sums(6, batch_size=2)
+    found = {}
+    for name, scores in localize(model, task, methods=list(SHARDED), retain=None).items():
+        found |= {f"{name} {kind}": scores.of(kind) for kind in scores.kinds}
+    exact = localize(model, task, "ablation", None, kinds=("layer", "head"))
+    return found | {f"ablation {kind}": exact.of(kind) for kind in exact.kinds}
+
+
+def main(base: Path, out: Path) -> None:
+    rank = os.environ["RANK"]
+    # Training opens the group of processes that the others use, too.
+    trained, told = train(base, out, per_device=2)
+    write_text(out / f"rank{rank}.txt", told)
+    for name, found in {"train": trained, "shares": shares(), "sharded": sharded()}.items():
+        write_arrays(out / f"{name}-{rank}.safetensors", found)
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
