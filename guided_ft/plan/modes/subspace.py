@@ -66,7 +66,7 @@ class SubspaceMode(Mode[Subspace]):
             fan_in_fan_out=selection.anatomy.family.transposed,
         )
         # PEFT's door for layers of one's own: it is asked for every target, of whatever class.
-        config._register_custom_module({nn.Module: _Fixed(selection)})
+        config._register_custom_module({nn.Module: _Fixed(selection)})  # type: ignore[dict-item]
         return config
 
     def sizes(self, selection: Subspace) -> dict[str, int]:
