@@ -148,8 +148,8 @@ def test_retention_can_be_the_users_own_text_or_none(tmp_path):
     [
         ({"model": "no/such-model"}, "model: 'no/such-model' cannot be loaded"),
         ({"select": {"budget": "0.001%"}}, "budget: 0.001% buys nothing: L"),
-        ({"localize": {"retain": "none.jsonl"}}, "none.jsonl: cannot be read"),
-        ({"localize": {"options": {"stepz": 3}}}, "unexpected keyword argument 'stepz'"),
+        ({"localize": {"retain": "none.jsonl"}}, "localize.retain: 'none.jsonl': no such file"),
+        ({"localize": {"options": {"stepz": 3}}}, "localize.options.stepz: no option of method attribution"),
         (
             {"train": {"learning_rate": 1e30, "steps": 1}},
             "stage evaluate: what was measured is not finite (check the data, or lower the learning rate)",
