@@ -110,12 +110,24 @@ def test_check_says_what_a_run_would_do(capsys, pipeline) -> None:
     assert pipeline.calls == []
 
 
-def test_recipes_are_listed_with_their_descriptions(capsys) -> None:
+def test_recipes_are_listed_by_topic_with_what_they_do_and_their_data(capsys) -> None:
     code, out, err = call(capsys, "recipes")
     assert (code, err) == (0, "")
-    assert [line.split(maxsplit=1) for line in out.splitlines()] == [
-        [name, Recipe.load(name).description] for name in shipped()
-    ]
+    first, *topics = out.split("\n\n")
+    assert first.split()[0] == "quickstart"
+    assert first.endswith("0.1% of the model (reasoning_gym chain_sum)")
+    listed = {topic.splitlines()[0].replace(" ", "_"): topic.splitlines()[1:] for topic in topics}
+    folders: dict[str, list[str]] = {}
+    for name, path in shipped().items():
+        folders.setdefault(path.parent.name, []).append(name)
+    del folders["recipes"]
+    assert {topic: [line.split()[0] for line in lines] for topic, lines in listed.items()} == folders
+    assert list(listed) == sorted(listed)
+    for line in (line for lines in listed.values() for line in lines):
+        name, rest = line.split(maxsplit=1)
+        recipe = Recipe.load(name)
+        assert rest.startswith(f"{recipe.description} (")
+        assert rest.endswith(f"{recipe.data.name})")
 
 
 def test_a_recipe_is_copied_as_it_is_and_never_overwritten_by_accident(capsys, here: Path) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..errors import GuidedError
 from .program import app, examples
+
+if TYPE_CHECKING:
+    from ..recipe.recipe import Data
 
 recipes = typer.Typer(rich_markup_mode=None)
 app.add_typer(recipes, name="recipes", epilog=examples("recipes", "recipes copy quickstart my.yaml"))
@@ -16,13 +19,19 @@ app.add_typer(recipes, name="recipes", epilog=examples("recipes", "recipes copy 
 
 @recipes.callback(invoke_without_command=True)
 def list_recipes(context: typer.Context) -> None:
-    """List the shipped recipes, or copy one to change it."""
+    """List the shipped recipes by topic, each with where its examples come from; or copy one to change it."""
     if context.invoked_subcommand is None:
+        from ..recipe.finding import topic
         from ..recipe.recipe import Recipe, shipped
 
         known = shipped()
-        for name in known:
-            typer.echo(f"{name:<{max(map(len, known))}}  {Recipe.load(name).description}")
+        width, last = max(map(len, known)), ""
+        for name, path in known.items():
+            if topic(path) != last:
+                last = topic(path)
+                typer.echo(f"\n{last.replace('_', ' ')}")
+            recipe = Recipe.load(name)
+            typer.echo(f"  {name:<{width}}  {recipe.description} ({source(recipe.data)})")
 
 
 @recipes.command(epilog=examples("recipes copy quickstart", "recipes copy quickstart my.yaml --force"))
@@ -44,3 +53,10 @@ def copy(
         raise GuidedError(f"{target}: exists already (give another name, or --force)")
     write_text(target, read_text(source))
     typer.echo(f"wrote {target}; run it with: guided-ft run {target}")
+
+
+def source(data: Data) -> str:
+    """Where a recipe's examples come from, in a few words."""
+    if data.source == "file":
+        return str(data.path)
+    return f"{data.source} {data.name}" if data.source != "hub" else str(data.name)

@@ -43,7 +43,7 @@ _add_stage(
     "run quickstart",
     "run quickstart budget=1% steps=50",
     "run tickets.jsonl steps=50",
-    "run recipes/dpo_sums.yaml model=path/to/model --quiet",
+    "run recipes/maths/dpo_sums.yaml model=path/to/model --quiet",
 )
 _add_stage(
     "localize", "localize", "Run a recipe up to the scores of components.", "localize quickstart method=gradient"

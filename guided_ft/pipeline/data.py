@@ -16,6 +16,8 @@ from ..recipe.fields import parse_share
 from ..recipe.strict_yaml import shown
 from ..task.read_file import read_file
 from ..task.reader import Reader, asked, read_all
+from ..task.samples import sample
+from .hub import read_hub
 
 if TYPE_CHECKING:
     from ..recipe.recipe import Data
@@ -144,28 +146,16 @@ def _file(data: Data, seed: int, wanted: int) -> tuple[list[Row], list[Row] | No
     return train, None
 
 
-def _hub(data: Data, seed: int, wanted: int) -> tuple[list[Row], None]:
-    from datasets import load_dataset
-
-    try:
-        found = load_dataset(data.name, split=data.split)
-        numbered = [(f"data: {data.name!r} row {i}", dict(row)) for i, row in enumerate(found)]
-    except Exception as error:  # datasets raises many kinds
-        raise GuidedError(f"data: {data.name!r} cannot be loaded ({str(error).splitlines()[0][:160]})") from None
-    for key, feature in (getattr(found, "features", None) or {}).items():
-        names: list[str] = getattr(feature, "names", [])
-        for _, row in numbered if names else ():
-            # The hub stores a class's number, and -1 where it is not known.
-            row[key] = names[row[key]] if row[key] is not None and row[key] >= 0 else None
-    rows = read_all(numbered, _reader(data), f"data: {data.name!r}")
-    random.Random(seed).shuffle(rows)
-    return rows, None
+def _sample(data: Data, seed: int, wanted: int) -> tuple[list[Row], None]:
+    numbered = [(f"data: sample {data.name!r} row {i}", row) for i, row in enumerate(sample(str(data.name), seed))]
+    return read_all(numbered, _reader(data), f"data: sample {data.name!r}"), None
 
 
 SOURCES: dict[str, Callable[[Any, int, int], tuple[list[Row], list[Row] | None]]] = {
     "reasoning_gym": _reasoning_gym,
     "file": _file,
-    "hub": _hub,
+    "hub": read_hub,
+    "sample": _sample,
 }
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import GuidedError
+from ..task import samples
 from ..task.reader import answered, asked
 
 if TYPE_CHECKING:
@@ -201,7 +202,8 @@ def _held_out_text(run: Run) -> Task | None:
     if settings.retention == "none":
         return None
     if settings.retention != "self":
-        text = Task.load(settings.retention, run.tokenizer, max_length=settings.retention_tokens, batch_size=8)
+        seed = run.recipe.seed + RETAIN_SEED
+        text = load_text(settings.retention, run.tokenizer, settings.retention_tokens, 8, seed)
         return text.take(settings.retention_examples)
     path = run.folder / HELD_OUT
     if not path.exists():
@@ -213,6 +215,16 @@ def _held_out_text(run: Run) -> Task | None:
         )
         text.save(path)
     return Task.load(path, name="self")
+
+
+def load_text(path: str, tokenizer: Any, max_length: int, batch_size: int, seed: int) -> Task:
+    """Text to be kept: a file of the user's, or one of the samples."""
+    from ..task.task import Task
+
+    if path in samples.SAMPLES:
+        rows = samples.sample(path, seed)
+        return Task.from_dataset(rows, tokenizer, max_length=max_length, batch_size=batch_size, name=path)
+    return Task.load(path, tokenizer, max_length=max_length, batch_size=batch_size)
 
 
 def shown(row: dict[str, Any]) -> tuple[str, str]:

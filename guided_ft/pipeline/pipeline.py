@@ -14,6 +14,7 @@ from ..system.machine import peak_bytes
 from ..system.progress import hushed
 from . import run_folder, stages
 from .fingerprint import stage_keys
+from .hub import within_reach
 from .preflight import preflight
 from .record import run_record
 
@@ -124,7 +125,7 @@ def run(
         pick({stage.name: 0 for stage in STAGES}, until, "until")
     preflight(recipe)
     with hushed():
-        return _run(recipe, until, trust_remote_code, (lambda text: None) if quiet else _say)
+        return _run(within_reach(recipe), until, trust_remote_code, (lambda text: None) if quiet else _say)
 
 
 def _say(text: str) -> None:

@@ -11,6 +11,7 @@ from ..models import EMBEDDED, cache_folder
 from ..recipe.mends import Problem, RecipeError
 from ..recipe.strict_yaml import shown
 from ..scorers.options import option_names
+from ..task.samples import SAMPLES
 from .data import load_rows
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def _files(recipe: Recipe) -> list[Problem]:
     if recipe.data.source != "file":
         named = {}
     kept = {"localize.retain": recipe.localize.retain, "evaluate.retention": recipe.evaluate.retention}
-    named |= {key: None if path in ("self", "none") else path for key, path in kept.items()}
+    named |= {key: None if path in ("self", "none", *SAMPLES) else path for key, path in kept.items()}
     found = [(key, path) for key, path in named.items() if path]
     against = str(recipe.localize.options.get("against", ""))
     found += [("localize.options.against", part.strip()) for part in against.split(",") if part.strip()]

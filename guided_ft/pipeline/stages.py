@@ -22,7 +22,7 @@ from ..task.reader import answered, last_answer_apart
 from .data import load_rows
 from .fingerprint import stage_keys
 from .lengths import fitting
-from .measure import HELD_OUT, check_metrics, measure
+from .measure import HELD_OUT, check_metrics, load_text, measure
 
 if TYPE_CHECKING:
     from ..recipe.recipe import Recipe
@@ -111,14 +111,12 @@ def before(run: Run) -> dict[str, Any]:
 
 def localize(run: Run) -> dict[str, Any]:
     """Score the components and write the map."""
-    from ..task.task import Task
-
     settings = run.recipe.localize
     task = run.task(run.rows[0][: settings.examples], settings.batch_size)
 
     def load(path: str) -> Task:
         length = run.recipe.train.max_length
-        return Task.load(path, run.tokenizer, max_length=length, batch_size=settings.batch_size)
+        return load_text(path, run.tokenizer, length, settings.batch_size, run.recipe.seed)
 
     retain: str | Task | None = {"none": None, "self": "self"}.get(settings.retain, settings.retain)
     if isinstance(retain, str) and retain != "self":

@@ -12,6 +12,9 @@ from ..plan.modes import MODES
 from .fields import listed
 from .mends import Problem, spell
 
+NAMES = {"reasoning_gym": "chain_sum", "hub": "owner/dataset", "sample": "word_problems"}
+"""Sources whose data has a name, and one as an example."""
+
 
 def conflicts(data: Mapping[str, Any], recipe: type[BaseModel]) -> list[Problem]:
     """Values that are right alone and wrong together.
@@ -30,9 +33,12 @@ def conflicts(data: Mapping[str, Any], recipe: type[BaseModel]) -> list[Problem]
     source, mode = value("data", "source"), value("train", "mode")
     if source == "file" and value("data", "path") is None:
         found.append(("data.path", "missing, source file needs one (write path: examples.jsonl)"))
-    if source in ("reasoning_gym", "hub") and value("data", "name") is None:
-        example = {"reasoning_gym": "chain_sum", "hub": "owner/dataset"}[source]
+    if isinstance(source, str) and source in NAMES and value("data", "name") is None:
+        example = NAMES[source]
         found.append(("data.name", f"missing, source {source} needs one (write name: {example})"))
+    for key in ("subset", "fallback"):
+        if source != "hub" and value("data", key) is not None:
+            found.append((f"data.{key}", f"source {source} has none (remove it, or write source: hub)"))
     for key in ("train", "test"):
         if source == "reasoning_gym" and str(value("data", key)).endswith("%"):
             found.append((f"data.{key}", "a generator draws without end, so it has no shares (write a number)"))

@@ -104,11 +104,18 @@ def _name(value: Any) -> str:
 
 def _kept(value: Any) -> str:
     from ..task.read_file import ENDINGS
+    from ..task.samples import SAMPLES
 
-    if isinstance(value, str) and (value in ("self", "none") or value.lower().endswith(ENDINGS)):
+    if isinstance(value, str) and (value in ("self", "none", *SAMPLES) or value.lower().endswith(ENDINGS)):
         return _place(value)
     mend = "write none" if value is None or value is False else "write self, or a path that ends in .jsonl or .txt"
     raise GuidedError(f"expected self, none or a .jsonl or .txt file, got {show(value)} ({mend})")
+
+
+def _sample(value: Any) -> str:
+    from ..task.samples import SAMPLES
+
+    return _known(value, SAMPLES)
 
 
 def _format(value: Any) -> str:
@@ -269,6 +276,7 @@ AnswerLength = Annotated[Literal["auto"] | int, BeforeValidator(_length)]
 TrainAmount = Annotated[str | int, _amount(least=1)]
 TestAmount = Annotated[str | int, _amount(least=0)]
 LearningRate = Annotated[Literal["auto"] | float, BeforeValidator(_rate)]
+Sample = Annotated[str, BeforeValidator(_sample)]
 Metric = Annotated[str, BeforeValidator(_metric)]
 Format = Annotated[str, BeforeValidator(_format)]
 Columns = Annotated[dict[str, str], BeforeValidator(_columns)]

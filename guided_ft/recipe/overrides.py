@@ -78,6 +78,9 @@ def _change_source(values: Mapping[str, Any], data: dict[str, Any]) -> None:
     path, name = named["path"], named["name"]
     source = named["source"] or ("file" if path else kind if kind != "file" else "hub")
     data["data"] = {"source": source}
+    if kind == "hub" and path and not name:
+        # A local copy of a set has its columns.
+        data["data"] |= {key: own[key] for key in ("format", "columns", "prompt") if key in own}
     if source == "reasoning_gym" and "preference" in own:
         # That is how answers are made, not which.
         data["data"]["preference"] = own["preference"]

@@ -11,13 +11,14 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
-from ..errors import GuidedError, did_you_mean
+from ..errors import GuidedError
 from ..system.files import write_text
 from ..task.read_file import ENDINGS, read_file
 from ..task.reader import Reader
 from ..task.spread import spread
 from . import overrides as _overrides
 from .conflicts import conflicts
+from .extends import read
 from .fields import (
     AnswerLength,
     Budget,
@@ -40,6 +41,7 @@ from .fields import (
     Place,
     Rank,
     Rate,
+    Sample,
     Says,
     Seed,
     Steps,
@@ -49,8 +51,10 @@ from .fields import (
     TrainAmount,
     leaves,
 )
+from .finding import find
+from .finding import shipped as shipped
 from .mends import Problem, RecipeError, translate
-from .strict_yaml import dump, read_mapping, shown
+from .strict_yaml import dump, shown
 from .trl_fields import argument_problems, hoisted
 
 MAX_STEPS = 10**9
@@ -66,13 +70,15 @@ class Section(BaseModel):
 class Data(Section):
     """What is learned, and what is held back to test it."""
 
-    source: Literal["reasoning_gym", "file", "hub"] = Field(
+    source: Literal["reasoning_gym", "file", "hub", "sample"] = Field(
         default="reasoning_gym", description="where the examples come from"
     )
-    name: Text | None = Field(default=None, description="generator of reasoning_gym, or dataset id on the hub")
+    name: Text | None = Field(default=None, description="generator of reasoning_gym, dataset id on the hub, or sample")
     path: Place | None = Field(default=None, description="file of source file: .jsonl, .json, .csv, .txt, .parquet")
     test_path: Place | None = Field(default=None, description="file of test examples")
     split: Text = Field(default="train", description="split of a hub dataset")
+    subset: Text | None = Field(default=None, description="named part of a hub dataset (main), or one of its files")
+    fallback: Sample | None = Field(default=None, description="made-up sample to run on where the hub is out of reach")
     format: Format = Field(default="auto", description="format of the rows (auto: the one whose columns they have)")
     columns: Columns = Field(default={}, description="columns that are read: prompt, completion and so on, and yours")
     prompt: FreeText | None = Field(
@@ -219,14 +225,12 @@ class Recipe(Section):
             typed = {override.partition("=")[0].strip() for override in overrides}
             pairs = not typed & {"trainer", "train.trainer"} and _has_pairs(recipe.data)
             return cls.load("quickstart", [*named, "train.trainer=dpo"]) if pairs else recipe
-        path = _find(path_or_name)
-        where = path.name if path.name.isprintable() else ascii(path.name)
-        data = {"name": path.stem, **read_mapping(path, where)}
+        data, file_of = read(find(path_or_name))
         touched = _overrides.apply(overrides, data, cls)
 
         def source(key: str) -> str:
             near = (t for t in touched if f"{key}.".startswith(f"{t}.") or f"{t}.".startswith(f"{key}."))
-            return _overrides.WHERE if any(near) else where
+            return _overrides.WHERE if any(near) else file_of(key)
 
         try:
             return cls(**data)
@@ -262,14 +266,6 @@ def keys() -> Mapping[str, FieldInfo]:
     return leaves(Recipe)
 
 
-def shipped() -> dict[str, Path]:
-    """The recipes that come with the package, by name."""
-    package = Path(__file__).parents[1]
-    inside = package / "recipes"
-    folder = inside if inside.is_dir() else package.parent / "recipes"
-    return {path.stem: path for path in sorted(folder.rglob("*.yaml"))}
-
-
 def _has_pairs(data: Data) -> bool:
     """Whether the first row of a file is a preference; what is wrong with it is told when all are read."""
     try:
@@ -277,13 +273,3 @@ def _has_pairs(data: Data) -> bool:
         return "chosen" in Reader(data.format, data.columns, data.prompt)(next(first, {}))
     except GuidedError:
         return False
-
-
-def _find(path_or_name: str | os.PathLike[str]) -> Path:
-    text = os.fspath(path_or_name)
-    if isinstance(path_or_name, Path) or "/" in text or os.sep in text or text.endswith((".yaml", ".yml")):
-        return Path(text)
-    known = shipped()
-    if text not in known:
-        raise GuidedError(f"{text!r}: no shipped recipe has this name ({did_you_mean(text[:60], known)})")
-    return known[text]

@@ -29,7 +29,7 @@ def test_every_shipped_file_is_found_by_its_name() -> None:
 
 
 def test_an_installed_package_brings_its_own_recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("guided_ft.recipe.recipe.__file__", str(tmp_path / "guided_ft" / "recipe" / "recipe.py"))
+    monkeypatch.setattr("guided_ft.recipe.finding.__file__", str(tmp_path / "guided_ft" / "recipe" / "finding.py"))
     for folder in ("recipes", "guided_ft/recipes/more"):
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "sums.yaml").write_text("data: {name: chain_sum}\n")
@@ -68,7 +68,15 @@ def test_the_shipped_recipes_are_what_their_names_say() -> None:
 
 def test_quickstart_spells_out_what_a_first_reader_may_change() -> None:
     spelled = set(_paths(yaml.safe_load(shipped()["quickstart"].read_text())))
-    of_other_recipes = {"data.path", "data.test_path", "data.split", "train.rank", "train.beta"}
+    of_other_recipes = {
+        "data.path",
+        "data.test_path",
+        "data.split",
+        "data.subset",
+        "data.fallback",
+        "train.rank",
+        "train.beta",
+    }
     of_other_recipes |= {"data.format", "data.columns", "data.prompt", "train.mode_options"}
     of_other_recipes |= {"train.epochs", "train.arguments"}
     assert spelled == set(keys()) - of_other_recipes
@@ -95,6 +103,8 @@ FROZEN = {
     "data.path": None,
     "data.test_path": None,
     "data.split": "train",
+    "data.subset": None,
+    "data.fallback": None,
     "data.format": "auto",
     "data.columns": {},
     "data.prompt": None,
