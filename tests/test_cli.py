@@ -48,6 +48,16 @@ def pipeline(monkeypatch: pytest.MonkeyPatch) -> Pipeline:
 
 
 @pytest.fixture
+def compared(monkeypatch: pytest.MonkeyPatch) -> list[tuple[tuple, dict[str, Any]]]:
+    """Stands in for guided_ft.pipeline.compare.compare; what it was asked."""
+    asked: list[tuple[tuple, dict[str, Any]]] = []
+    fake = types.ModuleType("guided_ft.pipeline.compare.compare")
+    fake.compare = lambda *words, **options: asked.append((words, options))  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "guided_ft.pipeline.compare.compare", fake)
+    return asked
+
+
+@pytest.fixture
 def report(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("guided_ft.report.write_report", lambda folder: folder / "report.html")
     monkeypatch.setattr("guided_ft.report.story", lambda run: f"the story of {run.name}")
@@ -102,6 +112,14 @@ def test_a_stage_command_runs_the_pipeline_up_to_that_stage(capsys, pipeline, st
 def test_flags_may_stand_anywhere(capsys, pipeline) -> None:
     assert call(capsys, "run", "--quiet", "quickstart", "steps=5", "--trust-remote-code")[0] == 0
     assert pipeline.calls[0][1] == {"until": None, "trust_remote_code": True, "quiet": True}
+
+
+def test_compare_hands_over_what_was_asked(capsys, compared) -> None:
+    words = "compare quickstart arms=lora,slice budget=1% rates=1e-4 --quick steps=5"
+    assert call(capsys, *words.split()) == (0, "", "")
+    recipe = Recipe.load("quickstart", ["budget=1%", "steps=5"])
+    options = {"quick": True, "trust_remote_code": False, "quiet": False}
+    assert compared == [((recipe, "lora,slice", "1e-4", None), options)]
 
 
 def test_check_says_what_a_run_would_do(capsys, pipeline) -> None:
@@ -202,12 +220,12 @@ COMMANDS = list(commands(typer.main.get_command(app)))
 
 def test_all_commands_are_there() -> None:
     names = {" ".join(path) for path in COMMANDS}
-    assert names == {"", *STAGES, "check", "estimate", "report", "show", "recipes", "recipes copy"}
+    assert names == {"", *STAGES, "check", "compare", "estimate", "report", "show", "recipes", "recipes copy"}
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
 def test_every_help_ends_with_examples_that_run(
-    capsys, pipeline, report, estimates, here: Path, path: tuple[str, ...]
+    capsys, pipeline, compared, report, estimates, here: Path, path: tuple[str, ...]
 ) -> None:
     code, out, err = call(capsys, *path, "--help")
     assert (code, err) == (0, "")
@@ -243,6 +261,7 @@ def test_no_command_prints_the_help(capsys) -> None:
         ("run quikstart", "'quikstart': no shipped recipe has this name (did you mean 'quickstart'?)"),
         ("run no.yaml", "no.yaml: cannot be read: No such file or directory (check the path)"),
         ("check quickstart budgt=1%", "override: budgt: unknown key (did you mean 'select.budget'?)"),
+        ("compare quickstart arms=lorra", "compare: arms: unknown 'lorra' (did you mean 'lora'?)"),
         (
             "train quickstart steps=ten",
             "override: train.steps: expected an integer from 1 to 1000000000, got 'ten' (write a number such as 100)",

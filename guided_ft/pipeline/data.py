@@ -45,11 +45,11 @@ def load_rows(data: Data, seed: int = 0, trainer: str = "sft") -> tuple[list[Row
     rows = _different(_kept(found, data), _whole)
     if data.source != "reasoning_gym":  # whose questions are made as data.preference says
         _check_trainer([*rows[:1], *(tests or [])[:1]], trainer)
-    questions = _different(rows if tests is None else _kept(tests, data), _question_of)
+    questions = _different(rows if tests is None else _kept(tests, data), question_of)
     asked_for = split(data, len(rows), None if tests is None else len(questions))
     test = questions[: asked_for[1]]
-    held_out = {_question_of(row) for row in test}
-    train = [row for row in rows if _question_of(row) not in held_out][: asked_for[0]]
+    held_out = {question_of(row) for row in test}
+    train = [row for row in rows if question_of(row) not in held_out][: asked_for[0]]
     # A share, and what the other leaves, may turn out smaller where questions repeat.
     short = len(train) < (asked_for[0] if isinstance(data.train, int) else 1)
     if short or (len(test) < asked_for[1] and isinstance(data.test, int)):
@@ -102,7 +102,7 @@ def _reasoning_gym(data: Data, seed: int, wanted: int) -> tuple[list[Row], None]
             generator = reasoning_gym.create_dataset(data.name, size=size, seed=start, **data.options)
         except (ValueError, TypeError, AssertionError, AttributeError) as error:
             raise GuidedError(f"data: reasoning_gym cannot make {data.name!r} ({str(error).splitlines()[0]})") from None
-        rows = _different(_kept((_question(item, data.preference, seed) for item in generator), data), _question_of)
+        rows = _different(_kept((_question(item, data.preference, seed) for item in generator), data), question_of)
         if len(rows) >= wanted:
             break
     return rows, None
@@ -191,7 +191,7 @@ def _whole(row: Row) -> str:
     return json.dumps(row, sort_keys=True, default=str)
 
 
-def _question_of(row: Row) -> str:
+def question_of(row: Row) -> str:
     """What the model is asked, as far as a chat template shows it: who says what, and the tools."""
     question: Any = asked(row) or row.get("messages") or row.get("text")
     if isinstance(question, list):

@@ -104,7 +104,12 @@ STAGES = (
 
 
 def run(
-    recipe: Recipe, *, until: str | None = None, trust_remote_code: bool = False, quiet: bool = False
+    recipe: Recipe,
+    *,
+    until: str | None = None,
+    trust_remote_code: bool = False,
+    quiet: bool = False,
+    say: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Run a recipe in its folder and return what is written to ``run.json``.
 
@@ -117,6 +122,7 @@ def run(
             all, and the report.
         trust_remote_code: allow code that comes with a model of the Hub.
         quiet: print nothing.
+        say: takes what is told on the way; None: it is printed.
 
     Returns:
         The content of ``run.json``; with ``until``, the results of the stages by name.
@@ -125,7 +131,7 @@ def run(
         pick({stage.name: 0 for stage in STAGES}, until, "until")
     preflight(recipe)
     with hushed():
-        return _run(within_reach(recipe), until, trust_remote_code, (lambda text: None) if quiet else _say)
+        return _run(within_reach(recipe), until, trust_remote_code, (lambda text: None) if quiet else say or _say)
 
 
 def _say(text: str) -> None:

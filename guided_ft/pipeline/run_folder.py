@@ -33,10 +33,13 @@ DONE = ".next-done"
 
 
 @contextlib.contextmanager
-def claimed(folder: Path) -> Iterator[Path]:
+def claimed(folder: Path, work: str = "stages/*.json") -> Iterator[Path]:
     """Make or take over the folder of a run, for this process alone.
 
     A folder that is new goes away again if an error comes before the first stage is done.
+
+    Args:
+        work: what there is of it once a stage is done.
 
     Raises:
         GuidedError: it holds files that no run made, or another process runs in it.
@@ -52,7 +55,7 @@ def claimed(folder: Path) -> Iterator[Path]:
                 _move_in(folder)
             yield folder
         except Exception:
-            if fresh and not _records(folder):
+            if fresh and not any(folder.glob(work)):
                 for path in folder.iterdir():
                     _remove(path)
                 with contextlib.suppress(OSError):
@@ -77,6 +80,28 @@ def successor(home: Path) -> Iterator[Path]:
         if fresh and all(path.read_bytes() in known for path in _records(folder)):
             _remove(folder)
         raise
+
+
+@contextlib.contextmanager
+def inside(run: Path, name: str) -> Iterator[Path]:
+    """A folder of its own for other work in the folder of a run, which may be made for that, for this process alone.
+
+    The run itself may go on in its folder meanwhile. What is new goes away again as with ``claimed``.
+
+    Raises:
+        GuidedError: the folder of the run holds files that no run made, or another process does this work.
+    """
+    if run.is_dir() and any(run.iterdir()):
+        _check_made_by_run(run)
+    fresh = not (run / MARKER).exists()
+    if fresh:
+        write_text(run / MARKER, _mark(None))
+    try:
+        with claimed(run / name, "*/stages/*.json") as folder:
+            yield folder
+    finally:
+        if fresh and [path.name for path in run.iterdir()] == [MARKER]:
+            _remove(run)
 
 
 def replace(home: Path) -> None:

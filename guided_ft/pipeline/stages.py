@@ -144,22 +144,25 @@ def _kinds(run: Run) -> tuple[str, ...]:
 
 def choose(run: Run) -> dict[str, Any]:
     """Spend the budget and write the selection and the plan."""
-    scores = run.way.read_map(run.folder / "scores.safetensors")
-    return _plan(run, scores, run.recipe.select.strategy, run.recipe.seed, run.folder)
+    return _write(planned(run, run.recipe.select.strategy, run.recipe.seed), run.folder)
 
 
-def _plan(run: Run, scores: Any, strategy: str, seed: int, folder: Path) -> dict[str, Any]:
-    recipe = run.recipe
-    settings, train = recipe.select, recipe.train
+def planned(run: Run, strategy: str, seed: int) -> Plan:
+    """The plan that a recipe makes of the map in the run's folder, by its own strategy or another."""
+    settings, train = run.recipe.select, run.recipe.train
     selection = run.way.choose(
-        scores,
+        run.way.read_map(run.folder / "scores.safetensors"),
         settings.budget,
         kinds=settings.kinds,
         strategy=strategy,
         seed=seed,
         first_layer=settings.first_layer,
     )
-    plan = Plan(selection, train.mode, train.rank, train.lr_scale, train.mode_options)
+    return Plan(selection, train.mode, train.rank, train.lr_scale, train.mode_options)
+
+
+def _write(plan: Plan, folder: Path) -> dict[str, Any]:
+    selection: Any = plan.selection
     selection.save(folder / "selection.json")
     plan.save(folder / "plan.json")
     return {
@@ -177,7 +180,7 @@ def train(run: Run, folder: Path | None = None) -> dict[str, Any]:
     folder = folder or run.folder
     plan = Plan.load(folder / "plan.json")
     key = run.keys["train"]
-    return fit(run.recipe, plan, run.rows[0], _probe(run), run.model(), run.tokenizer, folder, key)
+    return fit(run.recipe, plan, run.rows[0], probe(run), run.model(), run.tokenizer, folder, key)
 
 
 def after(run: Run, folder: Path | None = None) -> dict[str, Any]:
@@ -187,17 +190,18 @@ def after(run: Run, folder: Path | None = None) -> dict[str, Any]:
     from .training import probe_logits
 
     folder = folder or run.folder
-    model, reference = _tuned(run, folder)
+    model, reference = tuned(run, folder)
     kept = torch.from_numpy(read_arrays(folder / "probe.safetensors")["logits"])
-    difference = float((probe_logits(model, _probe(run)) - kept).abs().max())
+    difference = float((probe_logits(model, probe(run)) - kept).abs().max())
     return {"reload": {"max_difference": difference}, **measure(run, run.rows[1], model, reference)}
 
 
-def _probe(run: Run) -> Task:
+def probe(run: Run) -> Task:
+    """A batch to compare a reloaded model on."""
     return run.task((run.rows[1] or run.rows[0])[:4], batch_size=4)
 
 
-def _tuned(run: Run, folder: Path) -> tuple[Any, Callable[[], contextlib.AbstractContextManager[Any]]]:
+def tuned(run: Run, folder: Path) -> tuple[Any, Callable[[], contextlib.AbstractContextManager[Any]]]:
     """The trained model, and a way to ask the base."""
     if (folder / "adapter" / "adapter_config.json").exists():
         from peft import PeftModel
@@ -217,8 +221,7 @@ def _tuned(run: Run, folder: Path) -> tuple[Any, Callable[[], contextlib.Abstrac
 def control(run: Run) -> dict[str, Any]:
     """The same budget, kinds, training and measuring, on components drawn at random."""
     folder = run.folder / "control"
-    scores = run.way.read_map(run.folder / "scores.safetensors")
     # Another seed than the selection's: a recipe that itself draws at random gets a second draw.
-    chosen = _plan(run, scores, "random", run.recipe.seed + 1, folder)
+    chosen = _write(planned(run, "random", run.recipe.seed + 1), folder)
     trained = train(run, folder)
     return {"plan": chosen, "train": trained, "after": after(run, folder)}

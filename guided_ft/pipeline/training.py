@@ -14,7 +14,7 @@ import pyarrow
 import torch
 from datasets import Dataset, disable_progress_bars
 from torch import nn
-from transformers import PrinterCallback, ProgressCallback
+from transformers import PrinterCallback, ProgressCallback, set_seed
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from ..callback.callback import GuidedCallback
@@ -25,6 +25,7 @@ from ..plan.plan import Plan
 from ..system.files import read_json, write_arrays, write_json
 from ..task.task import Task
 from ..task.tokens import read_row
+from .whole import Whole, WholeCallback
 
 if TYPE_CHECKING:
     from ..recipe.recipe import Recipe
@@ -32,13 +33,13 @@ if TYPE_CHECKING:
 
 def train(
     recipe: Recipe,
-    plan: Plan,
+    plan: Plan | Whole,
     rows: list[dict[str, Any]],
     probe: Task,
     model: nn.Module,
     tokenizer: Any,
     folder: Path,
-    key: str,
+    key: str | None,
 ) -> dict[str, Any]:
     """Train ``plan`` on ``rows``; save checkpoints in ``folder/train`` and the result in ``folder/adapter``.
 
@@ -46,16 +47,22 @@ def train(
 
     Args:
         probe: a batch whose logits are kept in ``folder/probe.safetensors``, to compare the reloaded model with.
-        key: changes with anything that training depends on (``fingerprint.stage_keys``).
+        key: changes with anything that training depends on (``fingerprint.stage_keys``); None: no checkpoints are
+            saved, and a training that is stopped begins anew.
 
     Returns:
         ``loss`` ``[[step, loss], ...]``, ``frozen``, ``learning_rate``, ``seconds`` (of training), ``resumed_from``,
         ``trainable``.
     """
-    checkpoint = _resumable(key, plan, folder / "train")
-    wanted = recipe.train.prefix_cache
-    callback = GuidedCallback(plan, learning_rate=None, prefix_cache=None if wanted == "none" else wanted)
-    trainer = _TRAINERS[recipe.train.trainer](recipe, plan, rows, model, tokenizer, folder / "train", callback)
+    checkpoint = None if key is None else _resumable(key, plan, folder / "train")
+    callback = _callback(recipe, plan)
+    settings = _common(recipe, plan, folder / "train", len(rows))
+    if key is None:
+        shutil.rmtree(folder / "train", ignore_errors=True)
+        settings["save_strategy"] = "no"
+    # TRL makes the adapter before the trainer sows its seed.
+    set_seed(recipe.seed)
+    trainer = _TRAINERS[recipe.train.trainer](recipe, plan, rows, model, tokenizer, settings, callback)
     _show_progress(trainer)
     began = time.perf_counter()
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -65,18 +72,32 @@ def train(
     trained.eval()
     _save(trained, tokenizer, folder / "adapter")
     write_arrays(folder / "probe.safetensors", {"logits": probe_logits(trained, probe).numpy()})
-    certificate, engine = callback.certificate, callback.engine
-    assert certificate is not None
+    engine = callback.engine
     assert engine is not None
     return {
         "loss": [[entry["step"], entry["loss"]] for entry in trainer.state.log_history if "loss" in entry],
-        "frozen": {"identical": certificate.identical, "total": certificate.total},
+        "frozen": _frozen(callback),
         "learning_rate": learning_rate(recipe, plan),
         "seconds": seconds,
         "prefix": engine.summary(),
         "resumed_from": checkpoint.name if checkpoint else None,
         "trainable": plan.num_parameters,
     }
+
+
+def _callback(recipe: Recipe, plan: Plan | Whole) -> GuidedCallback | WholeCallback:
+    if isinstance(plan, Whole):
+        return WholeCallback(plan)
+    wanted = recipe.train.prefix_cache
+    return GuidedCallback(plan, learning_rate=None, prefix_cache=None if wanted == "none" else wanted)
+
+
+def _frozen(callback: GuidedCallback | WholeCallback) -> dict[str, int]:
+    if isinstance(callback, WholeCallback):
+        return {"identical": 0, "total": 0}
+    certificate = callback.certificate
+    assert certificate is not None
+    return {"identical": certificate.identical, "total": certificate.total}
 
 
 @torch.no_grad()
@@ -87,7 +108,7 @@ def probe_logits(model: nn.Module, probe: Task) -> torch.Tensor:
     return out.logits.float().cpu()
 
 
-def _resumable(key: str, plan: Plan, folder: Path) -> Path | None:
+def _resumable(key: str, plan: Plan | Whole, folder: Path) -> Path | None:
     """The checkpoint to go on from. What another plan or setting left behind is removed first."""
     request = {"plan": plan.hash, "key": key}
     record = folder / "request.json"
@@ -126,7 +147,7 @@ def _show_progress(trainer: Any) -> None:
         trainer.add_callback(_Bar)
 
 
-def learning_rate(recipe: Recipe, plan: Plan) -> float:
+def learning_rate(recipe: Recipe, plan: Plan | Whole) -> float:
     """The recipe's own, or what its plan suggests."""
     asked = recipe.train.learning_rate
     return plan.learning_rate * PACE[recipe.train.trainer] if asked == "auto" else asked
@@ -141,7 +162,7 @@ def num_steps(recipe: Recipe, rows: int) -> int:
     return math.ceil(settings.epochs * math.ceil(batches / settings.accumulate))
 
 
-def _common(recipe: Recipe, plan: Plan, folder: Path, rows: int) -> dict[str, Any]:
+def _common(recipe: Recipe, plan: Plan | Whole, folder: Path, rows: int) -> dict[str, Any]:
     settings = recipe.train
     return {
         "output_dir": str(folder),
@@ -181,10 +202,12 @@ def _arguments(make: Any, **settings: Any) -> Any:
         raise GuidedError(f"train: {make.__name__} refuses it ({told})") from None
 
 
-def _sft(recipe: Recipe, plan: Plan, rows: list, model: Any, tokenizer: Any, folder: Path, callback: Any) -> SFTTrainer:
+def _sft(
+    recipe: Recipe, plan: Plan | Whole, rows: list, model: Any, tokenizer: Any, settings: dict[str, Any], callback: Any
+) -> SFTTrainer:
     return SFTTrainer(
         model,
-        args=_arguments(SFTConfig, **_common(recipe, plan, folder, len(rows))),
+        args=_arguments(SFTConfig, **settings),
         train_dataset=_dataset(_tokenized(rows, tokenizer, recipe.train.max_length)),
         processing_class=tokenizer,
         peft_config=plan.peft_config(),
@@ -198,10 +221,12 @@ def _tokenized(rows: list[dict[str, Any]], tokenizer: Any, max_length: int) -> l
     return [{"input_ids": list(s.ids[:max_length]), "labels": list(s.labels[:max_length])} for s in sequences]
 
 
-def _dpo(recipe: Recipe, plan: Plan, rows: list, model: Any, tokenizer: Any, folder: Path, callback: Any) -> DPOTrainer:
+def _dpo(
+    recipe: Recipe, plan: Plan | Whole, rows: list, model: Any, tokenizer: Any, settings: dict[str, Any], callback: Any
+) -> DPOTrainer:
     trainer = DPOTrainer(
         model,
-        args=_arguments(DPOConfig, **_common(recipe, plan, folder, len(rows)), beta=recipe.train.beta),
+        args=_arguments(DPOConfig, **settings, beta=recipe.train.beta),
         # Tools as text, which TRL reads: a table would give each tool the columns of all others.
         train_dataset=_dataset([row | {k: json.dumps(row[k]) for k in ("tools",) if k in row} for row in rows]),
         processing_class=tokenizer,

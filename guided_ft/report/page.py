@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from plotly.offline import get_plotlyjs
 
 from ..errors import GuidedError, pick
 from ..plan.modes import MODES
 from ..selection.scoremap import ScoreMap
 from ..system.files import write_text
+from .compared_page import comparison_of, shown_comparison, template
+from .comparison import Comparison
 from .facts import Table, amount, counted, gigabytes, results, share, words
 from .figures import Chosen, Figure, figures
 from .record import RunRecord, Sample, read_run
@@ -37,7 +37,7 @@ def write_report(folder: Path) -> Path:
     """Write ``report.html`` into a run folder and return its path.
 
     Reads ``run.json``, ``scores.safetensors`` with its ``.json``, ``selection.json`` and, if it is there,
-    ``control/selection.json``.
+    ``control/selection.json`` and ``compare/compare.json``.
 
     Raises:
         GuidedError: if one of them is missing, damaged, or of another model.
@@ -52,7 +52,7 @@ def write_report(folder: Path) -> Path:
         if other is not None and other.anatomy != scores.anatomy:
             raise GuidedError(f"{folder / name}: of another model than scores.safetensors")
     target = folder / "report.html"
-    write_text(target, render(run, scores, selection, control))
+    write_text(target, render(run, scores, selection, control, comparison_of(folder, run)))
     return target
 
 
@@ -62,23 +62,28 @@ def _chosen(run: RunRecord, path: Path) -> Chosen:
     return what.load(path)
 
 
-def render(run: RunRecord, scores: ScoreMap, selection: Chosen, control: Chosen | None = None) -> str:
+def render(
+    run: RunRecord,
+    scores: ScoreMap,
+    selection: Chosen,
+    control: Chosen | None = None,
+    compared: Comparison | None = None,
+) -> str:
     """Return the page of a run."""
     made = figures(run, scores, selection, control)
     judged = verdict(run)
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    template = environment.from_string((files(__package__) / "report.html.j2").read_text(encoding="utf-8"))
-    return template.render(
+    shown = None if compared is None else shown_comparison(compared)
+    return template("report.html.j2").render(
+        title=f"{run.name} - guided fine-tuning report",
         run=run,
+        compared=shown,
         facts=_typeset(judged.facts[:1].upper() + judged.facts[1:]),
         judgement=_typeset(judged.judgement[:1].upper() + judged.judgement[1:]),
         outcome=judged.outcome,
         table=results(run),
         training=[f for f in made if f.id == "fig-loss"],
         maps=[f for f in made if f.id != "fig-loss"],
-        figures=[_drawing(f) for f in made],
+        figures=[_drawing(f) for f in (*made, *(shown["figures"] if shown else ()))],
         rankings=_rankings(scores, selection),
         setup=_setup(run, selection),
         seconds=_seconds(run),

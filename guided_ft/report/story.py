@@ -15,13 +15,13 @@ _LABEL = 10
 def story(run: RunRecord) -> str:
     """Tell a finished run in about fifteen lines: verdict, table, checks, seconds, the command."""
     judged = verdict(run)
-    lines = [_clean(run.name), *_wrapped("  ", judged.facts), *_wrapped("  ", judged.judgement), ""]
+    lines = [clean(run.name), *_wrapped("  ", judged.facts), *_wrapped("  ", judged.judgement), ""]
     table = results(run)
     first = max(len(label) for label, _ in table.rows)
-    columns = [_clean(name) for name in table.columns]
+    columns = [clean(name) for name in table.columns]
     widths = [max(len(name), *(len(row[i]) for _, row in table.rows)) for i, name in enumerate(columns)]
     for label, cells in [("", columns), *table.rows]:
-        line = f"  {_clean(label):<{first}}" + "".join(f"  {c:>{w}}" for c, w in zip(cells, widths, strict=True))
+        line = f"  {clean(label):<{first}}" + "".join(f"  {c:>{w}}" for c, w in zip(cells, widths, strict=True))
         lines.append(line.rstrip())
     lines.append("")
     for i, check in enumerate(run.checks):
@@ -33,7 +33,7 @@ def story(run: RunRecord) -> str:
         lines += _labelled("memory", f"{gigabytes(run.peak_bytes)} at most")
     lines += _labelled("size", f"{amount(run.trainable)} of {amount(run.total)} parameters trained")
     # Never broken, so that it can be copied.
-    lines.append("  " + "repeat".ljust(_LABEL) + _clean(run.command))
+    lines.append("  " + "repeat".ljust(_LABEL) + clean(run.command))
     return "\n".join(lines)
 
 
@@ -42,9 +42,9 @@ def _labelled(label: str, text: str) -> list[str]:
 
 
 def _wrapped(head: str, text: str) -> list[str]:
-    return textwrap.wrap(_clean(text), _WIDTH, initial_indent=head, subsequent_indent=" " * len(head))
+    return textwrap.wrap(clean(text), _WIDTH, initial_indent=head, subsequent_indent=" " * len(head))
 
 
-def _clean(text: str) -> str:
+def clean(text: str) -> str:
     """Names and answers come from outside: none may move the cursor or colour the terminal."""
     return "".join(c if c.isprintable() else " " for c in text)

@@ -56,7 +56,7 @@ def test_a_run_proves_what_it_says(tmp_path, mode, trainer, dtype, capsys):
     if mode == "slice" and trainer == "sft":
         model = AutoPeftModelForCausalLM.from_pretrained(folder / "adapter").eval()
         kept = torch.from_numpy(read_arrays(folder / "probe.safetensors")["logits"])
-        probe = stages._probe(stages.Run(asked))
+        probe = stages.probe(stages.Run(asked))
         assert torch.equal(probe_logits(model, probe), kept)
         with model.disable_adapter():
             assert not torch.equal(probe_logits(model, probe), kept)

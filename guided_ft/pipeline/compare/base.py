@@ -1,0 +1,195 @@
+"""What all cells of a comparison share, done once: the data and its parts, the model before, the map, every plan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...errors import GuidedError
+from ...recipe.recipe import Recipe
+from ...system.files import digest, read_json, write_json
+from ..data import load_rows, split
+from ..fingerprint import stage_keys
+from ..run_folder import hashes
+from .arms import ARMS, Arm
+from .asked import Asked
+
+if TYPE_CHECKING:
+    from ..stages import Run
+    from .clock import Stopwatch
+
+NAME = "base"
+"""The folder of what is shared, and its record."""
+
+STEPS, FEW = 40, 50
+"""Steps, and examples to test and to validate on, of ``--quick``."""
+
+VALIDATED = 100
+"""Validation examples at most, as in the test."""
+
+
+@dataclass(frozen=True)
+class Base:
+    """What is shared, on record.
+
+    Args:
+        key: digest of everything that it follows from.
+        inputs: digest of the files that cells read.
+        recipe: the recipe of all cells, with its counts spelled out; its folder is the base run's.
+        validation: how many of the training rows, the last ones, are held back to pick rates on.
+        before: scores of the model before, on the test.
+        loss: of the model before, on general text (nats a token).
+        total: parameters of the model.
+        task: name and hash of what was localized.
+        method: scorer of the map.
+        localize_seconds: what the map took.
+        steps: of every cell.
+        examples: how many rows ``train``, are for ``validation`` and for the ``test``.
+        arms: what is known of each way of training, by name.
+    """
+
+    key: str
+    inputs: str
+    recipe: dict[str, Any]
+    validation: int
+    before: dict[str, float]
+    loss: float
+    total: int
+    task: dict[str, str]
+    method: str
+    localize_seconds: float
+    steps: int
+    examples: dict[str, int]
+    arms: dict[str, Prepared]
+
+    def save(self, home: Path) -> None:
+        write_json(home / f"{NAME}.json", {"kind": "comparison base", "version": 1} | asdict(self))
+
+    @classmethod
+    def load(cls, home: Path) -> Base | None:
+        """The record; None if there is none, or none of this version."""
+        try:
+            data = read_json(home / f"{NAME}.json", "comparison base")
+            arms = {name: Prepared(**arm) for name, arm in data["arms"].items()}
+            return cls(**{k: v for k, v in data.items() if k not in ("kind", "version", "arms")}, arms=arms)
+        except (GuidedError, KeyError, TypeError, AttributeError):
+            return None
+
+    @property
+    def settled(self) -> Recipe:
+        return Recipe.from_dict(self.recipe)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A way of training that has its plan.
+
+    Args:
+        trainable: parameters.
+        rule: the rate that suits it, at which its sweep is centred.
+        seconds: what one cell is expected to take.
+        note: why it cannot be trained; the rest is 0 then.
+    """
+
+    trainable: int = 0
+    rule: float = 0.0
+    seconds: float = 0.0
+    note: str = ""
+
+
+def key(asked: Asked) -> str:
+    """A digest of what the shared part, and so every cell, follows from."""
+    # Of the stages, evaluating depends on all but names and the control.
+    return digest(stage_keys(asked.recipe)["evaluate"], asked.quick)
+
+
+def settle(asked: Asked, folder: Path) -> tuple[Recipe, int]:
+    """The recipe of the base run, and how many of its training rows are held back for validation.
+
+    A generator draws them on top; of a file a fifth of the training rows is held back, and at most as many as test.
+    """
+    from ..training import num_steps
+
+    recipe = asked.recipe
+    most = FEW if asked.quick else VALIDATED
+    drawn = recipe.data.source == "reasoning_gym"
+    if drawn:
+        train, test = split(recipe.data, 0, None)
+    else:
+        train, test = map(len, load_rows(recipe.data, recipe.seed, recipe.train.trainer))
+    test = min(test, FEW) if asked.quick else test
+    validation = min(most, test) if drawn else min(most, train // 5)
+    if not test or not validation:
+        raise GuidedError(
+            f"compare: data: {train} training and {test} test rows leave none to pick a rate on (give more rows)"
+        )
+    rest = train if drawn else train - validation
+    data = recipe.to_dict()
+    data["data"] |= {"train": rest + validation, "test": test}
+    data["localize"]["examples"] = min(recipe.localize.examples, rest)
+    data["output"], data["control"] = str(folder), "none"
+    if asked.quick:
+        steps = min(num_steps(recipe, rest), STEPS)
+        data["train"] |= {"steps": steps, "epochs": None, "warmup_steps": min(recipe.train.warmup_steps, steps // 10)}
+    return Recipe.from_dict(data), validation
+
+
+def prepare(asked: Asked, home: Path, trust: bool, say: Callable[[str], None]) -> Base:
+    """Do the shared part in ``home``, or take it as it was left, and put it on record."""
+    from .. import stages
+    from ..pipeline import run as run_recipe
+    from ..training import num_steps
+    from .clock import Stopwatch
+    from .parts import parts, with_loss
+
+    recipe, validation = settle(asked, home / NAME)
+    results: dict[str, Any] = {}
+    for stage in ("before", "select"):
+        results |= run_recipe(recipe, until=stage, trust_remote_code=trust, say=say)
+    seconds = {stage: float(record(home, stage)["seconds"]) for stage in ("before", "localize")}
+    run = stages.Run(recipe, trust)
+    held_back, test = parts(run, validation)
+    watch = Stopwatch(test, validation, seconds["before"])
+    before, localized = results["before"], results["localize"]
+    base = Base(
+        key(asked),
+        digest(hashes(home / NAME, ("scores.safetensors", "plan.json", stages.HELD_OUT))),
+        recipe.to_dict(),
+        validation,
+        with_loss(test, before["scores"], run.model()),
+        float(before["retention"]["loss"]),
+        int(results["select"]["total"]),
+        {"name": str(localized["meta"]["task"]["name"]), "hash": str(localized["hash"])},
+        str(localized["meta"]["method"]),
+        seconds["localize"],
+        num_steps(recipe, len(test.rows[0])),
+        {"train": len(test.rows[0]), "validation": len(held_back.rows[1]), "test": len(test.rows[1])},
+        {name: _prepared(run, arm, watch) for name, arm in ARMS.items()},
+    )
+    base.save(home)
+    return base
+
+
+def _prepared(run: Run, arm: Arm, watch: Stopwatch) -> Prepared:
+    from ..training import learning_rate
+
+    recipe = run.recipe
+    if arm.trains_base and recipe.quantization != "none":
+        return Prepared(note=f"{recipe.quantization} weights cannot be trained themselves")
+    data = recipe.to_dict()
+    data["train"]["learning_rate"] = "auto"
+    try:
+        plan = arm.plan(run, recipe.seed)
+        return Prepared(plan.num_parameters, learning_rate(Recipe.from_dict(data), plan), watch.cell(plan))
+    except GuidedError as error:
+        return Prepared(note=str(error))
+
+
+def record(home: Path, stage: str) -> dict[str, Any]:
+    from ..run_folder import record as of
+
+    found = of(home / NAME, stage)
+    assert found is not None, "the stage has just been done"
+    return found

@@ -1,0 +1,61 @@
+"""The parts of the data: what trains, what rates are picked on, and what is tested; what is measured on them."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from ...errors import GuidedError
+from ..data import question_of
+from ..measure import METRICS, Held, measure
+from ..stages import Run
+
+LOSS = "loss"
+"""Measured too, where rows have answers: it moves where no answer is right yet (nats a token)."""
+
+
+def parts(run: Run, validation: int) -> tuple[Run, Run]:
+    """The run as it is validated and as it is tested: each has its own rows to test on, and the same to train on.
+
+    The last training rows are held back, those that ask something else; what asks the same as one of them is not
+    trained on. Only the run that tests measures general text.
+
+    Raises:
+        GuidedError: if no row is left to train on.
+    """
+    questions: dict[str, dict[str, Any]] = {}
+    for row in reversed(run.rows[0]):
+        if len(questions) < validation:
+            questions.setdefault(question_of(row), row)
+    train = [row for row in run.rows[0] if question_of(row) not in questions]
+    if not train or not questions:
+        raise GuidedError(
+            f"compare: data: of {len(run.rows[0])} training rows none is left beside {len(questions)} to pick rates on "
+            "(give more rows)"
+        )
+    silent = run.recipe.to_dict()
+    silent["evaluate"]["retention"] = "none"
+    held_back = list(questions.values())
+    return _on(run, type(run.recipe).from_dict(silent), train, held_back), _on(run, run.recipe, train, run.rows[1])
+
+
+def _on(run: Run, recipe: Any, train: list[dict], test: list[dict]) -> Run:
+    view = copy.copy(run)
+    # What was worked out from other rows goes.
+    vars(view).pop("answer_length", None)
+    vars(view).update(recipe=recipe, rows=(train, test))
+    return view
+
+
+def measured(view: Run, model: Any, reference: Any) -> tuple[dict[str, float], dict[str, float]]:
+    """Scores by metric, the recipe's first one first, and what is left of general text (``loss``, ``kl``), if asked."""
+    found = measure(view, view.rows[1], model, reference)
+    return with_loss(view, found["scores"], model), found["retention"] or {}
+
+
+def with_loss(view: Run, scores: dict[str, Any], model: Any) -> dict[str, float]:
+    """Scores without the count of examples, and with ``LOSS`` where rows have answers."""
+    whole = {name: float(value) for name, value in scores.items() if name != "examples"}
+    if LOSS not in whole and "chosen" not in view.rows[1][0]:
+        whole[LOSS] = METRICS[LOSS][1](Held(view, view.rows[1], model))
+    return whole

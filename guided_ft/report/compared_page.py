@@ -1,0 +1,79 @@
+"""A comparison as a page of its own, and as a section in the page of a run."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from plotly.offline import get_plotlyjs
+
+from ..system.files import write_text
+from .compared import every_rate, remarks, setup, table
+from .comparison import RECORD, Comparison
+from .front import front
+from .record import RunRecord
+
+PLACES = ("compare", "compare-quick")
+"""Where comparisons lie in the folder of a run, the whole one before the quick one."""
+
+
+def template(name: str) -> jinja2.Template:
+    """A template of this room."""
+    room = files(__package__)
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(lambda part: (room / part).read_text(encoding="utf-8")),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(name)
+
+
+def write_comparison(home: Path) -> Path:
+    """Write ``report.html`` into the folder of a comparison and return its path.
+
+    Raises:
+        GuidedError: if ``compare.json`` is missing or damaged.
+    """
+    found = Comparison.load(home / RECORD)
+    shown = shown_comparison(found)
+    page = template("comparison.html.j2").render(
+        title=f"{found.name} - ways of training",
+        found=found,
+        compared=shown,
+        rates=every_rate(found),
+        setup=setup(found),
+        figures=[{"id": f.id, "data": f.data, "layout": f.layout} for f in shown["figures"]],
+        plotly=get_plotlyjs(),
+    )
+    target = home / "report.html"
+    write_text(target, page)
+    return target
+
+
+def shown_comparison(found: Comparison) -> dict[str, Any]:
+    """What the templates show of a comparison."""
+    figure = front(found)
+    return {
+        "table": table(found),
+        "remarks": remarks(found),
+        "figures": [] if figure is None else [figure],
+        "command": found.command,
+    }
+
+
+def comparison_of(folder: Path, run: RunRecord) -> Comparison | None:
+    """The comparison in the folder of a run, if it is of the same model and task.
+
+    Raises:
+        GuidedError: if it is damaged.
+    """
+    for place in PLACES:
+        if (folder / place / RECORD).is_file():
+            found = Comparison.load(folder / place / RECORD)
+            if (found.model, found.task["name"]) == (run.model, run.task.name):
+                return found
+    return None

@@ -1,0 +1,312 @@
+"""A comparison of ways of training: what it asks, what its cells share, how it goes on, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from tiny_run import recipe
+
+from guided_ft import GuidedError, Plan, Recipe
+from guided_ft.pipeline import stages
+from guided_ft.pipeline.compare import cell as cells_of
+from guided_ft.pipeline.compare import compare as comparing
+from guided_ft.pipeline.compare.arms import ARMS
+from guided_ft.pipeline.compare.asked import NARROW, Asked, rate_of, split
+from guided_ft.pipeline.compare.base import Base, settle
+from guided_ft.pipeline.compare.clock import Clock, minutes
+from guided_ft.pipeline.compare.compare import compare
+from guided_ft.pipeline.data import load_rows
+from guided_ft.pipeline.whole import Whole
+from guided_ft.system.files import write_json
+
+SMALL = {"evaluate": {"retention_examples": 2, "retention_tokens": 8}}
+
+
+def small(folder: Path, **changes):
+    return recipe(folder, **{**SMALL, "train": {"steps": 3}, "localize": {"retain": "none"}, **changes})
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """One comparison of all arms at one rate: the folder, the recipe, what was found and what was told."""
+    folder = tmp_path_factory.mktemp("compare")
+    asked = small(folder)
+    return folder, asked, compare(asked, rates="x1", quiet=True, isolated=False)
+
+
+def home(folder: Path) -> Path:
+    return folder / "run" / "compare"
+
+
+def rows(folder: Path) -> Base:
+    base = Base.load(home(folder))
+    assert base is not None
+    return base
+
+
+# -- what is asked for ------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ({"arms": "full,lorra"}, "compare: arms: unknown 'lorra' (did you mean 'lora'?)"),
+        ({"arms": ""}, "compare: arms: 0 of them (give 1 to 100, with commas between)"),
+        ({"rates": "1e-3,fast"}, "compare: rates: 'fast' is not a rate above 0 (write 1e-4,1e-3 or x0.3,x1,x3)"),
+        ({"rates": "-1"}, "compare: rates: '-1' is not a rate above 0 (write 1e-4,1e-3 or x0.3,x1,x3)"),
+        ({"rates": "nan"}, "compare: rates: 'nan' is not a rate above 0 (write 1e-4,1e-3 or x0.3,x1,x3)"),
+        ({"seeds": "0,one"}, "compare: seeds: 'one' is not a whole number from 0 (write 0,1,2)"),
+    ],
+)
+def test_what_cannot_be_read_is_one_line(words, line):
+    with pytest.raises(GuidedError) as error:
+        Asked.of(Recipe.load("quickstart"), **words)
+    assert str(error.value) == line
+
+
+@pytest.mark.parametrize(
+    ("override", "arms", "line"),
+    [
+        ("evaluate.retention=none", None, "evaluate.retention: none, so forgetting cannot be measured"),
+        ("data.test=0", None, "data.test: 0, so there is nothing to compare on"),
+        ("quantization=nf4", "slice,full", "'full' trains the base's own weights, which nf4 does not allow"),
+    ],
+)
+def test_what_a_recipe_does_not_allow_is_told_at_once(override, arms, line):
+    with pytest.raises(GuidedError, match=re.escape(line)):
+        Asked.of(Recipe.load("quickstart", [override]), arms)
+
+
+def test_words_are_read_and_the_rest_goes_to_the_recipe():
+    own, overrides = split(["arms=lora, slice,lora", "steps=50", "rates=[x0.3,1e-4]", "seed=3"])
+    assert overrides == ["steps=50", "seed=3"]
+    asked = Asked.of(Recipe.load("quickstart", overrides), **own)
+    assert (asked.arms, asked.rates, asked.seeds) == (("lora", "slice"), ("x0.3", "0.0001"), (3,))
+    assert "full" not in Asked.of(Recipe.load("quickstart", ["quantization=nf4"])).arms
+    assert Asked.of(Recipe.load("quickstart"), quick=True).rates == NARROW
+
+
+def test_a_rate_is_a_factor_on_the_rule_or_a_number():
+    assert rate_of("x0.3", 0.0033) == 0.00099
+    assert rate_of("1e-4", 0.0033) == 1e-4
+
+
+# -- the parts of the data --------------------------------------------------------------------------------------------
+def prompts(rows: list[dict]) -> list[str]:
+    return [row["prompt"] for row in rows]
+
+
+def test_rates_are_picked_on_rows_that_nothing_trains_on(done):
+    folder, asked, found = done
+    base = rows(folder)
+    train, test = load_rows(base.settled.data, 0, "sft")
+    assert found.examples == {"train": 20, "validation": 4, "test": 8}
+    assert len(train) == 24
+    before = load_rows(asked.data, 0, "sft")
+    assert (prompts(train), prompts(test)) == (prompts(before[0]), prompts(before[1]))
+    assert base.settled.localize.examples <= 20
+
+
+def test_of_few_rows_the_map_sees_none_that_validate(tmp_path):
+    asked = Asked.of(small(tmp_path, localize={"examples": 32}))
+    assert settle(asked, tmp_path)[0].localize.examples == 20
+
+
+def test_a_generator_draws_the_validation_on_top():
+    plain = Recipe.load("quickstart", ["data.train=30", "data.test=10"])
+    settled, validation = settle(Asked.of(plain), Path("x"))
+    assert (settled.data.train, settled.data.test, validation) == (40, 10, 10)
+    quick, _ = settle(Asked.of(Recipe.load("quickstart"), quick=True), Path("x"))
+    assert (quick.data.train, quick.data.test, quick.train.steps) == (250, 50, 40)
+
+
+def test_too_few_rows_are_one_line(tmp_path):
+    asked = Asked.of(small(tmp_path))
+    few = asked.recipe.to_dict() | {"data": asked.recipe.to_dict()["data"] | {"train": 4}}
+    with pytest.raises(GuidedError, match=r"compare: data: 4 training and 8 test rows leave none to pick a rate on"):
+        settle(Asked.of(Recipe.from_dict(few)), tmp_path)
+
+
+# -- the arms ---------------------------------------------------------------------------------------------------------
+def test_every_arm_trains_what_it_says(done):
+    folder, _, found = done
+    run = stages.Run(rows(folder).settled)
+    own, lora = (ARMS[name].plan(run, 0) for name in ("slice", "lora"))
+    drawn = [ARMS["random"].plan(run, seed) for seed in (0, 1)]
+    full = ARMS["full"].plan(run, 0)
+    assert own == Plan.load(home(folder) / "base" / "plan.json")
+    assert isinstance(full, Whole)
+    assert full.num_parameters == own.selection.anatomy.num_parameters
+    # Stock LoRA: the same rank everywhere, as large as the own choice pays for.
+    config = lora.peft_config()
+    anatomy = own.selection.anatomy
+    assert len(config.target_modules) == anatomy.num_layers * len(anatomy.shapes)
+    assert not config.rank_pattern
+    one = lora.num_parameters // config.r
+    assert lora.num_parameters <= own.num_parameters < lora.num_parameters + one
+    assert {plan.mode for plan in drawn} == {own.mode}
+    assert drawn[0].selection != drawn[1].selection
+    for plan in drawn:
+        assert plan.num_parameters == pytest.approx(own.num_parameters, rel=0.1)
+    assert [way.trainable for way in found.ways] == [
+        full.num_parameters, lora.num_parameters, own.num_parameters, drawn[0].num_parameters,
+    ]  # fmt: skip
+
+
+def test_a_tiny_budget_buys_lora_of_rank_one(done, monkeypatch):
+    folder, _, _ = done
+    monkeypatch.setattr(Plan, "num_parameters", property(lambda plan: 5))
+    assert ARMS["lora"].plan(stages.Run(rows(folder).settled), 0).rank == 1
+
+
+# -- what it does and leaves ------------------------------------------------------------------------------------------
+def test_every_cell_is_measured_and_its_weights_are_gone(done):
+    folder, _, found = done
+    base = rows(folder)
+    for way in found.ways:
+        (point,) = way.points
+        assert point.rate == rate_of("x1", base.arms[way.name].rule)
+        assert (len(point.score), len(point.validation), point.failed) == (1, 1, ())
+        assert point.peak_bytes[0] > 10**7
+        assert point.file_bytes > 4 * way.trainable
+        cell = home(folder) / "cells" / f"{way.name}-{point.rate:g}-s0"
+        assert [path.name for path in cell.iterdir()] == ["result.json"]
+        result = json.loads((cell / "result.json").read_text())
+        assert point.forgetting[0] == pytest.approx(result["retention"]["loss"] - base.loss)
+        assert result["retention"]["loss"] != base.loss
+    assert {way.name: way.localize_seconds > 0 for way in found.ways} == {
+        "full": False, "lora": False, "slice": True, "random": False,
+    }  # fmt: skip
+    assert (home(folder) / "report.html").is_file()
+
+
+def test_where_no_answer_is_right_the_loss_on_them_is_compared(done):
+    _, _, found = done
+    # A random model answers nothing right; its loss on the right answers falls all the same.
+    assert found.metric == "loss"
+    assert all(way.points[0].score[0] < found.base["score"] for way in found.ways)
+
+
+def test_what_is_done_is_not_done_again_and_more_rates_do_only_these(done, monkeypatch):
+    _, asked, found = done
+    ran: list[str] = []
+    real = cells_of.run_cell
+    monkeypatch.setattr(
+        "guided_ft.pipeline.compare.worker.run_cell",
+        lambda run, base, cell, home: (ran.append(cell.name), real(run, base, cell, home)),
+    )
+    again = compare(asked, rates="x1", quiet=True, isolated=False)
+    assert ran == []
+    assert again.ways == found.ways
+    more = compare(asked, arms="slice", rates="x1,x3", quiet=True, isolated=False)
+    assert len(ran) == 1
+    assert ran[0].startswith("slice-")
+    assert more.ways[0].points[0] == found.ways[2].points[0]
+
+
+def test_a_comparison_of_other_settings_is_not_overwritten(done):
+    folder, asked, _ = done
+    with pytest.raises(GuidedError, match=r"holds a comparison of other settings \(train.steps; give another folder"):
+        compare(small(folder, train={"steps": 4}), rates="x1", quiet=True, isolated=False)
+    assert compare(asked, arms="lora", rates="x1", quiet=True, isolated=False).ways[0].points
+
+
+def test_a_result_that_was_changed_is_made_anew(done, monkeypatch):
+    folder, asked, found = done
+    path = next(home(folder).glob("cells/lora-*/result.json"))
+    text = path.read_text()
+    write_json(path, json.loads(text) | {"key": "of another base"})
+    again = compare(asked, arms="lora", rates="x1", quiet=True, isolated=False)
+    assert json.loads(path.read_text())["key"] == json.loads(text)["key"]
+    # The same seed begins the same adapter and orders the same examples, whatever ran before it.
+    assert again.ways[0].points[0].score == found.ways[1].points[0].score
+    assert again.ways[0].points[0].forgetting == found.ways[1].points[0].forgetting
+
+
+def test_an_interrupted_comparison_goes_on(tmp_path, monkeypatch):
+    asked = small(tmp_path)
+    real = cells_of._measured
+
+    def interrupt(run, base, cell, folder):
+        if cell.arm == "slice":
+            folder.mkdir(parents=True)
+            (folder / "half").touch()
+            raise KeyboardInterrupt
+        return real(run, base, cell, folder)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cells_of, "_measured", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            compare(asked, arms="random,slice", rates="1e-3", quiet=True, isolated=False)
+    first = next(home(tmp_path).glob("cells/random-*/result.json")).read_text()
+    assert not list(home(tmp_path).glob("cells/slice-*/result.json"))
+    found = compare(asked, arms="random,slice", rates="1e-3", quiet=True, isolated=False)
+    assert next(home(tmp_path).glob("cells/random-*/result.json")).read_text() == first
+    assert [len(way.points[0].score) for way in found.ways] == [1, 1]
+    assert not list(home(tmp_path).rglob("half"))
+
+
+def test_a_rate_that_is_too_high_is_a_result_too(done, capsys):
+    _, asked, _ = done
+    found = compare(asked, arms="slice", rates="1e30,x1", isolated=False)
+    low, high = found.ways[0].points
+    assert high.score == ()
+    assert high.failed
+    assert found.ways[0].best(found.metric) == low
+    told = capsys.readouterr().out
+    assert "no result" in told
+    assert "slice, located: no result at 1e+30" in told
+
+
+def test_memory_that_runs_out_costs_one_arm_only(done, monkeypatch, capsys):
+    _, asked, _ = done
+    real = comparing.work
+
+    def work(home, name, trust, tell):
+        if name == "full":
+            raise MemoryError
+        real(home, name, trust, tell)
+
+    monkeypatch.setattr(comparing, "work", work)
+    found = compare(asked, arms="full,slice", rates="x2", isolated=False)
+    full, located = found.ways
+    assert full.note == "out of memory"
+    assert full.best(found.metric) is None
+    assert located.best(found.metric) is not None
+    assert "full fine-tuning: out of memory." in capsys.readouterr().out
+
+
+def test_a_mistake_leaves_no_folder(tmp_path):
+    asked = small(tmp_path, model="no/such-model")
+    with pytest.raises(GuidedError, match="cannot be loaded"):
+        compare(asked, quiet=True, isolated=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_folder_of_a_run_is_shared_with_it(done, tmp_path):
+    folder, _, _ = done
+    assert (folder / "run" / ".guided-ft.json").is_file()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.tex").touch()
+    with pytest.raises(GuidedError, match="holds files that no run made"):
+        compare(small(tmp_path), quiet=True, isolated=False)
+
+
+# -- the clock --------------------------------------------------------------------------------------------------------
+def test_the_clock_learns_from_what_cells_took():
+    clock = Clock({"full": 100.0, "slice": 40.0})
+    assert clock.left(["full", "slice", "slice"]) == 180
+    clock.note("full", 200.0)
+    # Twice what was expected: so will the other arm be, until one of its own is done.
+    assert clock.left(["full", "slice"]) == 280
+    clock.note("slice", 50.0)
+    assert clock.left(["full", "slice"]) == 250
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(20, "under a minute"), (61, "about 1 minute"), (700, "about 12 minutes"), (9000, "about 2.5 hours")],
+)
+def test_a_time_in_words(seconds, words):
+    assert minutes(seconds) == words
