@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from . import words
 from .compare import located
 from .groups import sweeps
+from .labels import arm_of
 from .rates import Sweep, sweep_of
 from .rows import Row
 from .rule import WITHIN, mode_of
@@ -47,7 +48,7 @@ def _kind(arm: str) -> str:
     mode = mode_of(arm)
     if mode != "slice":
         return {"lora": "LoRA", "freeze": "freeze"}[mode]
-    return f"{'low rank' if 'rank' in arm else 'slices'}, {'located' if located(arm) else 'controls'}"
+    return f"{arm_of(arm).way.form or 'slices'}, {'located' if located(arm) else 'controls'}"
 
 
 def _cells(kind: str, sweeps: Sequence[Sequence[tuple[float, float]]]) -> list[str]:

@@ -8,28 +8,8 @@ from dataclasses import dataclass, replace
 from . import statistics
 from .curves import forgetting_at, shared_target
 from .groups import Groups, Line, Runs, Setting
+from .labels import PLACED, arm_of, family
 from .rows import Row
-
-PLACED = {"guided": "random:default", "guided:heads": "random:late", "guided:late": "random:late"}
-PLACED |= {"guided:auto": "random:auto", "guided:attribution-late": "random:late"}
-PLACED |= {"guided:two-sided": "shuffled", "guided:natural-gain": "shuffled:natural-gain"}
-PLACED |= {"guided:rank": "random:rank", "guided:rank-heads": "random:rank-heads"}
-"""Arms, and the random choice that is placed as they are: as late, as many a layer, or as products of low rank too."""
-
-CONTROLS = (
-    "random",
-    "random:default",
-    "random:auto",
-    "random:late",
-    "random:rank",
-    "random:rank-heads",
-    "bottom",
-    "magnitude",
-    "shuffled",
-    "shuffled:natural-gain",
-    "wrong-task",
-)
-"""Choices of the same size that a located one must beat to have been worth the locating."""
 
 REFERENCES = ("full", "lora", "lora:qv", "rslora", "dora")
 
@@ -151,7 +131,7 @@ def against(groups: Groups, is_arm: Callable[[str], bool], controls: Iterable[st
             if runs.phase != "main" or not is_arm(line.arm):
                 continue
             for control in controls:
-                if _given(control) != _given(line.arm):
+                if arm_of(control).is_given_its_rate != arm_of(line.arm).is_given_its_rate:
                     continue
                 others = lines.get(Line(control, line.budget)) or lines.get(Line(control, None))
                 if others is None or others.phase != "main":
@@ -161,14 +141,9 @@ def against(groups: Groups, is_arm: Callable[[str], bool], controls: Iterable[st
     return _corrected(found)
 
 
-def _given(arm: str) -> bool:
-    """Whether an arm takes the rate that a recipe takes by itself."""
-    return arm.endswith(":auto")
-
-
 def located(arm: str) -> bool:
     """Whether an arm's parts were found by a map: the guided arms, the default among them."""
-    return arm.split(":")[0] == "guided"
+    return arm_of(arm).is_located
 
 
 def against_random(comparison: Comparison) -> bool:
@@ -178,13 +153,9 @@ def against_random(comparison: Comparison) -> bool:
     against any random choice is not passed over.
     """
     arm, control = comparison.line.arm, comparison.control
-    lost = comparison.verdict == "loss" and control.startswith("random")
-    return lost or (control in ("random", PLACED.get(arm)) and _way(arm) == _way(control))
-
-
-def _way(arm: str) -> str:
-    """How an arm trains what it chooses; empty for rows and columns in full."""
-    return next((way for way in ("rank", "lora", "freeze") if way in arm), "")
+    lost = comparison.verdict == "loss" and family(control) == "random"
+    same = arm_of(arm).way.form == arm_of(control).way.form
+    return lost or (control in ("random", PLACED.get(arm)) and same)
 
 
 def _corrected(found: list[Comparison]) -> list[Comparison]:

@@ -1,119 +1,63 @@
-"""Names, colours and markers of the arms: data only. An arm that is not listed is drawn in its family's colour."""
+"""How arms are called and drawn, also those of rows whose arm is no longer listed. Imports no torch."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
-from .compare import CONTROLS
+from .arm import Arm
+from .arms import ARMS
+from .parts import Located
+from .ways import Way
 
-LABELS = {
-    "base": "frozen base",
-    "full": "full fine-tuning",
-    "lora": "LoRA, all linear layers",
-    "lora:qv": "LoRA, q and v",
-    "rslora": "rsLoRA",
-    "dora": "DoRA",
-    "shira": "SHiRA",
-    "ia3": "IA3",
-    "full:mixed": "full fine-tuning, mixed",
-    "lisa": "LISA",
-    "hft": "HFT",
-    "badam": "BAdam",
-    "top-layers": "top layers",
-    "directions": "directions",
-    "directions:even": "directions, one rank",
-    "directions:one-sided": "directions, one-sided",
-    "directions:shuffled": "directions of another layer",
-    "directions:random": "random directions",
-    "directions:random-even": "random directions, one rank",
-    "guided": "guided (default)",
-    "guided:auto": "guided (default), a recipe's rate",
-    "guided:heads": "guided (default), heads too",
-    "guided:attribution": "guided, attribution",
-    "guided:attribution-late": "guided, attribution, late layers",
-    "guided:one-sided": "guided, one-sided",
-    "guided:two-sided": "guided, two-sided",
-    "guided:fisher": "guided, Fisher",
-    "guided:natural-gain": "guided, natural gain",
-    "guided:coherence": "guided, coherence",
-    "guided:late": "guided, late layers",
-    "guided:rank": "guided, low rank",
-    "guided:rank-heads": "guided, low rank, heads too",
-    "guided:freeze": "guided freeze",
-    "guided:lora": "guided LoRA",
-    "guided:lora-late": "guided LoRA, late layers",
-    "random": "random",
-    "random:default": "random, placed as the default",
-    "random:auto": "random, placed as the default, a recipe's rate",
-    "random:late": "random, late layers",
-    "random:rank": "random, low rank",
-    "random:rank-heads": "random, low rank, heads too",
-    "bottom": "lowest scores",
-    "magnitude": "magnitude",
-    "shuffled": "shuffled in its layers",
-    "shuffled:natural-gain": "natural gain, shuffled in its layers",
-    "wrong-task": "located for a wrong task",
-}
-"""In the order of tables and legends."""
+CONTROLS = tuple(name for name, arm in ARMS.items() if arm.control)
+"""Choices of the same size that a located one must beat to have been worth the locating."""
 
-_FAMILY = {"base": "#8a8f98", "full": "#111111", "lora": "#d95f02", "rslora": "#e6a03c", "dora": "#a6561a"}
-_FAMILY |= {"shira": "#7b3294", "ia3": "#c2a5cf", "lisa": "#c51b7d", "hft": "#de77ae", "badam": "#8e0152"}
-_FAMILY |= {"top-layers": "#5e3c99", "guided": "#1b6ca8", "random": "#7f7f7f", "bottom": "#a3abb5"}
-_FAMILY |= {"magnitude": "#a3abb5", "shuffled": "#a3abb5", "wrong-task": "#a3abb5"}
-_VARIANT = {"guided:one-sided": "#66c2a5", "guided:two-sided": "#1a9850", "guided:natural-gain": "#a6d854"}
-_VARIANT |= {"guided:coherence": "#00b5d8", "guided:late": "#80b1d3", "guided:freeze": "#5e4fa2"}
-_VARIANT |= {"guided:rank": "#e7298a", "guided:rank-heads": "#e41a1c"}
-_VARIANT |= {
-    "guided:lora": "#8da0cb",
-    "guided:lora-late": "#5571b5",
-    "guided:attribution": "#2c7fb8",
-    "guided:attribution-late": "#253494",
-    "guided:fisher": "#b8b800",
-    "guided:heads": "#e6ab02",
-    "guided:auto": "#6baed6",
-}
-_FAMILY |= {"directions": "#1b6ca8"}
-_VARIANT |= {
-    "directions:random": "#7f7f7f",
-    "directions:random-even": "#a3abb5",
-    "directions:one-sided": "#66c2a5",
-    "full:mixed": "#9467bd",
-}
+PLACED = {name: arm.placed for name, arm in ARMS.items() if arm.placed}
+"""Arms, and the random choice that is placed as they are."""
+
 _MARKERS = "osD^v<>PXph*d"
 
 
-def family(arm: str) -> str:
-    return arm.split(":")[0]
+def family(name: str) -> str:
+    """The name of an arm up to its first colon."""
+    return name.split(":")[0]
 
 
-def label(arm: str) -> str:
-    if arm in LABELS:
-        return LABELS[arm]
-    first, *rest = arm.split(":")
-    return ", ".join([LABELS.get(first, first), *(part.replace("-", " ") for part in rest)])
+def arm_of(name: str) -> Arm:
+    """The arm of a name; one that is not listed is like the first of its family, or trains in a way of its own."""
+    if name in ARMS:
+        return ARMS[name]
+    first, *rest = name.split(":")
+    kin = ARMS.get(first) or Arm(first, Located() if first == "guided" else Way(), {}, "", "#444444")
+    return replace(kin, label=", ".join([kin.label, *(part.replace("-", " ") for part in rest)]), placed="", colour="")
 
 
-def ordered(arms: Iterable[str]) -> list[str]:
-    """Arms in the order of ``LABELS``; one that is not listed comes after the listed ones of its family."""
-    known = list(LABELS)
-
-    def place(arm: str) -> tuple[int, bool, str]:
-        if arm in LABELS:
-            return known.index(arm), False, arm
-        kin = [i for i, other in enumerate(known) if family(other) == family(arm)]
-        return max(kin, default=len(known)), True, arm
-
-    return sorted(set(arms), key=place)
+def label(name: str) -> str:
+    return arm_of(name).label
 
 
-def colour(arm: str) -> str:
-    return _VARIANT.get(arm) or _FAMILY.get(family(arm), "#444444")
+def ordered(names: Iterable[str]) -> list[str]:
+    """Arms in the order of ``ARMS``; one that is not listed comes after the listed ones of its family."""
+    known = list(ARMS)
+
+    def place(name: str) -> tuple[int, bool, str]:
+        if name in ARMS:
+            return known.index(name), False, name
+        kin = [i for i, other in enumerate(known) if family(other) == family(name)]
+        return max(kin, default=len(known)), True, name
+
+    return sorted(set(names), key=place)
 
 
-def marker(arm: str) -> str:
+def colour(name: str) -> str:
+    return arm_of(name).colour or arm_of(family(name)).colour or "#444444"
+
+
+def marker(name: str) -> str:
     """A shape that tells the arms of one family apart."""
-    kin = [other for other in LABELS if family(other) == family(arm)]
+    kin = [other for other in ARMS if family(other) == family(name)]
     # Controls share a colour, so that they need shapes of their own.
-    kin = list(CONTROLS) if arm in CONTROLS else kin
-    place = kin.index(arm) if arm in kin else len(kin) + sum(map(ord, arm))
+    kin = list(CONTROLS) if name in CONTROLS else kin
+    place = kin.index(name) if name in kin else len(kin) + sum(map(ord, name))
     return _MARKERS[place % len(_MARKERS)]

@@ -12,8 +12,8 @@ from typing import Any
 from guided_ft.errors import GuidedError
 from guided_ft.system import files
 
-from . import around, figures, regimes, tables, words
-from .compare import CONTROLS, REFERENCES, Comparison, against, against_random, located
+from . import around, figures, labels, regimes, tables, words
+from .compare import REFERENCES, Comparison, against, against_random, located
 from .duels import duels, tally
 from .goals import goals
 from .groups import Groups, Setting, at_budget, by_subject, group, headline, pooled
@@ -182,7 +182,7 @@ def _is_refusal(cell: Any) -> bool:
 
 
 def _compared(groups: Groups) -> list[Comparison]:
-    return [*against(groups, located, CONTROLS), *against(groups, lambda arm: arm == "guided", REFERENCES)]
+    return [*against(groups, located, labels.CONTROLS), *against(groups, lambda arm: arm == "guided", REFERENCES)]
 
 
 def _comparisons(page: _Page, groups: Groups, found: list[Comparison]) -> None:

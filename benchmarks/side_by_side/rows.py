@@ -51,6 +51,8 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "phase": (lambda v: isinstance(v, str) and v in PHASES, f"one of {', '.join(PHASES)}"),
     "versions": (lambda v: isinstance(v, dict) and all(isinstance(x, str) for x in v.values()), "an object of texts"),
     "curve": (lambda v: isinstance(v, list), "a list of points"),
+    "flag": (lambda v: isinstance(v, bool), "true or false"),
+    "names": (lambda v: isinstance(v, list) and all(isinstance(x, str) for x in v), "a list of names"),
 }
 
 FIELDS: dict[str, str] = {
@@ -88,6 +90,18 @@ FIELDS: dict[str, str] = {
 budgets and fractions per cent of the parameters, losses nats, times seconds. ``weights`` tells the base model's from
 others of the same name. More fields are kept and ignored."""
 
+ABOUT: dict[str, str] = {
+    "mode": "name",
+    "method": "name?",
+    "strategy": "name?",
+    "kinds": "names",
+    "control": "flag",
+    "configuration": "name",
+}
+"""What a row says of its arm beside its name, whose meaning can change (see ``Arm.about``): how it trained, by which
+scores and how its parts were chosen, of which kinds, whether as a control, and a digest of all that the arm was. Rows
+that were written before have none of these."""
+
 _POINT = {"step": "count", "score": "percent", "forgetting": "number?", "seconds": "amount"}
 
 
@@ -101,11 +115,11 @@ def dedupe(rows: Iterable[Row]) -> list[Row]:
     return list({key(row): row for row in rows}.values())
 
 
-def check_row(row: Any, where: str) -> None:
-    """Raise GuidedError, beginning with ``where``, unless this is a complete row."""
+def check_row(row: Any, where: str, *, new: bool = False) -> None:
+    """Raise GuidedError, beginning with ``where``, unless this is a complete row; a ``new`` one tells its arm, too."""
     if not isinstance(row, dict):
         raise GuidedError(f"{where}: not a JSON object (a row is one object a line)")
-    _check(row, FIELDS, where)
+    _check(row, FIELDS | ABOUT if new or any(name in row for name in ABOUT) else FIELDS, where)
     for i, point in enumerate(row["curve"]):
         spot = f"{where}: curve[{i}]"
         if not isinstance(point, dict):
@@ -177,7 +191,7 @@ def append_row(path: str | os.PathLike[str], row: Row) -> None:
 
     Raises GuidedError if the row is not complete, before anything is written. Writers of one file take turns.
     """
-    check_row(row, "row")
+    check_row(row, "row", new=True)
     line = json.dumps(row, allow_nan=False) + "\n"
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+b") as file:

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from guided_ft.plan.modes import PACE, WIDTH, make_mode
 
-from .labels import family
+from .labels import arm_of
 
 WITHIN = 2.0
 """Points of score that the rule may lose against the best rate of a sweep."""
-
-_MODES = {"lora": "lora", "guided:lora": "lora", "guided:lora-late": "lora", "guided:freeze": "freeze"}
-_SLICES = ("guided", "random", "shuffled", "bottom", "magnitude", "wrong-task")
 
 _PREFERENCES = ("sum_pairs",)
 """Tasks that are learned from pairs, by DPO."""
@@ -24,11 +21,11 @@ def rule(suite: str, task: str, arm: str, trained: float) -> float | None:
     mode = mode_of(arm)
     if not mode:
         return None
-    rank = 1 if "rank" in arm else None
+    rank = 1 if arm_of(arm).way.form == "low rank" else None
     pace = PACE["dpo" if task in _PREFERENCES else "sft"]
     return pace * make_mode(mode, rank).rate(trained / 100) * WIDTH / _WIDTHS[suite]
 
 
 def mode_of(arm: str) -> str:
     """How an arm of this package trains what it chooses; empty for arms of others."""
-    return _MODES.get(arm, "slice" if family(arm) in _SLICES else "")
+    return arm_of(arm).way.own_mode

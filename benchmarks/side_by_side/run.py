@@ -19,6 +19,7 @@ from guided_ft.errors import GuidedError, pick
 from guided_ft.system.files import write_json
 from guided_ft.system.progress import hushed
 
+from .arms import ARMS
 from .cell import Cell, due
 from .rows import PHASES, append_row, read_rows
 
@@ -54,9 +55,7 @@ def run_suite(
         with their reason in ``<name>.refused.json``.
     """
     with hushed():
-        from .arms import ARMS
-
-    suite = load_suite(name, quick, data, out)
+        suite = load_suite(name, quick, data, out)
     results, refused = out / f"{name}.jsonl", out / f"{name}.refused.json"
     for field, names in {"suite": [suite.name], "task": suite.problems, "arm": ARMS, "phase": PHASES}.items():
         for value in sorted((only or {}).get(field, ())):

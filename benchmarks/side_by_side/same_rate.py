@@ -9,9 +9,9 @@ from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 
 from . import words
-from .compare import PLACED, located
+from .compare import located
 from .groups import Setting
-from .labels import label, ordered
+from .labels import PLACED, label, ordered
 from .rates import sweep_of
 from .rows import Row
 

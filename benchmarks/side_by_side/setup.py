@@ -55,6 +55,3 @@ class Setup:
     localize_seconds: float = 0.0
     localize_cpu: float = 0.0
     rows: list[Row] | None = None
-
-
-Prepare = Callable[[Trial], Setup]

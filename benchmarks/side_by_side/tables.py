@@ -7,9 +7,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 from . import words
+from .arms import ARMS
 from .curves import clock, forgetting_at, score_by, seconds_to
 from .groups import Line, Runs, Setting, Value, sweeps
-from .labels import LABELS, label, ordered
+from .labels import label, ordered
 from .rates import sweep_of
 from .rows import Row, key
 from .rule import WITHIN
@@ -215,7 +216,7 @@ def behind(rows: Sequence[Row], written: int, refused: Sequence[Row] = ()) -> st
             ]
         )
     head = ["model", "task", "sweep rows", "main rows", "arms", "seeds", "data sizes", "numbers of steps"]
-    absent = [label(arm) for arm in LABELS if arm not in {row["arm"] for row in rows}]
+    absent = [label(arm) for arm in ARMS if arm not in {row["arm"] for row in rows}]
     notes = [
         f"{words.counted(len(rows), 'run')}; {words.counted(written - len(rows), 'row')} replaced by a later one.",
         f"Machines: {_counted(rows, 'machine')}.",
@@ -223,6 +224,10 @@ def behind(rows: Sequence[Row], written: int, refused: Sequence[Row] = ()) -> st
         f"Versions: {'; '.join(sorted({_versions(row) for row in rows}))}.",
         f"No rows: {'; '.join(absent) or 'none missing'}.",
     ]
+    for arm in ordered({row["arm"] for row in rows}):
+        found = {row["configuration"] for row in rows if row["arm"] == arm and "configuration" in row}
+        if len(found) > 1:
+            notes.append(f"{label(arm)}: rows of {len(found)} configurations, which are not the same arm.")
     done = {key(row) for row in rows}
     reasons = Counter((cell["arm"], cell["reason"]) for cell in refused if key(cell) not in done)
     for (arm, reason), count in sorted(reasons.items()):

@@ -66,7 +66,10 @@ def run_cell(lab: Lab, cell: Cell) -> dict[str, Any]:
         watch.look(trained, cell.steps if cell.lr else 0)
     own = [p for p in trained.parameters() if p.requires_grad] if isinstance(trained, PeftModel) else lab.moved(trained)
     trainable, total = sum(p.numel() for p in own), sum(p.numel() for p in lab.model().parameters())
+    suite = lab.suite
+    settings = {"batch_size": suite.batch_size, "max_length": suite.max_length, "examples": suite.examples}
     return cell.to_dict() | {
+        **arm.about(settings),
         "score": score,
         "validation": valid,
         "forgetting": _finite(found["forgetting"]),

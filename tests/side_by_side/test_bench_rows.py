@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from bench_rows import row
 
-from benchmarks.side_by_side.rows import FIELDS, IDENTITY, append_row, check_row, dedupe, key, read_rows
+from benchmarks.side_by_side.rows import ABOUT, FIELDS, IDENTITY, append_row, check_row, dedupe, key, read_rows
 from guided_ft.errors import GuidedError
 
 
@@ -65,6 +65,18 @@ def test_every_field_must_be_there(name):
     del whole[name]
     with pytest.raises(GuidedError, match=f"here: no field '{name}'"):
         check_row(whole, "here")
+
+
+@pytest.mark.parametrize("name", ABOUT)
+def test_rows_of_before_tell_nothing_of_their_arm_and_new_ones_tell_all(tmp_path, name):
+    old = {field: value for field, value in row().items() if field not in ABOUT}
+    check_row(old, "here")
+    part = row()
+    del part[name]
+    with pytest.raises(GuidedError, match=f"here: no field '{name}'"):
+        check_row(part, "here")
+    with pytest.raises(GuidedError, match=r"^row: no field "):
+        append_row(tmp_path / "testbed.jsonl", old)
 
 
 def test_a_misspelt_field_is_named():

@@ -16,7 +16,7 @@ from families import make
 
 from benchmarks.side_by_side import suite
 from benchmarks.side_by_side.arms import ARMS
-from benchmarks.side_by_side.compare import PLACED
+from benchmarks.side_by_side.labels import PLACED
 from benchmarks.side_by_side.rows import check_row
 from benchmarks.side_by_side.setup import Trial
 from benchmarks.side_by_side.trial import run_cell
@@ -62,7 +62,8 @@ def test_the_base_is_in_memory_before_the_first_run_is_measured(lab):
 def test_every_arm_gives_a_complete_row(lab, arm):
     budget = {"guided:lora": 20.0}.get(arm, 5.0)
     row = run_cell(lab, cell(arm, lr=0.0 if arm == "base" else 1e-2, budget=budget, phase="main"))
-    check_row(row, arm)
+    check_row(row, arm, new=True)
+    assert all(row[name] == value for name, value in ARMS[arm].way.about().items())
     assert math.isfinite(row["forgetting"])
     assert row["kl"] >= -1e-6
     points = [p["step"] for p in row["curve"]]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from bench_rows import curve, results, row
 
-from benchmarks.side_by_side.compare import CONTROLS, against, located
+from benchmarks.side_by_side.compare import against, located
 from benchmarks.side_by_side.goals import GOALS, goals
 from benchmarks.side_by_side.groups import ALL_TASKS, Line, group, headline, pooled
-from benchmarks.side_by_side.labels import label
+from benchmarks.side_by_side.labels import CONTROLS, label
 from benchmarks.side_by_side.report import write_report
 
 pytest.importorskip("matplotlib")

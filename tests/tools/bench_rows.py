@@ -54,6 +54,12 @@ def row(**changes: Any) -> Row:
         "weights": "0123456789abcdef",
         "versions": {"python": "3.11", "guided_ft": "0.1.0"},
         "phase": "main",
+        "mode": "full",
+        "method": None,
+        "strategy": None,
+        "kinds": [],
+        "control": False,
+        "configuration": "00000000",
     } | changes
     made.setdefault("curve", curve(made["score"], made["forgetting"] or 0.0, made["seconds"], made["steps"]))
     return made

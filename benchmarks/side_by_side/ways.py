@@ -1,0 +1,124 @@
+"""``Way``: how an arm trains, as data: what its rows say of it, and how a model is made ready. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .setup import Setup, Trial
+
+Options = tuple[tuple[str, Any], ...]
+"""Keyword arguments, so that they can be compared and hashed."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way of training.
+
+    ``mode`` says how what is trained is trained, ``method`` which scores chose it, ``strategy`` how it was chosen by
+    them, ``kinds`` what could be chosen; empty where nothing is chosen by a map.
+    """
+
+    @property
+    def resolved(self) -> Way:
+        """The way with all that it takes from elsewhere filled in."""
+        return self
+
+    @property
+    def is_located(self) -> bool:
+        """Whether it chooses components, by a map or in place of one."""
+        return False
+
+    @property
+    def own_mode(self) -> str:
+        """The mode of this package that it trains in, whose default rate is its own; empty for ways of others."""
+        return ""
+
+    @property
+    def form(self) -> str:
+        """What sets it apart from rows and columns in full: ``low rank``, ``lora`` or ``freeze``."""
+        return ""
+
+    def about(self) -> dict[str, Any]:
+        """What a row says of it: mode, method, strategy and kinds."""
+        return {"mode": type(self).__name__.lower(), "method": None, "strategy": None, "kinds": []}
+
+    def config(self) -> dict[str, Any]:
+        """All that it is, as JSON data."""
+        return {"way": type(self).__name__, **asdict(self.resolved)}
+
+    def prepare(self, trial: Trial) -> Setup:
+        """Make a fresh model ready."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Untrained(Way):
+    """The base model as it is."""
+
+    def prepare(self, trial: Trial) -> Setup:
+        from .setup import Setup
+
+        return Setup(trial.model)
+
+
+@dataclass(frozen=True)
+class Whole(Way):
+    """All weights, at once or, by a ``peer`` (``lisa``, ``hft``, ``badam``), in turn."""
+
+    peer: str = ""
+
+    def about(self) -> dict[str, Any]:
+        return super().about() | {"mode": self.peer or "full"}
+
+    def prepare(self, trial: Trial) -> Setup:
+        from . import peers
+        from .setup import Setup
+
+        if self.peer == "badam":
+            return Setup(trial.model, optimizer=peers.badam)
+        rotating = {"lisa": peers.Lisa, "hft": peers.HalfFineTuning}
+        seed = trial.cell.seed
+        return Setup(trial.model, [rotating[self.peer](trial.model, seed)] if self.peer else [])
+
+
+@dataclass(frozen=True)
+class Mixed(Whole):
+    """All weights, on rows of which a ``share`` is text that the base model sampled: the cheap answer to forgetting."""
+
+    share: float = 0.1
+
+    def prepare(self, trial: Trial) -> Setup:
+        from .directed import mixed
+
+        return mixed(self, trial)
+
+
+@dataclass(frozen=True)
+class Adapter(Way):
+    """An adapter of PEFT: ``lora``, ``shira`` or ``ia3``."""
+
+    kind: str
+    modules: str | tuple[str, ...] = "all-linear"
+    options: Options = ()
+
+    @property
+    def own_mode(self) -> str:
+        return "lora" if self == Adapter("lora") else ""
+
+    @property
+    def form(self) -> str:
+        return self.kind
+
+    def about(self) -> dict[str, Any]:
+        return super().about() | {"mode": self.kind}
+
+    def prepare(self, trial: Trial) -> Setup:
+        from . import peers
+        from .setup import Setup
+
+        parameters = trial.parameters if trial.cell.budget is not None else 0
+        modules = self.modules if isinstance(self.modules, str) else list(self.modules)
+        change = peers.lora(modules, **dict(self.options)) if self.kind == "lora" else getattr(peers, self.kind)
+        return Setup(change(trial.model, parameters, trial.cell.seed))
