@@ -92,7 +92,7 @@ def test_the_last_override_wins_and_touches_nothing_else() -> None:
         ),
         (
             "train..x=5",
-            "override: train.'': unknown key (one of: accumulate, batch_size, beta, gradient_checkpointing, "
+            "override: train.'': unknown key (one of: accumulate, arguments, batch_size, beta, epochs, gradient_checkpointing, "
             "learning_rate, lr_scale, lr_scheduler, max_grad_norm, max_length, mode, mode_options, prefix_cache, rank, "
             "save_steps, steps, trainer, warmup_steps, weight_decay)",
         ),

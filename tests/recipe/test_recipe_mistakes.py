@@ -106,8 +106,11 @@ MISTAKES = [
     ),
     # words
     ("train: {mode: slise}", "recipe.yaml: train.mode: unknown value 'slise' (did you mean 'slice'?)"),
-    ("train: {mode: qqq}", "recipe.yaml: train.mode: unknown value 'qqq' (one of: freeze, lora, slice)"),
-    ("train: {mode: 3}", "recipe.yaml: train.mode: expected slice, freeze or lora, got 3 (write a word such as slice)"),
+    ("train: {mode: qqq}", "recipe.yaml: train.mode: unknown value 'qqq' (one of: freeze, lora, slice, subspace)"),
+    (
+        "train: {mode: 3}",
+        "recipe.yaml: train.mode: expected slice, freeze, lora or subspace, got 3 (write a word such as slice)",
+    ),
     (
         "train: {trainer: [sft]}",
         "recipe.yaml: train.trainer: expected sft or dpo, got a list (write a word such as sft)",
