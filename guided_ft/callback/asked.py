@@ -7,13 +7,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ..errors import GuidedError
+from ..scorers.settings import LocalizeOptions
 from ..task.given import rows_of
 from ..task.task import Task
 
 Rows = Iterable[Mapping[str, Any]]
-
-EXAMPLES = 32
-"""Rows of a data set that are localized with: a map of more is steadier, and takes as much longer."""
 
 
 def check_asked(task: Any, retain: Any) -> None:
@@ -37,7 +35,7 @@ def as_task(given: Any, what: str, args: Any, tokenizer: Any) -> Any:
     """
     if given is None or isinstance(given, str | Task):
         return given
-    rows = list(itertools.islice(rows_of(given), EXAMPLES))
+    rows = list(itertools.islice(rows_of(given), LocalizeOptions.examples))
     if tokenizer is None and not all("input_ids" in row for row in rows if isinstance(row, Mapping)):
         raise GuidedError(
             f"{what}: this trainer has no tokenizer for the rows (pass processing_class=tokenizer to it, or "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from ..engine import Engine, close_left_open
 from ..errors import GuidedError
 from ..plan.modes import make_mode
 from ..plan.plan import Plan
+from ..scorers.settings import LocalizeOptions
 from ..scorers.watch.tap import GradientWatch
 from ..selection.scoremap import ScoreMap
+from ..selection.settings import SelectOptions
 from ..slice.packing import forbid_packing
 from ..system import processes
 from ..system.files import digest, write_json
@@ -57,8 +60,7 @@ class GuidedCallback(TrainerCallback):
         plan: what to train; or None, and then:
         task: what to localize for; of a data set its first 32 rows, by the trainer's tokenizer.
         method, retain, options: as in ``localize``; ``retain`` may be a data set too.
-        budget, kinds, strategy, first_layer: as in ``select``; ``kinds`` defaults to heads and neurons. In ``freeze``
-            mode whole attentions and MLPs are chosen.
+        budget, kinds, strategy, first_layer: as in ``select``. In ``freeze`` mode whole attentions and MLPs are chosen.
         mode, rank, lr_scale, mode_options: as in ``Plan``.
         learning_rate: ``"auto"``: the plan's (for DPO a fifth of it), in place of the trainer's default, which is made
             for whole models; a number: this one; None: the trainer's, whatever it is.
@@ -79,18 +81,18 @@ class GuidedCallback(TrainerCallback):
         plan: Plan | None = None,
         *,
         task: Task | Rows | None = None,
-        method: str = "attribution",
-        retain: str | Task | Rows | None = "self",
-        budget: str | float | int = "2%",
-        kinds: tuple[str, ...] = ("head", "neuron"),
-        strategy: str = "top",
-        first_layer: int = 0,
-        mode: str = "slice",
-        rank: int | None = None,
-        lr_scale: float = 1.0,
+        method: str = LocalizeOptions.method,
+        retain: str | Task | Rows | None = LocalizeOptions.retain,
+        budget: str | float | int = SelectOptions.budget,
+        kinds: tuple[str, ...] = SelectOptions.kinds,
+        strategy: str = SelectOptions.strategy,
+        first_layer: int = SelectOptions.first_layer,
+        mode: str = Plan.mode,
+        rank: int | None = Plan.rank,
+        lr_scale: float = Plan.lr_scale,
         mode_options: dict[str, Any] | None = None,
         learning_rate: LearningRate = "auto",
-        seed: int = 0,
+        seed: int = LocalizeOptions.seed,
         prefix_cache: str | int | None = None,
         full_logits: bool = False,
         options: dict[str, Any] | None = None,
@@ -108,9 +110,8 @@ class GuidedCallback(TrainerCallback):
         self._learning_rate = learning_rate
         self._prefix_cache, self._full_logits = prefix_cache, full_logits
         self._task = task
-        self._localize: dict[str, Any] = {"method": method, "retain": retain, "seed": seed, **(options or {})}
-        self._select: dict[str, Any] = {"budget": budget, "kinds": kinds, "strategy": strategy, "seed": seed}
-        self._select["first_layer"] = first_layer
+        self._localize = LocalizeOptions(method, retain, seed=seed, options=options or {})
+        self._select = SelectOptions(budget, kinds, strategy, seed, first_layer)
         self._way = make_mode(mode, rank, mode_options)
         self._plan: dict[str, Any] = {"mode": mode, "rank": rank, "lr_scale": lr_scale, "options": mode_options or {}}
         self._watch = GradientWatch()
@@ -128,7 +129,8 @@ class GuidedCallback(TrainerCallback):
         if self.plan is None or (self._task is not None and not self.plan.is_attached(model)):
             tokenizer = kwargs.get("processing_class")
             self._task = as_task(self._task, "task", args, tokenizer)
-            self._localize["retain"] = as_task(self._localize["retain"], "retain", args, tokenizer)
+            retain = as_task(self._localize.retain, "retain", args, tokenizer)
+            self._localize = replace(self._localize, retain=retain)
             self.plan = self._make_plan(model, _folder(args) / "guided", write=args.should_save)
         if not self.plan.is_attached(model):
             if hasattr(model, "peft_config"):
@@ -150,21 +152,15 @@ class GuidedCallback(TrainerCallback):
     def _make_plan(self, model: nn.Module, folder: Path, *, write: bool) -> Plan:
         """Localize and select; or take what the same request found before, so that a resumed run trains the same."""
         assert isinstance(self._task, Task)
-        retain = self._localize["retain"]
-        request = digest(
-            self._task.hash,
-            self._localize | {"retain": retain.hash if isinstance(retain, Task) else retain},
-            self._select,
-            self._plan,
-            fingerprint(model),
-        )
+        asked = [self._localize.identity(), self._select.arguments(), self._plan]
+        request = digest(self._task.hash, asked, fingerprint(model))
         # The first process decides for all: it may have written its plan before another one comes to look.
         found = kept(folder, request)
         firsts = processes.same(found.to_dict() if found else None)
         if firsts is not None:
             return Plan.from_dict(firsts)
-        self.scores = self._way.localize(model, self._task, **self._localize)
-        plan = Plan(self._way.choose(self.scores, **self._select), **self._plan)
+        self.scores = self._way.localize(model, self._task, **self._localize.arguments())
+        plan = Plan(self._way.choose(self.scores, **self._select.arguments()), **self._plan)
         # Every process trains what the first one chose: rounding may order close scores differently.
         plan = Plan.from_dict(processes.same(plan.to_dict()))
         if write:

@@ -75,7 +75,9 @@ def check(recipe: RecipeName, overrides: Overrides = None) -> None:
 )
 def estimate(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Hub id, folder or config.json; or a recipe.")],
-    budget: Annotated[str | None, typer.Option(help="Share or number of parameters to train (default: 2%).")] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="Share or number of parameters to train (default: as in recipes).")
+    ] = None,
     dtype: Annotated[str | None, typer.Option(help="Of the base: float32, bfloat16, nf4 or int8.")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Examples per forward pass (default: 8).")] = None,
     length: Annotated[int | None, typer.Option(min=1, help="Tokens per example (default: 128).")] = None,

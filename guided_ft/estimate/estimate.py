@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import GuidedError, pick
 from ..recipe.recipe import Recipe, shipped
 from ..selection.budget import parse_budget
+from ..selection.settings import SelectOptions
 from .flops import Batch, active_parameters, prefix_bytes, step_flops
 from .ways import arms
 
@@ -155,7 +156,7 @@ def estimate(
         checkpointing = checkpointing or settings.gradient_checkpointing
     else:
         name, dtype = target, dtype or "float32"
-        budget = "2%" if budget is None else budget
+        budget = SelectOptions.budget if budget is None else budget
     batch = Batch(rows or 8, length or 128, labelled)
     for what, value in (("batch times length", batch.tokens), ("rank", rank)):
         if value > LARGEST:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..anatomy import Anatomy
 from ..plan.modes import MODES, Mode, Work
 from ..plan.modes.freeze import whole_layers
-from ..plan.modes.lora import factors
+from ..plan.modes.lora import LoraMode, factors
 from ..plan.modes.typical import Example
 from ..plan.plan import Plan
 
@@ -47,7 +47,8 @@ def arms(anatomy: Anatomy, budget: int, rank: int = 8) -> list[Arm]:
             lambda: _lora_work(anatomy, rank),
         ),
     ]
-    for mode in MODES.values():
+    # LoRA beside LoRA.
+    for mode in sorted(MODES.values(), key=lambda mode: mode is not LoraMode):
         for example in mode().examples(anatomy, budget):
             found.append(_planned(mode, example))
     return found

@@ -17,6 +17,8 @@ from ..models import load_model, load_tokenizer
 from ..plan.modes import Mode, make_mode
 from ..plan.plan import Plan
 from ..scorers.catalogue import find
+from ..scorers.settings import LocalizeOptions
+from ..selection.settings import SelectOptions
 from ..system.files import read_arrays
 from ..task.reader import answered, last_answer_apart
 from .data import load_rows
@@ -124,9 +126,8 @@ def localize(run: Run) -> dict[str, Any]:
     options: dict[str, Any] = {**settings.options}
     if "against" in options:
         options["against"] = [load(path) for path in against_files(settings.options)]
-    scores = run.way.localize(
-        run.model(), task, settings.method, retain, kinds=_kinds(run), seed=run.recipe.seed, **options
-    )
+    asked = LocalizeOptions(settings.method, retain, _kinds(run), seed=run.recipe.seed, options=options)
+    scores = run.way.localize(run.model(), task, **asked.arguments())
     scores.save(run.folder / "scores.safetensors")
     return {"meta": scores.meta, "hash": task.hash, "sizes": {k: int(scores.of(k).size) for k in scores.kinds}}
 
@@ -150,14 +151,8 @@ def choose(run: Run) -> dict[str, Any]:
 def planned(run: Run, strategy: str, seed: int) -> Plan:
     """The plan that a recipe makes of the map in the run's folder, by its own strategy or another."""
     settings, train = run.recipe.select, run.recipe.train
-    selection = run.way.choose(
-        run.way.read_map(run.folder / "scores.safetensors"),
-        settings.budget,
-        kinds=settings.kinds,
-        strategy=strategy,
-        seed=seed,
-        first_layer=settings.first_layer,
-    )
+    asked = SelectOptions(settings.budget, settings.kinds, strategy, seed, settings.first_layer)
+    selection = run.way.choose(run.way.read_map(run.folder / "scores.safetensors"), **asked.arguments())
     return Plan(selection, train.mode, train.rank, train.lr_scale, train.mode_options)
 
 

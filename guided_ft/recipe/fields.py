@@ -280,7 +280,7 @@ Sample = Annotated[str, BeforeValidator(_sample)]
 Metric = Annotated[str, BeforeValidator(_metric)]
 Format = Annotated[str, BeforeValidator(_format)]
 Columns = Annotated[dict[str, str], BeforeValidator(_columns)]
-Kinds = Annotated[tuple[Literal["layer", "head", "neuron"], ...], BeforeValidator(_kinds)]
+Kinds = Annotated[tuple[str, ...], BeforeValidator(_kinds)]
 Options = Annotated[
     dict[str, Annotated[int | float | str | bool, BeforeValidator(_option)]],
     Says("a mapping of options", "write it as {{key: value}}"),

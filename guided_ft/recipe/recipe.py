@@ -12,6 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
 from ..errors import GuidedError
+from ..plan.plan import Plan
+from ..scorers.settings import LocalizeOptions
+from ..selection.settings import SelectOptions
 from ..system.files import write_text
 from ..task.read_file import ENDINGS, read_file
 from ..task.reader import Reader
@@ -57,6 +60,8 @@ from .mends import Problem, RecipeError, translate
 from .strict_yaml import dump, shown
 from .trl_fields import argument_problems, hoisted
 
+_ASKED, _SPENT, _PLAN = LocalizeOptions, SelectOptions, Plan
+
 MAX_STEPS = 10**9
 """Above every real run."""
 
@@ -100,32 +105,38 @@ class Data(Section):
 class Localize(Section):
     """How components are scored."""
 
-    method: Method = Field(default="attribution", description="scorer of the catalogue")
+    method: Method = Field(default=_ASKED.method, description="scorer of the catalogue")
     retain: Kept = Field(
-        default="self", description="what must be kept: self (text the model samples), none, or a file"
+        default=_ASKED.retain, description="what must be kept: self (text the model samples), none, or a file"
     )
-    examples: Count = Field(default=32, description="training examples to score on")
-    batch_size: Count = Field(default=8, description="examples per forward pass")
+    examples: Count = Field(default=_ASKED.examples, description="training examples to score on")
+    batch_size: Count = Field(default=_ASKED.batch_size, description="examples per forward pass")
     options: Options = Field(default={}, description="options of the scorer")
 
 
 class Select(Section):
     """What the scores are spent on."""
 
-    budget: Budget = Field(default="0.1%", description="share (0.1%, 0.001) or number of parameters to train")
-    kinds: Kinds = Field(default=("neuron",), description="what may be chosen: layer, head, neuron")
-    strategy: Strategy = Field(default="top", description="top, bottom, random, or shuffled within layers")
-    first_layer: Steps = Field(default=0, description="lowest layer that may be chosen: training stops below it")
+    budget: Budget = Field(default=_SPENT.budget, description="share (0.1%, 0.001) or number of parameters to train")
+    kinds: Kinds = Field(default=_SPENT.kinds, description="what may be chosen: layer, head, neuron")
+    strategy: Strategy = Field(default=_SPENT.strategy, description="top, bottom, random, or shuffled within layers")
+    first_layer: Steps = Field(
+        default=_SPENT.first_layer, description="lowest layer that may be chosen: training stops below it"
+    )
 
 
 class Train(Section):
     """How the chosen components are trained."""
 
     trainer: Literal["sft", "dpo"] = Field(default="sft", description="supervised, or on preferences")
-    mode: Mode = Field(default="slice", description="how the choice is made trainable: slice, freeze, lora or subspace")
-    rank: Rank = Field(default=None, description="rank of lora, or of each slice (default: slices are trained in full)")
+    mode: Mode = Field(
+        default=Plan.mode, description="how the choice is made trainable: slice, freeze, lora or subspace"
+    )
+    rank: Rank = Field(
+        default=Plan.rank, description="rank of lora, or of each slice (default: slices are trained in full)"
+    )
     mode_options: Options = Field(default={}, description="options of the mode, beside the rank")
-    lr_scale: Rate = Field(default=1.0, description="factor on the learning rate of the chosen parts")
+    lr_scale: Rate = Field(default=_PLAN.lr_scale, description="factor on the learning rate of the chosen parts")
     learning_rate: LearningRate = Field(
         default="auto", description="peak learning rate of AdamW (auto: by the mode and by how much trains)"
     )
@@ -187,7 +198,7 @@ class Recipe(Section):
     quantization: Literal["none", "nf4", "int8"] = Field(
         default="none", description="of the base model's weights, by bitsandbytes"
     )
-    seed: Seed = Field(default=0, description="of everything that is drawn")
+    seed: Seed = Field(default=_ASKED.seed, description="of everything that is drawn")
     output: Place | None = Field(default=None, description="run folder (default: runs/NAME)")
     control: Literal["random", "none"] = Field(
         default="random", description="also train a random choice of the same budget"

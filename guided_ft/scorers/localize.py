@@ -17,6 +17,7 @@ from ..task.metrics import metric_name
 from ..task.task import Task
 from .requests import Combine, Request, read_combine, read_methods, read_request
 from .self_text import self_text
+from .settings import LocalizeOptions
 from .stability import warn_if_unstable
 from .verify import check_count, verified
 from .watch.record import record
@@ -60,15 +61,15 @@ def localize(
 def localize(
     model: nn.Module,
     task: Task,
-    method: str = "gradient",
-    retain: str | Task | None = "self",
-    kinds: Iterable[str] | None = None,
+    method: str = LocalizeOptions.method,
+    retain: str | Task | None = LocalizeOptions.retain,
+    kinds: Iterable[str] | None = LocalizeOptions.kinds,
     *,
     methods: Iterable[str] | Mapping[str, Mapping[str, Any]] | None = None,
-    combine: str | Combine = "ratio",
-    weight: float | None = None,
-    verify: int = 0,
-    seed: int = 0,
+    combine: str | Combine = LocalizeOptions.combine,
+    weight: float | None = LocalizeOptions.weight,
+    verify: int = LocalizeOptions.verify,
+    seed: int = LocalizeOptions.seed,
     progress: bool | None = None,
     **options: Any,
 ) -> ScoreMap | dict[str, ScoreMap]:

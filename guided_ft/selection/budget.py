@@ -10,6 +10,7 @@ from ..anatomy import KINDS, Anatomy, Component
 from ..errors import GuidedError, pick
 from .scoremap import ScoreMap
 from .selection import Selection
+from .settings import SelectOptions
 
 
 def parse_budget(budget: str | float | int, total: int) -> int:
@@ -56,13 +57,13 @@ STRATEGIES: dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] =
 
 def select(
     scores: ScoreMap,
-    budget: str | float | int = "2%",
-    kinds: Iterable[str] = ("head", "neuron"),
-    strategy: str = "top",
+    budget: str | float | int = SelectOptions.budget,
+    kinds: Iterable[str] = SelectOptions.kinds,
+    strategy: str = SelectOptions.strategy,
     *,
-    seed: int = 0,
+    seed: int = SelectOptions.seed,
     whole: bool = False,
-    first_layer: int = 0,
+    first_layer: int = SelectOptions.first_layer,
 ) -> Selection:
     """Choose components within a budget of parameters.
 

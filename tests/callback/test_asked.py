@@ -11,9 +11,9 @@ from families import make
 from trainers import base, plain, ready, sft
 
 from guided_ft import GuidedCallback, GuidedError, Task
-from guided_ft.callback.asked import EXAMPLES
+from guided_ft.scorers.settings import LocalizeOptions
 
-ROWS = tiny.sums(EXAMPLES + 8)
+ROWS = tiny.sums(LocalizeOptions.examples + 8)
 
 
 def told(caplog) -> list[str]:
@@ -22,14 +22,14 @@ def told(caplog) -> list[str]:
 
 def test_a_raw_data_set_is_read_with_the_trainers_tokenizer(tmp_path, caplog):
     callbacks = [
-        GuidedCallback(task=task, retain=retain, budget="20%", seed=3)
+        GuidedCallback(task=task, retain=retain, budget="20%", seed=3, kinds=("head", "neuron"))
         for task, retain in (
             (
                 DatasetDict({"train": Dataset.from_list(ROWS)}),
                 Dataset.from_list(tiny.pairs(4)).select_columns("prompt").rename_column("prompt", "text"),
             ),
             (
-                Task.from_dataset(ROWS[:EXAMPLES], tiny.tokenizer(), max_length=32, batch_size=4),
+                Task.from_dataset(ROWS[: LocalizeOptions.examples], tiny.tokenizer(), max_length=32, batch_size=4),
                 Task.from_dataset([{"text": row["prompt"]} for row in tiny.pairs(4)], tiny.tokenizer(), batch_size=4),
             ),
         )
@@ -77,4 +77,4 @@ def test_what_is_no_task_is_refused_when_the_callback_is_made(options, message):
 
 def test_rows_of_text_need_a_trainer_with_a_tokenizer(tmp_path):
     with pytest.raises(GuidedError, match=r"task: this trainer has no tokenizer for the rows \(pass processing_class="):
-        plain(make("llama"), tmp_path, [GuidedCallback(task=ROWS, budget="20%")])
+        plain(make("llama"), tmp_path, [GuidedCallback(task=ROWS, budget="20%", kinds=("head", "neuron"))])

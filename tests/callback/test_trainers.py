@@ -37,7 +37,7 @@ TRAINERS = {
 def plan() -> Plan:
     model = families.make("llama")
     task = Task.from_dataset(tiny.sums(16), tiny.tokenizer(), batch_size=4)
-    return Plan(select(localize(model, task), budget="5%", first_layer=1))
+    return Plan(select(localize(model, task), budget="5%", first_layer=1, kinds=("head", "neuron")))
 
 
 def trained(name, folder, *callbacks) -> dict[str, torch.Tensor]:

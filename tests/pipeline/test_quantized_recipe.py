@@ -255,7 +255,11 @@ def test_a_callback_keeps_weights_from_being_packed(packs, given, mode, tmp_path
     model = load("llama", "nf4", tmp_path)
     assert willing(model) == {True}
     plan = Plan(Selection.parse("L1.H0 L1.H1 L1.N3", Anatomy.of(model)), mode, rank=2)
-    callback = GuidedCallback(plan) if given == "plan" else GuidedCallback(task=rows(), mode=mode, budget="20%")
+    callback = (
+        GuidedCallback(plan)
+        if given == "plan"
+        else GuidedCallback(task=rows(), mode=mode, budget="20%", kinds=("head", "neuron"))
+    )
     if given == "plan" and mode == "lora":
         # As a trainer does it with peft_config: nothing of ours has seen the model yet.
         model = plan.attach(model)

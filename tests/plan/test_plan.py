@@ -102,7 +102,7 @@ def test_save_and_load_are_identity(tmp_path, mode):
 @given(budget=st.floats(0.02, 0.9), seed=st.integers(0, 99))
 def test_lora_spends_at_most_what_the_selection_has(budget, seed):
     anatomy = _ANATOMY
-    selection = select(random(None, anatomy, seed=seed), budget)
+    selection = select(random(None, anatomy, seed=seed), budget, kinds=("head", "neuron"))
     plan = Plan(selection, "lora")
     try:
         ranks = plan.way.ranks(plan.selection)
@@ -125,7 +125,7 @@ def test_lora_ranks_follow_the_scores():
 def test_lora_targets_exactly_its_modules_however_many():
     model = make("llama", layers=8)
     anatomy = Anatomy.of(model)
-    plan = Plan(select(random(None, anatomy), 0.5), "lora", rank=2)
+    plan = Plan(select(random(None, anatomy), 0.5, kinds=("head", "neuron")), "lora", rank=2)
     attached = plan.attach(model)
     assert len(plan.way.ranks(plan.selection)) > 20  # from here on PEFT rewrites the list of targets
     assert set(attached.targeted_module_names) == set(plan.way.ranks(plan.selection))
@@ -180,7 +180,7 @@ def test_a_forward_that_was_put_on_the_object_follows_into_the_adapter(mode):
 def test_the_less_trains_the_larger_the_rate_and_whole_weights_take_the_smallest():
     anatomy = Anatomy.of(make("llama"))
     wider = 576 / anatomy.hidden_size
-    some, more = (select(random(None, anatomy), budget) for budget in ("10%", "40%"))
+    some, more = (select(random(None, anatomy), budget, kinds=("head", "neuron")) for budget in ("10%", "40%"))
     for mode, most, power in (("slice", 0.03, 0.5), ("lora", 0.01, 0.5), ("freeze", 0.01, 1)):
         plan = Plan(more, mode)
         share = plan.num_parameters / anatomy.num_parameters

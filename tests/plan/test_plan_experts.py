@@ -250,7 +250,7 @@ def test_sft_with_one_added_argument(moe_family, checkpointing, tmp_path):
     model = base(tmp_path, moe_family)
     before, start = base_tensors(model), families.logits(model)
     task = Task.from_dataset(tiny.sums(8), tiny.tokenizer())
-    callback = GuidedCallback(task=task, method="attribution", budget="20%", mode="slice")
+    callback = GuidedCallback(task=task, method="attribution", budget="20%", mode="slice", kinds=("head", "neuron"))
     trainer = sft(model, tmp_path / "run", [callback], gradient_checkpointing=checkpointing)
     trainer.train()
     assert callback.certificate.ok

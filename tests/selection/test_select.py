@@ -92,7 +92,7 @@ def test_a_second_head_that_completes_a_group_must_pay_for_its_keys_and_values()
 
 def test_kinds_compete_by_quantile_not_by_scale():
     scores = ScoreMap(ANATOMY, head=np.arange(8.0).reshape(2, 4) * 1e-6, neuron=np.arange(96.0).reshape(2, 48) * 1e6)
-    counted = select(scores, "50%").counts()
+    counted = select(scores, "50%", kinds=("head", "neuron")).counts()
     assert counted["head"] == pytest.approx(counted["neuron"] / 12, abs=1.1)
 
 
@@ -116,15 +116,19 @@ def test_shuffled_keeps_the_layers_of_top(scores, budget, seed):
 @pytest.mark.parametrize("strategy", ["random", "shuffled"])
 def test_seeds_repeat_and_differ(strategy):
     scores = score_map(0, 1000)
-    drawn = [select(scores, "10%", strategy=strategy, seed=seed) for seed in range(20)]
-    assert drawn == [select(scores, "10%", strategy=strategy, seed=seed) for seed in range(20)]
+    drawn = [select(scores, "10%", strategy=strategy, seed=seed, kinds=("head", "neuron")) for seed in range(20)]
+    assert drawn == [
+        select(scores, "10%", strategy=strategy, seed=seed, kinds=("head", "neuron")) for seed in range(20)
+    ]
     assert len({selection.text for selection in drawn}) == 20
 
 
 def test_random_ignores_the_scores_and_top_does_not():
     one, other = score_map(0, 1000), score_map(1, 1000)
-    assert select(one, "10%", strategy="random") == select(other, "10%", strategy="random")
-    assert select(one, "10%") != select(other, "10%")
+    assert select(one, "10%", strategy="random", kinds=("head", "neuron")) == select(
+        other, "10%", strategy="random", kinds=("head", "neuron")
+    )
+    assert select(one, "10%", kinds=("head", "neuron")) != select(other, "10%", kinds=("head", "neuron"))
 
 
 @SOME
@@ -227,7 +231,9 @@ def test_a_single_kind_may_be_a_word():
 @pytest.mark.parametrize("whole", [False, True])
 def test_layers_below_the_first_are_left_alone(strategy, whole):
     scores = score_map(0, 1000)
-    chosen = select(scores, "60%" if whole else "5%", strategy=strategy, whole=whole, first_layer=1)
+    chosen = select(
+        scores, "60%" if whole else "5%", strategy=strategy, whole=whole, first_layer=1, kinds=("head", "neuron")
+    )
     assert len(chosen)
     assert {c.layer for c in chosen} == set(range(1, ANATOMY.num_layers))
 
@@ -235,4 +241,4 @@ def test_layers_below_the_first_are_left_alone(strategy, whole):
 @pytest.mark.parametrize("first", [-1, 2])
 def test_a_first_layer_that_is_not_there(first):
     with pytest.raises(GuidedError, match=rf"first_layer: {first}, but this model has layers 0 to 1"):
-        select(score_map(0, 1000), "5%", first_layer=first)
+        select(score_map(0, 1000), "5%", first_layer=first, kinds=("head", "neuron"))

@@ -143,7 +143,7 @@ def test_the_file_says_its_size_in_plain_numbers(tmp_path):
 
 def test_hostile_files_give_only_guided_errors(tmp_path):
     path = tmp_path / "selection.json"
-    select(score_map(0, 5), "10%").save(path)
+    select(score_map(0, 5), "10%", kinds=("head", "neuron")).save(path)
     good = json.loads(path.read_text())
     refused = 0
     for seed in range(300):

@@ -24,7 +24,7 @@ pytest.importorskip("matplotlib")
 def test_the_default_rate_is_the_plans():
     anatomy = Anatomy.of(make("llama"))
     wider = 576 / anatomy.hidden_size
-    plan = Plan(select(random(None, anatomy), "40%"))
+    plan = Plan(select(random(None, anatomy), "40%", kinds=("head", "neuron")))
     share = 100 * plan.num_parameters / anatomy.num_parameters
     for arm in ("guided:two-sided", "random", "shuffled"):
         assert rule("smollm2", "sums", arm, share) * wider == pytest.approx(plan.learning_rate)
@@ -43,7 +43,7 @@ def test_the_default_rate_is_the_plans():
 
 def test_the_default_rate_of_pairs_is_a_recipes(monkeypatch):
     monkeypatch.setattr(smollm2, "_sets", lambda: None)
-    plan = Plan(select(random(None, Anatomy.of(make("llama"))), "40%"))
+    plan = Plan(select(random(None, Anatomy.of(make("llama"))), "40%", kinds=("head", "neuron")))
     recipe = Recipe.load("dpo_sums", ["train.learning_rate=auto"])
     paces = {False: 1.0, True: learning_rate(recipe, plan) / plan.learning_rate}
     assert paces[True] < 1

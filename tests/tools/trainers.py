@@ -90,7 +90,8 @@ TRAINERS = {"trainer": plain, "sft": sft, "dpo": dpo}
 def from_task(mode: str, trainer: str = "sft", **options) -> GuidedCallback:
     rows = tiny.pairs(8) if trainer == "dpo" else tiny.sums(8)
     task = Task.from_dataset(rows, tiny.tokenizer())
-    return GuidedCallback(task=task, budget="45%" if mode == "freeze" else "20%", mode=mode, **options)
+    budget = "45%" if mode == "freeze" else "20%"
+    return GuidedCallback(task=task, budget=budget, kinds=("head", "neuron"), mode=mode, **options)
 
 
 def ready(model, mode: str) -> Plan:
