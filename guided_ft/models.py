@@ -95,6 +95,9 @@ def load_model(
     if options and model.hf_quantizer.pre_quantized:
         raise GuidedError(f"quantization: {name!r} is saved quantized (write none: it loads as it was saved)")
     forbid_packing(model)
+    if name in EMBEDDED:
+        # What PEFT writes into an adapter. The configuration keeps the folder: DPO reloads its reference from there.
+        model.name_or_path = name
     return model.to(device).eval()
 
 

@@ -9,7 +9,11 @@ import pytest
 
 import guided_ft
 
-REACHED = {"export.to_lora": "guided_ft.export", "load_model": "guided_ft.models", "load_tokenizer": "guided_ft.models"}
+REACHED = {
+    "export.to_lora": "guided_ft.export.lora",
+    "load_model": "guided_ft.models",
+    "load_tokenizer": "guided_ft.models",
+}
 
 
 @pytest.mark.parametrize("name", REACHED)

@@ -20,6 +20,7 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 from ..callback.callback import GuidedCallback
 from ..callback.checkpoint import checkpoints, newest_complete
 from ..errors import GuidedError
+from ..export.card import describe
 from ..plan.modes import PACE
 from ..plan.plan import Plan
 from ..system.files import read_json, write_arrays, write_json
@@ -70,7 +71,7 @@ def train(
     trained = trainer.model
     assert trained is not None
     trained.eval()
-    _save(trained, tokenizer, folder / "adapter")
+    _save(trained, tokenizer, folder / "adapter", plan, recipe.model)
     write_arrays(folder / "probe.safetensors", {"logits": probe_logits(trained, probe).numpy()})
     engine = callback.engine
     assert engine is not None
@@ -123,12 +124,13 @@ def _resumable(key: str, plan: Plan | Whole, folder: Path) -> Path | None:
     return None
 
 
-def _save(model: nn.Module, tokenizer: Any, folder: Path) -> None:
+def _save(model: nn.Module, tokenizer: Any, folder: Path, plan: Plan, base: str) -> None:
     """Write the adapter (or, in freeze mode, the model) into a folder that appears complete or not at all."""
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     model.save_pretrained(temporary)  # type: ignore[operator]
     tokenizer.save_pretrained(temporary)
+    describe(temporary, plan, base)
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
 

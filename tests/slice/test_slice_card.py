@@ -14,7 +14,7 @@ import laws
 import pytest
 import torch
 from huggingface_hub import HfApi, ModelCard
-from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, LocalTokenNotFoundError
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
@@ -59,9 +59,28 @@ def test_it_says_what_was_trained(tmp_path):
     )
     assert "- where: 8 modules in 2 layers (`slices` in adapter_config.json)\n- mode: slice\n" in said
     data = ModelCard(text).data
-    assert (data.library_name, data.base_model) == ("peft", str(tmp_path / "base"))
+    assert (data.library_name, data.base_model) == ("peft", None), "the Hub knows no folder of this machine"
     assert "guided_ft" in data.tags
     assert "transformers" in data.tags, "PEFT's own tags are kept"
+    assert not [tag for tag in data.tags if tag.startswith("base_model")]
+
+
+def test_it_is_short_and_nothing_is_left_to_fill_in(tmp_path):
+    _, text = saved(tmp_path)
+    assert "[More Information Needed]" not in text
+    assert text.count("\n# ") == 1
+    assert "\n# Slice adapter of base\n" in text
+    assert re.search(r"### Framework versions\n\n- PEFT [\d.]+", text)
+    assert len(text.splitlines()) < 40
+
+
+def test_a_base_of_the_hub_is_told_to_the_hub(tmp_path):
+    peft_model = laws.attached("llama")
+    peft_model.peft_config["default"].base_model_name_or_path = "owner/some-model"
+    peft_model.save_pretrained(tmp_path)
+    text = (tmp_path / "README.md").read_text()
+    assert ModelCard(text).data.base_model == "owner/some-model"
+    assert 'PeftModel.from_pretrained(guided_ft.load_model("owner/some-model"), "FOLDER OR' in part(text)
 
 
 def test_with_a_rank(tmp_path):
@@ -99,7 +118,7 @@ def test_saving_again_renews_its_part_and_keeps_what_people_wrote(tmp_path):
     laws.attached("llama").save_pretrained(tmp_path)
     path = tmp_path / "README.md"
     first = path.read_text()
-    mine = first.replace("# Model Card for Model ID", "# My sums").replace(card.END, f"{card.END}\n\nMy own words.")
+    mine = first.replace("# Slice adapter of a model", "# My sums").replace(card.END, f"{card.END}\n\nMy own words.")
     assert mine.count("My ") == 2
     path.write_text(mine)
     laws.attached("llama", rank=2).save_pretrained(tmp_path)
@@ -142,17 +161,13 @@ def hub(monkeypatch):
             raise EntryNotFoundError("no card", SimpleNamespace(headers={}, request=None))
         return ModelCard(files["README.md"])
 
-    def upload(self, *, repo_id, folder_path, **options):
-        assert repo_id == "me/sums"
-        files.update({p.name: p.read_bytes().decode("latin-1") for p in Path(folder_path).iterdir()})
-        return SimpleNamespace(commit_url="https://commit")
-
     def commit(self, *, repo_id, operations, **options):
+        assert repo_id == "me/sums"
         files.update({o.path_in_repo: Path(o.path_or_fileobj).read_bytes().decode("latin-1") for o in operations})
+        return SimpleNamespace(commit_url="https://commit")
 
     monkeypatch.setattr(ModelCard, "load", load)
     monkeypatch.setattr(HfApi, "create_repo", lambda self, repo_id, **options: SimpleNamespace(repo_id=repo_id))
-    monkeypatch.setattr(HfApi, "upload_folder", upload)
     monkeypatch.setattr(HfApi, "create_commit", commit)
     return files
 
@@ -162,13 +177,26 @@ def test_pushing_uploads_the_adapter_and_its_card(hub):
     assert push_to_hub(peft_model, "me/sums") == "https://commit"
     assert set(hub) == {"README.md", "adapter_config.json", "adapter_model.safetensors"}
     assert part(hub["README.md"])
-    hub["README.md"] = hub["README.md"].replace("Model Card for Model ID", "My sums")
+    assert 'PeftModel.from_pretrained(base_model, "me/sums")' in hub["README.md"], "its address is filled in"
+    hub["README.md"] = hub["README.md"].replace("Slice adapter of a model", "My sums")
     push_to_hub(laws.attached("llama", rank=2), "me/sums")
     assert "# My sums\n" in hub["README.md"], "the repository's own words are kept"
     assert "of rank 2" in part(hub["README.md"])
     peft_model.push_to_hub("me/sums")
     assert "# My sums\n" in hub["README.md"]
     assert part(hub["README.md"]), "PEFT's own push keeps a card that is there"
+
+
+def test_a_hub_that_refuses_is_one_line(hub, monkeypatch):
+    def refuse(self, repo_id, **options):
+        raise LocalTokenNotFoundError("Token is required,\nbut no token found.")
+
+    monkeypatch.setattr(HfApi, "create_repo", refuse)
+    with pytest.raises(GuidedError) as error:
+        push_to_hub(laws.attached("llama"), "me/sums")
+    said = "push: me/sums: Token is required, but no token found. (check name and network, or run: hf auth login)"
+    assert str(error.value) == said
+    assert not hub
 
 
 def test_only_adapters_are_pushed(hub):

@@ -119,10 +119,14 @@ def a_deep_copy_is_independent(family: str, folder: Path) -> None:
 # -- leaving -----------------------------------------------------------------------------------------------------------
 def a_merged_checkpoint_needs_nothing(family: str, folder: Path) -> None:
     peft_model = attached(family)
-    expected = families.logits(peft_model)
+    expected, before = families.logits(peft_model), copy.deepcopy(peft_model.state_dict())
     merged(peft_model, folder / "deep" / "model")
+    after = peft_model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[key], after[key]) for key in before), "the model can be used on"
+    assert torch.equal(families.logits(peft_model), expected)
     files = {p.suffix for p in (folder / "deep" / "model").iterdir()}
-    assert files == {".json", ".safetensors"}
+    assert files == {".json", ".safetensors", ".md"}
     names = [n for f in (folder / "deep" / "model").glob("*.safetensors") for n in load_file(f)]
     assert not [n for n in names if "slice" in n or "base_layer" in n]
     again = AutoModelForCausalLM.from_pretrained(folder / "deep" / "model", attn_implementation="eager")
