@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from .certify import Certificate, canonical, fingerprint
 from .checkpoint import seal
 from .guards import check_optimizer, check_resumed, check_trainable, scale_learning_rate
 from .kept_plan import PLAN, keep, kept
+from .page import Seen, write
 from .rates import LearningRate, check_rate, set_rate
 from .telling import told
 
@@ -116,6 +118,7 @@ class GuidedCallback(TrainerCallback):
         self._plan: dict[str, Any] = {"mode": mode, "rank": rank, "lr_scale": lr_scale, "options": mode_options or {}}
         self._watch = GradientWatch()
         self._frozen: dict[str, str] | None = None
+        self._seen: Seen | None = None
         self._decoder: nn.Module | None = None
 
     # -- applying ---------------------------------------------------------------------------------------------------
@@ -180,6 +183,7 @@ class GuidedCallback(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         plan, call = self._ready(), TrainerCall()
+        self._seen = Seen.of(args, state, model, kwargs.get("train_dataloader"))
         check_trainable(plan, model, self._decoder)
         if optimizer is not None:
             check_optimizer(plan, model, optimizer)
@@ -255,6 +259,15 @@ class GuidedCallback(TrainerCallback):
             moved = self.certificate.moved
             raise GuidedError(f"certificate: {moved[0]} moved although it is frozen ({len(moved)} tensors in all)")
         logger.info("%s", self.certificate)
+
+    # -- telling ----------------------------------------------------------------------------------------------------
+    def report(self, folder: str | os.PathLike[str]) -> Path:
+        """Write the report page of what was trained, and the files that it is made of; return the page's path.
+
+        ``guided-ft show FOLDER`` tells the same as text. Raises GuidedError if nothing was trained yet.
+        """
+        task = self._task if isinstance(self._task, Task) else None
+        return write(folder, self._ready(), self.scores, task, self.certificate, self._seen)
 
 
 def _folder(args: TrainingArguments) -> Path:

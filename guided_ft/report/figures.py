@@ -33,14 +33,13 @@ class Figure:
     layout: dict[str, Any]
 
 
-def figures(run: RunRecord, scores: ScoreMap, selection: Chosen, control: Chosen | None) -> list[Figure]:
+def figures(run: RunRecord, scores: ScoreMap | None, selection: Chosen, control: Chosen | None) -> list[Figure]:
     """All figures that this run has data for, in the order of the page."""
     made = [
         loss(run),
-        heads(scores, selection),
-        layers(scores, selection),
+        *([heads(scores, selection), layers(scores, selection)] if scores else []),
         chosen_per_layer(selection, control),
-        histogram(scores, selection),
+        *([histogram(scores, selection)] if scores else []),
     ]
     return [figure for figure in made if figure is not None]
 

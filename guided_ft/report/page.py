@@ -8,9 +8,10 @@ from typing import Any
 
 from plotly.offline import get_plotlyjs
 
-from ..errors import GuidedError, pick
+from ..errors import GuidedError
 from ..plan.modes import MODES
 from ..selection.scoremap import ScoreMap
+from ..selection.selection import Selection
 from ..system.files import write_text
 from .compared_page import comparison_of, shown_comparison, template
 from .comparison import Comparison
@@ -44,12 +45,13 @@ def write_report(folder: Path) -> Path:
     """
     folder = Path(folder)
     run = read_run(folder)
-    scores = ScoreMap.load(folder / "scores.safetensors")
+    # A script may train a plan that it brought along.
+    scores = ScoreMap.load(folder / "scores.safetensors") if run.mapped else None
     selection = _chosen(run, folder / "selection.json")
     control_path = folder / "control" / "selection.json"
     control = _chosen(run, control_path) if control_path.is_file() else None
     for name, other in (("selection.json", selection), ("control/selection.json", control)):
-        if other is not None and other.anatomy != scores.anatomy:
+        if other is not None and scores is not None and other.anatomy != scores.anatomy:
             raise GuidedError(f"{folder / name}: of another model than scores.safetensors")
     target = folder / "report.html"
     write_text(target, render(run, scores, selection, control, comparison_of(folder, run)))
@@ -57,19 +59,19 @@ def write_report(folder: Path) -> Path:
 
 
 def _chosen(run: RunRecord, path: Path) -> Chosen:
-    """What a run has chosen: components, or directions, as its mode trains."""
-    what: Any = pick(MODES, run.mode, "mode").takes
+    """What a run has chosen: components, or directions, as its mode trains; an unknown one trains components."""
+    what: Any = MODES[run.mode].takes if run.mode in MODES else Selection
     return what.load(path)
 
 
 def render(
     run: RunRecord,
-    scores: ScoreMap,
+    scores: ScoreMap | None,
     selection: Chosen,
     control: Chosen | None = None,
     compared: Comparison | None = None,
 ) -> str:
-    """Return the page of a run."""
+    """Return the page of a run; ``scores``: None if nothing was scored in it."""
     made = figures(run, scores, selection, control)
     judged = verdict(run)
     shown = None if compared is None else shown_comparison(compared)
@@ -84,7 +86,7 @@ def render(
         training=[f for f in made if f.id == "fig-loss"],
         maps=[f for f in made if f.id != "fig-loss"],
         figures=[_drawing(f) for f in (*made, *(shown["figures"] if shown else ()))],
-        rankings=_rankings(scores, selection),
+        rankings=_rankings(scores, selection) if scores else [],
         setup=_setup(run, selection),
         seconds=_seconds(run),
         answers=_answers(run),

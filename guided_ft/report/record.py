@@ -43,12 +43,14 @@ class Part(BaseModel):
 
 
 class AskedTask(Part):
-    """The task: how many examples were trained and tested on, the hash of those that were scored, one sample row."""
+    """The task: how many examples were trained and tested on, the hash of those that were scored, what prompts are, one
+    sample row."""
 
     name: str
     train: int
     test: int
     hash: str
+    form: Literal["text", "messages"] | None = None
     sample: dict[str, str] = {}
 
 
@@ -132,6 +134,7 @@ class RunRecord(Part):
     quantization: str | None = None
     task: AskedTask
     method: str
+    mapped: bool = True
     retain: str | None = None
     mode: str
     trainer: str | None = None
@@ -148,6 +151,7 @@ class RunRecord(Part):
     reload: Reload | None = None
     control: dict[str, Control] = {}
     checks: list[Check] = []
+    use: list[str] = []
     seconds: dict[str, Number]
     peak_bytes: int | None = None
     versions: dict[str, str] = {}

@@ -1,0 +1,150 @@
+"""The report page of a trainer that guided_ft did not build, from what the callback saw."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Sized
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from ..anatomy import base_model
+from ..errors import GuidedError
+from ..plan.plan import Plan
+from ..report.figures import Chosen
+from ..report.page import write_report
+from ..report.record import checked
+from ..selection.scoremap import ScoreMap
+from ..system.files import write_json
+from ..system.machine import machine, peak_bytes, versions
+from ..task.task import Task
+from .certify import Certificate
+
+_SPEEDS = ("_runtime", "_per_second", "_time")
+"""Endings of what an evaluation logs that measure the machine, not the model."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a callback is shown when training begins. ``state`` goes on changing: its history is read at the end.
+
+    Args:
+        args: a TrainingArguments.
+        state: the TrainerState.
+        model: the one that is trained.
+        rows: how many there are to train on; None: unknown.
+    """
+
+    args: Any
+    state: Any
+    model: str
+    rows: int | None
+
+    @classmethod
+    def of(cls, args: Any, state: Any, model: Any, loader: Any) -> Seen:
+        dataset = getattr(loader, "dataset", None)
+        rows = len(dataset) if isinstance(dataset, Sized) else None
+        base = base_model(model)
+        return cls(args, state, str(getattr(base, "name_or_path", "") or base.config.model_type), rows)
+
+
+def write(
+    folder: str | os.PathLike[str],
+    plan: Plan,
+    scores: Any,
+    task: Task | None,
+    certificate: Certificate | None,
+    seen: Seen | None,
+) -> Path:
+    """Write ``report.html`` into a folder, and what it is made of: ``run.json``, ``plan.json``, ``selection.json`` and
+    the map.
+
+    Raises:
+        GuidedError: nothing was trained yet, or a recipe ran in the folder.
+    """
+    if seen is None or certificate is None:
+        raise GuidedError("report: nothing was trained yet (call trainer.train() first)")
+    selection = cast(Chosen, plan.selection)
+    home = Path(folder)
+    if (home / "run.json").is_file() and (home / "recipe.yaml").is_file():
+        raise GuidedError(f"report: {home} is the folder of a recipe's run (name another folder)")
+    kept = Path(seen.args.output_dir) / "guided" / "scores.safetensors"
+    if scores is None and task is not None and kept.is_file():
+        # A resumed run takes its plan from before; the map lies beside it.
+        scores = ScoreMap.load(kept)
+    if not isinstance(scores, ScoreMap):
+        scores = None
+    else:
+        scores.save(home / "scores.safetensors")
+    selection.save(home / "selection.json")
+    plan.save(home / "plan.json")
+    run = checked(_record(home, plan, selection, scores, task, certificate, seen))
+    write_json(home / "run.json", run.to_dict())
+    return write_report(home)
+
+
+def _record(
+    home: Path,
+    plan: Plan,
+    selection: Chosen,
+    scores: ScoreMap | None,
+    task: Task | None,
+    certificate: Certificate,
+    seen: Seen,
+) -> dict[str, Any]:
+    meta = (scores.meta or {}) if scores is not None else {}
+    history, how = seen.state.log_history, selection.how
+    total = selection.anatomy.num_parameters
+    spent = [entry["train_runtime"] for entry in history if "train_runtime" in entry]
+    seconds = {"localize": meta.get("seconds"), "train": spent[-1] if spent else None}
+    return {
+        "kind": "run",
+        "version": 1,
+        "name": home.resolve().name,
+        "command": shlex.join(["python", *sys.argv]),
+        "model": seen.model,
+        "task": {
+            "name": task.name if task is not None else "the trainer's data",
+            "train": seen.rows or 0,
+            "test": 0,
+            "hash": task.hash if task is not None else "",
+        },
+        "method": str(meta.get("method") or how.get("method") or "a plan of one's own"),
+        "mapped": scores is not None,
+        "retain": (meta.get("retain") or {}).get("name"),
+        "mode": plan.mode,
+        "trainer": type(seen.args).__name__.removesuffix("Config"),
+        "budget": str(how["budget"]) if "budget" in how else None,
+        "trainable": plan.num_parameters,
+        "total": total,
+        "selected": {kind: n for kind, n in selection.counts().items() if n},
+        "before": {},
+        "after": _measured(history),
+        "loss": [[entry["step"], entry["loss"]] for entry in history if "loss" in entry],
+        "frozen": {"identical": certificate.identical, "total": certificate.total},
+        "checks": [
+            {
+                "name": "frozen tensors are bit-identical",
+                "ok": certificate.ok,
+                "detail": f"{certificate.identical} of {certificate.total}",
+            }
+        ],
+        "seconds": {stage: value for stage, value in seconds.items() if value is not None},
+        "peak_bytes": peak_bytes(),
+        "versions": versions(),
+        "machine": machine(),
+        "seed": seen.args.seed,
+    }
+
+
+def _measured(history: list[dict[str, Any]]) -> dict[str, float]:
+    """What the last evaluation measured."""
+    evaluated = [entry for entry in history if any(key.startswith("eval_") for key in entry)]
+    last = evaluated[-1] if evaluated else {}
+    return {
+        key: value
+        for key, value in last.items()
+        if key.startswith("eval_") and not key.endswith(_SPEEDS) and isinstance(value, int | float)
+    }

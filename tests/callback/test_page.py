@@ -1,0 +1,79 @@
+"""``callback.report(folder)`` writes the page of a script's own trainer, from what the callback saw."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from trainers import STEPS, TRAINERS, base, from_task, ready, sft
+
+from guided_ft import GuidedCallback, GuidedError, ScoreMap, Selection
+from guided_ft.report import story, write_report
+from guided_ft.report.record import read_run
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_a_page_of_what_was_scored_chosen_and_trained(trainer, tmp_path):
+    callback = from_task("slice", trainer)
+    TRAINERS[trainer](base(tmp_path), tmp_path / "run", [callback]).train()
+    folder = tmp_path / "deep" / "page"
+    assert callback.report(folder) == folder / "report.html"
+    page = (folder / "report.html").read_text()
+    assert page.count("fig-heads") > 1
+    assert str(base(tmp_path).name_or_path) in page
+    run = read_run(folder)
+    assert run.model == str(tmp_path / "base-llama-float32")
+    assert (run.name, run.mode, run.method, run.budget) == ("page", "slice", "attribution", "20%")
+    assert (run.trainable, run.task.train) == (callback.plan.num_parameters, 24)
+    assert [step for step, _ in run.loss] == list(range(1, STEPS + 1))
+    assert run.frozen.identical == callback.certificate.identical == run.frozen.total
+    assert set(run.seconds) == {"localize", "train"}
+    assert ScoreMap.load(folder / "scores.safetensors").compare(callback.scores, "head")["pearson"] == pytest.approx(1)
+    assert Selection.load(folder / "selection.json") == callback.plan.selection
+    told = story(run)
+    assert "frozen tensors are bit-identical" in told
+    assert "no metric was measured, so this run shows nothing about the task" in told
+    write_report(folder)
+
+
+def test_what_was_evaluated_is_told_and_a_plan_of_ones_own_has_no_map(tmp_path):
+    model = base(tmp_path)
+    callback = GuidedCallback(ready(model, "lora"))
+    trainer = sft(model, tmp_path / "run", [callback])
+    trainer.train()
+    trainer.evaluate(trainer.train_dataset)
+    page = callback.report(tmp_path / "page")
+    run = read_run(tmp_path / "page")
+    last = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry][-1]
+    assert run.after["eval_loss"] == last
+    assert not [name for name in run.after if name.endswith("runtime") or "per_second" in name]
+    assert not run.mapped
+    assert "fig-heads" not in page.read_text()
+    assert not (tmp_path / "page" / "scores.safetensors").exists()
+
+
+def test_a_resumed_run_shows_the_map_of_the_first(tmp_path):
+    first = from_task("slice")
+    sft(base(tmp_path), tmp_path / "run", [first]).train()
+    again = from_task("slice")
+    sft(base(tmp_path), tmp_path / "run", [again]).train(resume_from_checkpoint=True)
+    assert again.scores is None
+    again.report(tmp_path / "page")
+    kept = ScoreMap.load(tmp_path / "page" / "scores.safetensors")
+    assert kept.compare(first.scores, "neuron")["pearson"] == pytest.approx(1)
+
+
+def test_refusals(tmp_path):
+    callback = from_task("slice")
+    with pytest.raises(GuidedError, match="added too late"):
+        callback.report(tmp_path / "page")
+    sft(base(tmp_path), tmp_path / "run", [callback])
+    with pytest.raises(GuidedError, match=r"report: nothing was trained yet \(call trainer.train\(\) first\)"):
+        callback.report(tmp_path / "page")
+    assert not (tmp_path / "page").exists()
+    sft(base(tmp_path), tmp_path / "run", [callback]).train()
+    (tmp_path / "runs").mkdir()
+    for name in ("run.json", "recipe.yaml"):
+        (tmp_path / "runs" / name).write_text(json.dumps({"kind": "run"}))
+    with pytest.raises(GuidedError, match=r"is the folder of a recipe's run \(name another folder\)"):
+        callback.report(tmp_path / "runs")
