@@ -3,6 +3,7 @@
 from . import stages as stages  # isort: skip
 from . import comparing as comparing  # isort: skip
 from . import folders as folders  # isort: skip
+from . import using as using  # isort: skip
 from . import shipped as shipped  # isort: skip
 from .program import Interrupted, app, main
 

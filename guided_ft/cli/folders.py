@@ -23,11 +23,49 @@ def report(run_folder: RunFolder) -> None:
 
 @app.command(epilog=examples("show runs/quickstart"))
 def show(run_folder: RunFolder) -> None:
-    """Print what a run found."""
+    """Print what a run found; of one that is not finished, its map and what was chosen."""
+    scores = run_folder / "scores.safetensors"
+    if not (run_folder / "run.json").is_file() and scores.is_file():
+        _show_map(scores)
+        return
     from ..report import story
     from ..report.record import read_run
 
     typer.echo(story(read_run(_run_json(run_folder).parent)))
+
+
+def _show_map(scores: Path) -> None:
+    """What ``localize`` and, if it was done, ``select`` left."""
+    from ..plan.modes import make_mode
+    from ..plan.plan import Plan
+    from ..recipe.recipe import Recipe
+
+    recipe = Recipe.load(scores.with_name("recipe.yaml"))
+    way = make_mode(recipe.train.mode, recipe.train.rank, recipe.train.mode_options)
+    typer.echo(str(way.read_map(scores)))
+    plan = scores.with_name("plan.json")
+    if plan.is_file():
+        typer.echo(str(Plan.load(plan)))
+    typer.echo(f"not finished: guided-ft run {scores.with_name('recipe.yaml')}")
+
+
+@app.command(epilog=examples("methods", "methods attribution"))
+def methods(
+    name: Annotated[str | None, typer.Argument(metavar="METHOD", help="One of them (default: all).")] = None,
+) -> None:
+    """List the scorers: what each scores (layers, heads, neurons), what it costs, and when to use it.
+
+    F and B are forward and backward passes over the task; a two-sided map takes as many over the retain set.
+    """
+    from ..scorers.catalogue import CATALOGUE, find
+
+    shown = CATALOGUE if name is None else {name: find(name)}
+    widths = [max(map(len, shown)), max(len(method.cost) for method in shown.values())]
+    for label, method in shown.items():
+        kinds = "".join(kind[0].upper() if kind in method.kinds else "-" for kind in ("layer", "head", "neuron"))
+        typer.echo(f"{label:<{widths[0]}}  {kinds}  {method.cost:<{widths[1]}}  {method.help}")
+        if method.when:
+            typer.echo(" " * (sum(widths) + 9) + f"-> {method.when}")
 
 
 def _run_json(folder: Path) -> Path:

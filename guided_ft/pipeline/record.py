@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from ..report.record import RunRecord, checked
@@ -31,6 +32,7 @@ def run_record(context: Run, results: dict[str, Any], seconds: dict[str, float],
             "train": len(rows[0]),
             "test": len(rows[1]),
             "hash": meta["task"]["hash"],
+            "form": "messages" if any(isinstance(value, list) for value in rows[0][0].values()) else "text",
             "sample": {"prompt": prompt, "completion": completion},
         },
         "method": meta["method"],
@@ -50,6 +52,7 @@ def run_record(context: Run, results: dict[str, Any], seconds: dict[str, float],
         "reload": after["reload"],
         "control": {},
         "checks": _checks(results),
+        "use": _use(context),
         "seconds": seconds,
         "peak_bytes": peak,
         "versions": versions(),
@@ -76,6 +79,29 @@ def run_record(context: Run, results: dict[str, Any], seconds: dict[str, float],
         for sample, answer in zip(record["samples"], control["after"]["answers"], strict=True):
             sample["control"] = answer
     return checked(record)
+
+
+def _use(context: Run) -> list[str]:
+    """Three lines of Python that use what was trained, and a command that does."""
+    recipe = context.recipe
+    saved = json.dumps(str(recipe.output_dir / "adapter"))
+    options = "".join(
+        f', {name}="{value}"'
+        for name, value, usual in (
+            ("dtype", recipe.dtype, "float32"),
+            ("quantization", recipe.quantization, "none"),
+        )
+        if value != usual
+    )
+    whole = f"model = guided_ft.load_model({saved}{options})"
+    base = f"guided_ft.load_model({json.dumps(recipe.model)}{options})"
+    alone = context.way.trains_base
+    return [
+        "import guided_ft" if alone else "import guided_ft; from peft import PeftModel",
+        whole if alone else f"model = PeftModel.from_pretrained({base}, {saved})",
+        f"tokenizer = guided_ft.load_tokenizer({saved})",
+        f"# or: guided-ft chat {recipe.output_dir}, or guided-ft export {recipe.output_dir}",
+    ]
 
 
 def _checks(results: dict[str, Any]) -> list[dict[str, Any]]:

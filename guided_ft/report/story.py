@@ -32,8 +32,9 @@ def story(run: RunRecord) -> str:
     if run.peak_bytes is not None:
         lines += _labelled("memory", f"{gigabytes(run.peak_bytes)} at most")
     lines += _labelled("size", f"{amount(run.trainable)} of {amount(run.total)} parameters trained")
-    # Never broken, so that it can be copied.
-    lines.append("  " + "repeat".ljust(_LABEL) + clean(run.command))
+    # Never broken, so that they can be copied.
+    for label, copied in (("repeat", [run.command]), ("use it", run.use)):
+        lines += ["  " + ("" if i else label).ljust(_LABEL) + clean(line) for i, line in enumerate(copied)]
     return "\n".join(lines)
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..anatomy.component import KINDS
 from ..errors import GuidedError, pick
+from .guide import GUIDE
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,8 @@ class Method:
         needs_data: False if the scores do not depend on the task; such a method has no two-sided form.
         kinds: what it can score.
         against: it compares the task with other sets, its option ``against``, and has no two-sided form beside it.
+        cost: of the default options, in passes over the task (see ``guide.py``).
+        when: what it is for, in a few words.
     """
 
     function: str | Callable[..., Any]
@@ -30,6 +33,8 @@ class Method:
     needs_data: bool = True
     kinds: tuple[str, ...] = KINDS
     against: bool = False
+    cost: str = ""
+    when: str = ""
 
     def load(self) -> Callable[..., Any]:
         if callable(self.function):
@@ -40,7 +45,7 @@ class Method:
 
 _LAYER, _LAYER_HEAD, _LAYER_NEURON = ("layer",), ("layer", "head"), ("layer", "neuron")
 
-CATALOGUE: dict[str, Method] = {
+_METHODS = {
     # causal: what the loss does without a component
     "ablation": Method("ablation:ablation", "exact effect of removing each component (slow)"),
     "attribution": Method("attribution:Attribution", "gradient x activation, all components in one pass"),
@@ -81,6 +86,10 @@ CATALOGUE: dict[str, Method] = {
     "random": Method("random:random", "seeded noise: the control", needs_data=False),
 }
 
+CATALOGUE: dict[str, Method] = {
+    name: replace(method, cost=GUIDE[name][0], when=GUIDE[name][1]) for name, method in _METHODS.items()
+}
+
 
 def register(
     name: str,
@@ -90,6 +99,8 @@ def register(
     needs_data: bool = True,
     kinds: tuple[str, ...] = KINDS,
     against: bool = False,
+    cost: str = "",
+    when: str = "",
 ) -> None:
     """Add a scorer of your own, a function or a Recorder class, under a new name.
 
@@ -97,7 +108,7 @@ def register(
     """
     if name in CATALOGUE:
         raise GuidedError(f"register: the name {name!r} is taken (choose another)")
-    CATALOGUE[name] = Method(function, help, needs_data, tuple(kinds), against)
+    CATALOGUE[name] = Method(function, help, needs_data, tuple(kinds), against, cost, when)
 
 
 def find(name: str) -> Method:

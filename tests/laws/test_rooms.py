@@ -13,7 +13,8 @@ PACKAGE = Path(__file__).parents[2] / "guided_ft"
 FLOORS = (
     ("__main__",),
     ("cli",),
-    ("explore", "pipeline"),
+    ("explore", "use"),
+    ("pipeline",),
     ("callback", "recipe", "estimate", "export"),
     ("scorers", "intervene", "engine", "plan", "report"),
     ("selection", "task", "models"),

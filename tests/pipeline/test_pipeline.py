@@ -17,7 +17,7 @@ from guided_ft.system.files import read_arrays
 KEYS = {
     "kind", "version", "name", "command", "model", "dtype", "quantization", "task", "method", "retain", "mode", "trainer",
     "budget", "trainable", "total", "selected", "before", "after", "retention", "loss", "frozen", "reload", "control",
-    "checks", "seconds", "prefix", "peak_bytes", "versions", "machine", "seed", "samples",
+    "checks", "use", "seconds", "prefix", "peak_bytes", "versions", "machine", "seed", "samples",
 }  # fmt: skip
 
 
@@ -50,13 +50,20 @@ def test_a_run_proves_what_it_says(tmp_path, mode, trainer, dtype, capsys):
     assert (folder / "report.html").stat().st_size > 10_000
     assert Recipe.load(str(folder / "recipe.yaml")) == asked
     assert Plan.load(folder / "plan.json").selection == Selection.load(folder / "selection.json")
+    made: dict = {}
+    exec("\n".join(result["use"]), made)  # noqa: S102
+    probe, kept = (
+        stages.probe(stages.Run(asked)),
+        torch.from_numpy(read_arrays(folder / "probe.safetensors")["logits"]),
+    )
+    assert torch.equal(probe_logits(made["model"].eval(), probe), kept), "the lines that use it do"
+    assert made["tokenizer"]("1")["input_ids"]
     told = capsys.readouterr().out
+    assert all(line in told for line in result["use"])
     for words in ("1 before", "2 localize", "3 select", "4 train", "5 evaluate", "6 control", "report.html"):
         assert words in told
     if mode == "slice" and trainer == "sft":
         model = AutoPeftModelForCausalLM.from_pretrained(folder / "adapter").eval()
-        kept = torch.from_numpy(read_arrays(folder / "probe.safetensors")["logits"])
-        probe = stages.probe(stages.Run(asked))
         assert torch.equal(probe_logits(model, probe), kept)
         with model.disable_adapter():
             assert not torch.equal(probe_logits(model, probe), kept)

@@ -21,7 +21,8 @@ from guided_ft.cli import app, main
 from guided_ft.errors import GuidedError
 from guided_ft.recipe.recipe import Recipe, shipped
 
-REPOSITORY = Path(__file__).parent.parent
+REPOSITORY = Path(__file__).parents[2]
+USES = ("chat", "generate", "export", "push")
 STAGES = {"run": None, "localize": "localize", "select": "select", "train": "train", "evaluate": "evaluate"}
 
 
@@ -83,10 +84,35 @@ def estimates(monkeypatch: pytest.MonkeyPatch) -> list[tuple[tuple, dict[str, An
 
 
 @pytest.fixture
+def uses(monkeypatch: pytest.MonkeyPatch) -> list[tuple[tuple, dict[str, Any]]]:
+    """Stands in for what uses a trained model; what it was asked."""
+    asked: list[tuple[tuple, dict[str, Any]]] = []
+
+    def fake(module: str, name: str, answer: Any) -> None:
+        def function(run: Any, *rest: Any, **options: Any) -> Any:
+            asked.append(((name, str(run.folder), *rest), options))
+            return answer
+
+        made = types.ModuleType(f"guided_ft.use.{module}")
+        setattr(made, name, function)
+        monkeypatch.setitem(sys.modules, made.__name__, made)
+
+    fake("chat", "chat", None)
+    fake("generate", "generate", ([{"prompt": "1+1=", "trained_answer": "2"}], {}))
+    leave = types.ModuleType("guided_ft.use.leave")
+    for name in ("export", "push"):
+        fake("leave", name, f"{name}ed")
+        setattr(leave, name, getattr(sys.modules["guided_ft.use.leave"], name))
+    monkeypatch.setitem(sys.modules, "guided_ft.use.leave", leave)
+    return asked
+
+
+@pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty current folder with one finished run."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "runs" / "quickstart").mkdir(parents=True)
+    (tmp_path / "runs" / "quickstart" / "adapter").mkdir(parents=True)
+    (tmp_path / "runs" / "quickstart" / "recipe.yaml").write_bytes(shipped()["quickstart"].read_bytes())
     (tmp_path / "runs" / "quickstart" / "run.json").write_text(json.dumps(RUN))
     return tmp_path
 
@@ -220,12 +246,13 @@ COMMANDS = list(commands(typer.main.get_command(app)))
 
 def test_all_commands_are_there() -> None:
     names = {" ".join(path) for path in COMMANDS}
-    assert names == {"", *STAGES, "check", "compare", "estimate", "report", "show", "recipes", "recipes copy"}
+    commands_there = {*STAGES, "check", "compare", "estimate", "report", "show", "methods", *USES}
+    assert names == {"", *commands_there, "recipes", "recipes copy"}
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
 def test_every_help_ends_with_examples_that_run(
-    capsys, pipeline, compared, report, estimates, here: Path, path: tuple[str, ...]
+    capsys, pipeline, compared, report, estimates, uses, here: Path, path: tuple[str, ...]
 ) -> None:
     code, out, err = call(capsys, *path, "--help")
     assert (code, err) == (0, "")
@@ -233,6 +260,7 @@ def test_every_help_ends_with_examples_that_run(
     assert examples
     (here / "recipes").symlink_to(REPOSITORY / "recipes")
     (here / "tickets.jsonl").touch()
+    (here / "questions.jsonl").write_text('{"prompt": "1+1="}\n')
     for example in examples:
         program, *arguments = shlex.split(example)
         assert program == "guided-ft"

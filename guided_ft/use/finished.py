@@ -1,0 +1,82 @@
+"""A run that has trained: its recipe, and its model as it was saved. Imports no torch until the model is loaded."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ..errors import GuidedError
+from ..models import load_model, load_tokenizer
+from ..recipe.recipe import Recipe
+from ..system.files import read_json
+
+RECIPE, ADAPTER, RECORD = "recipe.yaml", "adapter", "run.json"
+
+
+class Finished:
+    """A folder of a run whose training is done.
+
+    Args:
+        folder: such as ``runs/quickstart``.
+        trust_remote_code: run code that the model's repository brings along.
+
+    Raises:
+        GuidedError: if no trained model is in it.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], trust_remote_code: bool = False) -> None:
+        self.folder = Path(folder)
+        self.saved = self.folder / ADAPTER
+        if not (self.folder / RECIPE).is_file():
+            raise GuidedError(f"{folder}: no {RECIPE} in it (give the folder of a run, such as runs/quickstart)")
+        if not self.saved.is_dir():
+            raise GuidedError(f"{folder}: its training is not done (run: guided-ft train {self.folder / RECIPE})")
+        self.recipe = Recipe.load(self.folder / RECIPE)
+        self._trust = trust_remote_code
+
+    @property
+    def whole(self) -> bool:
+        """Whether all of the model was saved, and not an adapter of it."""
+        return not (self.saved / "adapter_config.json").exists()
+
+    @property
+    def talks(self) -> bool:
+        """Whether it was trained on messages, and not on plain prompts."""
+        record = self.folder / RECORD
+        task = read_json(record, "run").get("task", {}) if record.is_file() else {}
+        return task.get("form") == "messages"
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """As it was saved with the adapter, chat template included."""
+        return load_tokenizer(str(self.saved), trust_remote_code=self._trust)
+
+    @cached_property
+    def model(self) -> Any:
+        """The trained model, in eval mode; if an adapter was saved, a PeftModel."""
+        if self.whole:
+            return load_model(str(self.saved), dtype=self.recipe.dtype, trust_remote_code=self._trust)
+        from peft import PeftModel
+
+        return PeftModel.from_pretrained(self._load_base(), self.saved).eval()
+
+    @contextlib.contextmanager
+    def base(self) -> Iterator[Any]:
+        """The model before training, inside the block: the same one with its adapter off, or else loaded anew."""
+        if self.whole:
+            yield self._base
+            return
+        with self.model.disable_adapter():
+            yield self.model
+
+    @cached_property
+    def _base(self) -> Any:
+        return self._load_base()
+
+    def _load_base(self) -> Any:
+        r = self.recipe
+        return load_model(r.model, dtype=r.dtype, quantization=r.quantization, trust_remote_code=self._trust)

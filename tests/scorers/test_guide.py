@@ -1,0 +1,41 @@
+"""What ``guided-ft methods`` says of costs is what the scorers ask for."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+from families import make
+
+from guided_ft import Anatomy
+from guided_ft.scorers.catalogue import CATALOGUE
+from guided_ft.scorers.guide import GUIDE
+from guided_ft.scorers.watch.passes import FORWARD, WEIGHTS
+from guided_ft.scorers.watch.recorder import Recorder
+
+RECORDERS = [
+    name
+    for name, method in CATALOGUE.items()
+    if inspect.isclass(method.load()) and issubclass(method.load(), Recorder) and not method.against
+]
+
+
+def test_every_method_has_its_lines():
+    assert list(GUIDE) == list(CATALOGUE)
+    assert all(method.cost and method.when and method.help for method in CATALOGUE.values())
+    assert {name for name, method in CATALOGUE.items() if method.cost == "none"} == {"magnitude", "random"}
+    assert all(
+        method.cost.endswith("each set") for m, method in CATALOGUE.items() if method.against and m != "natural_gain"
+    )
+
+
+@pytest.mark.parametrize("name", RECORDERS)
+def test_the_passes_are_those_that_a_recorder_plays(name):
+    method = CATALOGUE[name]
+    anatomy = Anatomy.of(make("llama"))
+    program = method.load()(anatomy, method.kinds).program
+    count = sum(one.cost for one, _ in program)
+    backward = any(one != FORWARD for one, _ in program)
+    weights = any(one == WEIGHTS for one, _ in program)
+    wanted = f"{count} F" + "+B" * backward + ", weights too" * weights
+    assert method.cost.split(" (")[0] == wanted

@@ -1,0 +1,255 @@
+"""The model of a run is talked to, answers files and leaves as it was trained."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import tiny
+import torch
+from families import logits, tokens
+from huggingface_hub import HfApi, ModelCard
+from huggingface_hub.errors import EntryNotFoundError
+from trained import trained
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from guided_ft import GuidedError, load_model
+from guided_ft.pipeline.evaluate import answers
+from guided_ft.use import chat as talking
+from guided_ft.use.chat import chat, clean
+from guided_ft.use.finished import Finished
+from guided_ft.use.generate import generate
+from guided_ft.use.leave import export, push
+from guided_ft.use.prompts import read_questions
+
+MODES = ("slice", "lora", "freeze")
+LENGTH = 6
+
+
+@pytest.fixture(scope="module", params=MODES)
+def run(request, tmp_path_factory):
+    return trained(tmp_path_factory.mktemp(request.param), request.param)
+
+
+@pytest.fixture(scope="module")
+def slices(tmp_path_factory):
+    return trained(tmp_path_factory.mktemp("slices"))
+
+
+# -- the model itself ------------------------------------------------------------------------------------------------
+def test_it_is_the_one_that_was_saved_and_its_base_beside_it(run):
+    finished, model = run
+    base = logits(load_model(finished.recipe.model))
+    assert torch.equal(logits(finished.model), logits(model))
+    assert (logits(model) - base).abs().max() > 0.01
+    with finished.base() as before:
+        assert torch.equal(logits(before), base)
+    assert torch.equal(logits(finished.model), logits(model))
+
+
+def test_every_mode_leaves_a_short_and_filled_card(run):
+    finished, _ = run
+    text = (finished.saved / "README.md").read_text()
+    assert "[More Information Needed]" not in text
+    assert f"`{finished.recipe.model}`" in text
+    assert "2 heads, 2 neurons" in text
+    assert f"- mode: {finished.recipe.train.mode}" in text
+    assert len(text.splitlines()) < 40
+
+
+# -- talking -----------------------------------------------------------------------------------------------------------
+def test_each_line_is_answered_as_evaluation_would(run):
+    finished, model = run
+    pieces: list[str] = []
+    chat(finished, ["1+3 =\n", "\n", "2+6 ="], pieces.append, base=True, max_new_tokens=LENGTH)
+    base = load_model(finished.recipe.model)
+    lines = ["1+3 =", "2+6 ="]
+    said = [answers(m, tiny.tokenizer(), lines, max_new_tokens=LENGTH) for m in (base, model)]
+    told = "".join(pieces)
+    assert [line.split("> ", 1)[0] for line in told.splitlines()] == ["base", "trained"] * 2
+    found = [line.split("> ", 1)[1].strip() for line in told.splitlines()]
+    assert found == [said[0][0], said[1][0], said[0][1], said[1][1]]
+    assert said[0] != said[1]
+
+
+def test_words_come_one_by_one(slices, monkeypatch):
+    finished, _ = slices
+    pieces: list[str] = []
+    monkeypatch.setattr(type(finished.model.get_base_model()), "generate", _spell)
+    chat(finished, ["1"], pieces.append)
+    assert pieces == ["a ", "b ", "c", "\n"]
+
+
+def _spell(self, streamer, **options):
+    streamer.put(torch.tensor([[1]]))
+    for token in tiny.tokenizer()("a b c")["input_ids"]:
+        streamer.put(torch.tensor([token]))
+    streamer.end()
+
+
+def test_a_conversation_remembers_and_begins_anew(slices, monkeypatch):
+    finished, _ = slices
+    asked: list = []
+
+    def reply(model, tokenizer, prompt, write, **options):
+        asked.append([(turn["role"], turn["content"]) for turn in prompt])
+        return f"answer {len(asked)}"
+
+    monkeypatch.setattr(talking, "reply", reply)
+    monkeypatch.setattr(finished.tokenizer, "chat_template", "{{ messages }}")
+    chat(finished, ["one", "two", "/new", "three"], lambda text: None, template=True, system="Be brief.")
+    system = ("system", "Be brief.")
+    assert asked == [
+        [system, ("user", "one")],
+        [system, ("user", "one"), ("assistant", "answer 1"), ("user", "two")],
+        [system, ("user", "three")],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"template": True}, "template: this model has no chat template (leave --template out)"),
+        ({"system": "x"}, "system: plain prompts have no system message (add --template, or leave it out)"),
+    ],
+)
+def test_what_cannot_be_said(slices, options, message):
+    with pytest.raises(GuidedError) as error:
+        chat(slices[0], ["1"], lambda text: None, **options)
+    assert str(error.value) == message
+
+
+def test_no_answer_moves_the_cursor():
+    assert clean("a\x1b[2Jb\r\nc\td") == "a [2Jb \nc\td"
+
+
+# -- answering a file ------------------------------------------------------------------------------------------------
+def test_rows_get_their_answers(slices, tmp_path):
+    finished, model = slices
+    rows = [{**row, "id": i} for i, row in enumerate(tiny.sums(5))]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found, right = generate(finished, read_questions(tmp_path / "rows.jsonl"), base=True, max_new_tokens=LENGTH)
+    said = answers(model, tiny.tokenizer(), [row["prompt"] for row in rows], max_new_tokens=LENGTH)
+    assert [row.pop("trained_answer") for row in found] == said
+    assert [row.pop("base_answer") for row in found] != said
+    assert found == rows
+    assert set(right) == {"trained_answer", "base_answer"}
+    assert right["trained_answer"] == 20 * sum(
+        s == row["completion"].strip() for s, row in zip(said, rows, strict=True)
+    )
+
+
+TALK = [{"role": "user", "content": "hi"}]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "prompt", "answer"),
+    [
+        ("a.txt", "1+1=\n", "1+1=", None),
+        ("a.jsonl", '{"prompt": "1+1="}', "1+1=", None),
+        ("a.jsonl", '{"prompt": "1+1=", "id": 3}', "1+1=", None),
+        ("a.jsonl", '{"prompt": "1+1=", "completion": " 2"}', "1+1=", " 2"),
+        ("a.jsonl", '{"question": "1+1=", "answer": "2"}', "1+1=", " 2"),
+        ("a.jsonl", '{"question": "1+1="}', "1+1=", None),
+        ("a.jsonl", '{"instruction": "Add", "input": "1+1"}', "Add\n\n1+1", None),
+        ("a.csv", "instruction,output\nAdd,2\n", "Add", " 2"),
+        ("a.jsonl", json.dumps({"messages": TALK}), TALK, None),
+        ("a.jsonl", json.dumps({"messages": [*TALK, {"role": "assistant", "content": "yo"}]}), TALK, "yo"),
+    ],
+)
+def test_what_a_file_asks(name, text, prompt, answer, tmp_path):
+    (tmp_path / name).write_text(text)
+    [question] = read_questions(tmp_path / name)
+    assert (question.prompt["prompt"], question.answer) == (prompt, answer)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [('{"colour": "red"}', "a.jsonl:1: no known format has the columns 'colour'"), ("", "a.jsonl: no rows in it")],
+)
+def test_a_file_that_asks_nothing(text, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.jsonl").write_text(text)
+    with pytest.raises(GuidedError) as error:
+        read_questions("a.jsonl")
+    assert str(error.value).startswith(message)
+
+
+# -- leaving -----------------------------------------------------------------------------------------------------------
+def test_a_merged_checkpoint_needs_nothing(run, tmp_path):
+    finished, model = run
+    folder = export(finished, "merged", tmp_path / "out")
+    again = AutoModelForCausalLM.from_pretrained(folder)
+    assert (logits(again) - logits(model)).abs().max() <= 1e-5
+    assert AutoTokenizer.from_pretrained(folder)("1+3")["input_ids"] == tiny.tokenizer()("1+3")["input_ids"]
+    assert "trained: " in (folder / "README.md").read_text()
+    with pytest.raises(GuidedError, match=r"out: exists already \(remove it, or name another place with --out\)"):
+        export(finished, "merged", tmp_path / "out")
+
+
+def test_a_lora_loads_where_guided_ft_is_not(run, tmp_path):
+    finished, model = run
+    if finished.whole:
+        with pytest.raises(GuidedError, match=r"lora: mode freeze trained the weights in place, .* \(write --merged\)"):
+            export(finished, "lora")
+        assert not (finished.folder / "export" / "lora").exists()
+        return
+    folder = export(finished, "lora")
+    assert folder == finished.folder / "export" / "lora"
+    code = f"""
+import sys
+sys.modules["guided_ft"] = None
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+base = AutoModelForCausalLM.from_pretrained({finished.recipe.model!r})
+model = PeftModel.from_pretrained(base, {str(folder)!r}).eval()
+AutoTokenizer.from_pretrained({str(folder)!r})
+print(model(input_ids=torch.tensor({tokens().tolist()})).logits.tolist())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=True)
+    found = torch.tensor(json.loads(done.stdout.splitlines()[-1]))
+    assert (found - logits(model)).abs().max() <= 1e-4
+
+
+def test_a_gguf_needs_a_vocabulary_that_it_can_hold(slices):
+    with pytest.raises(GuidedError, match="gguf: this tokenizer is not of a kind that is written here"):
+        export(slices[0], "gguf")
+    assert not list((slices[0].folder / "export").glob("*.gguf"))
+
+
+@pytest.mark.parametrize(("form", "weights"), [(None, "adapter_model.safetensors"), ("merged", "model.safetensors")])
+def test_a_push_takes_weights_tokenizer_and_card(slices, form, weights, monkeypatch):
+    files: dict[str, bytes] = {}
+
+    def load(name, **options):
+        if "README.md" in str(name):
+            return ModelCard(Path(name).read_text())
+        raise EntryNotFoundError("no card", SimpleNamespace(headers={}, request=None))
+
+    def commit(self, *, repo_id, operations, **options):
+        files.update({o.path_in_repo: Path(o.path_or_fileobj).read_bytes() for o in operations})
+        return SimpleNamespace(commit_url=f"https://{repo_id}")
+
+    monkeypatch.setattr(ModelCard, "load", load)
+    monkeypatch.setattr(HfApi, "create_repo", lambda self, repo_id, **options: SimpleNamespace(repo_id=repo_id))
+    monkeypatch.setattr(HfApi, "create_commit", commit)
+    assert push(slices[0], "me/sums", form) == "https://me/sums"
+    assert {weights, "tokenizer.json", "README.md"} <= set(files)
+    card = files["README.md"].decode()
+    assert '"me/sums")' in card
+    assert "FOLDER OR REPOSITORY" not in card
+    assert "2 heads, 2 neurons" in card
+
+
+# -- refusals ----------------------------------------------------------------------------------------------------------
+def test_a_folder_without_a_trained_model(slices, tmp_path):
+    with pytest.raises(GuidedError, match=r"no recipe.yaml in it \(give the folder of a run"):
+        Finished(tmp_path)
+    slices[0].recipe.save(tmp_path / "recipe.yaml")
+    with pytest.raises(GuidedError, match=r"its training is not done \(run: guided-ft train "):
+        Finished(tmp_path)
