@@ -76,7 +76,7 @@ class WholeCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
     ) -> None:
         call = TrainerCall()
-        folder = Path(args.output_dir) / "guided" / "prefix"
+        folder = Path(str(args.output_dir)) / "guided" / "prefix"
         self.engine = Engine(model, 0, args, state.num_train_epochs, None, folder, {}, call.over)
         self._watch.open({n: p for n, p in model.named_parameters() if p.requires_grad})
         self.engine.on_close(self._watch.close)

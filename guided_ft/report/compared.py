@@ -112,11 +112,11 @@ def remarks(found: Comparison) -> list[str]:
         f"({found.text}), nats a token.",
         _n(found),
     ]
-    pairs = [way for way in found.ways if way.name in ("slice", "random")]
-    if len(pairs) == 2:
-        lines.append(_located(found, *sorted(pairs, key=lambda way: way.name == "random")))
-    elif any(way.name == "slice" for way in found.ways):
-        lines.append("No random choice was trained beside it, so this does not show that the map helped.")
+    ways = {way.name: way for way in found.ways}
+    controls = [(ways[way.control], way) for way in found.ways if way.control in ways]
+    lines += [_located(found, located, random) for located, random in controls]
+    if not controls and any(way.localize_seconds for way in found.ways):
+        lines.append("No random choice was trained beside the located one, so this does not show that the map helped.")
     for way in found.ways:
         best = way.best(found.metric)
         side = way.on_edge(best) if best is not None else ""
@@ -149,12 +149,13 @@ def _located(found: Comparison, own: Way, random: Way) -> str:
     if None in pair:
         pair, where = [way.best(found.metric) for way in (own, random)], "at the best rate of each"
     if pair[0] is None or pair[1] is None:
-        return "Located against random: not measured."
+        return f"{own.label} against random: not measured."
     sign = -1 if lower_is_better(found.metric) else 1
     seeds = [seed for seed in pair[0].seeds if seed in pair[1].seeds]
     mine, theirs = (dict(zip(point.seeds, point.score, strict=True)) for point in (pair[0], pair[1]))
     lead = [sign * (mine[seed] - theirs[seed]) for seed in seeds]
-    text = f"Located against random of the same budget, {where}: {statistics.fmean(lead):+.3g} {unit(found.metric)}"
+    gap = f"{statistics.fmean(lead):+.3g} {unit(found.metric)}"
+    text = f"{own.label} against random, of the same budget, {where}: {gap}"
     half = interval(found, pair[0], pair[1], lead)
     return f"{text} ({half}; n = {len(lead)} seed{'s' * (len(lead) != 1)})."
 

@@ -55,6 +55,7 @@ class Way(_Strict):
 
     Args:
         name, label, colour: of the arm.
+        control: the way that this is the random choice of, if it is one.
         trainable: parameters.
         localize_seconds: what its map took, once; 0 for a way that needs none.
         points: one for each rate that was asked for.
@@ -64,6 +65,7 @@ class Way(_Strict):
     name: str
     label: str
     colour: str
+    control: str = ""
     trainable: int = 0
     localize_seconds: float = 0.0
     points: tuple[Point, ...] = ()

@@ -160,6 +160,20 @@ def test_a_tiny_budget_buys_lora_of_rank_one(done, monkeypatch):
     assert ARMS["lora"].plan(stages.Run(rows(folder).settled), 0).rank == 1
 
 
+def test_an_arm_of_another_mode_has_its_own_map(done):
+    folder, asked, found = done
+    more = compare(asked, arms="subspace,lora-fa,slice", rates="x1", quiet=True, isolated=False)
+    directions, random, own = more.ways
+    # What the slice is made from is where it was, so its cell is not done again.
+    assert own == found.ways[2]
+    assert (home(folder) / "base-subspace" / "directions.safetensors").is_file()
+    plan = Plan.load(home(folder) / "base-subspace" / "plan.json")
+    assert plan.mode == "subspace"
+    assert directions.trainable == plan.num_parameters == random.trainable
+    assert random.control == "subspace"
+    assert directions.points[0].score != random.points[0].score
+
+
 # -- what it does and leaves ------------------------------------------------------------------------------------------
 def test_every_cell_is_measured_and_its_weights_are_gone(done):
     folder, _, found = done
@@ -214,7 +228,7 @@ def test_a_comparison_of_other_settings_is_not_overwritten(done):
 
 def test_a_result_that_was_changed_is_made_anew(done, monkeypatch):
     folder, asked, found = done
-    path = next(home(folder).glob("cells/lora-*/result.json"))
+    path = next(home(folder).glob("cells/lora-[0-9]*/result.json"))
     text = path.read_text()
     write_json(path, json.loads(text) | {"key": "of another base"})
     again = compare(asked, arms="lora", rates="x1", quiet=True, isolated=False)

@@ -89,13 +89,17 @@ def test_an_edge_of_the_sweep_is_told():
 
 
 def test_one_seed_carries_no_test_and_located_is_told_beside_random():
-    lines = remarks(found(way("slice", GOOD), way("random", point(3e-4, 70, 71, 0.05))))
+    random = way("random", point(3e-4, 70, 71, 0.05), control="slice")
+    lines = remarks(found(way("slice", GOOD, localize_seconds=9.0), random))
     assert any("n = 1 seed (0): a single seed carries no test" in line for line in lines)
-    told_ = next(line for line in lines if line.startswith("Located against random"))
+    told_ = next(line for line in lines if line.startswith("the slice way against random, of the same budget"))
     assert "at a forgetting of at most 0.1: +10 points" in told_
     # Agresti and Caffo's interval of 81 and 71 of 100, worked out by hand: 1.96 sqrt((.804 .196 + .706 .294) / 102).
     assert f"+-{196 * math.sqrt((0.80392 * 0.19608 + 0.70588 * 0.29412) / 102):.0f} by the 100 test examples" in told_
-    assert any("does not show that the map helped" in line for line in remarks(found(way("slice", GOOD))))
+    assert any(
+        "does not show that the map helped" in line for line in remarks(found(way("slice", GOOD, localize_seconds=9.0)))
+    )
+    assert not any("the map" in line for line in remarks(found(way("lora", GOOD))))
 
 
 def test_three_seeds_are_compared_in_pairs():

@@ -20,9 +20,12 @@ class Arm:
     Args:
         label: for people; ``{mode}`` is the recipe's.
         colour: of its line in the picture.
-        plan: what trains, from the base run (map and plan are made) and a seed.
+        plan: what trains, from a run whose map and plan are made, and a seed.
         trains_base: whether the base's own weights train, which quantized ones do not allow.
         needs_map: whether it takes a localization first, whose time is then its own.
+        mode: the mode that its map and plan are made for; None: the recipe's.
+        control: of which other arm it is the random choice.
+        extra: whether it is trained only if it is asked for.
     """
 
     label: str
@@ -30,6 +33,9 @@ class Arm:
     plan: Callable[[Run, int], Plan | Whole]
     trains_base: bool = False
     needs_map: bool = False
+    mode: str | None = None
+    control: str | None = None
+    extra: bool = False
 
 
 def _full(run: Run, seed: int) -> Whole:
@@ -74,6 +80,11 @@ ARMS: dict[str, Arm] = {
     "full": Arm("full fine-tuning", "#1f2933", _full, trains_base=True),
     "lora": Arm("LoRA, all linear layers", "#c2571a", _lora),
     "slice": Arm("{mode}, located", "#1b6ca8", _own, needs_map=True),
-    "random": Arm("{mode}, random", "#8d98a3", _random),
+    "random": Arm("{mode}, random", "#8d98a3", _random, control="slice"),
+    "subspace": Arm("directions, located", "#2f855a", _own, needs_map=True, mode="subspace", extra=True),
+    "lora-fa": Arm(
+        "directions, random", "#8fb8a0", _random, needs_map=True, mode="subspace", control="subspace", extra=True
+    ),
 }
-"""By the name that a person types. ``slice`` is the recipe's own choice, whatever its mode."""
+"""By the name that a person types. ``slice`` is the recipe's own choice, whatever its mode; ``lora-fa`` is LoRA with a
+random ``A`` that stays fixed (arXiv 2308.03303), of the ranks that the map gives."""

@@ -60,7 +60,8 @@ class Asked:
             raise GuidedError("compare: evaluate.retention: none, so forgetting cannot be measured (write self)")
         if recipe.data.test == 0:
             raise GuidedError("compare: data.test: 0, so there is nothing to compare on (write 20%, or a number)")
-        named = tuple(ARMS) if arms is None else _each(arms, "arms", _arm)
+        usual = tuple(name for name, arm in ARMS.items() if not arm.extra)
+        named = usual if arms is None else _each(arms, "arms", _arm)
         allowed = tuple(arm for arm in named if recipe.quantization == "none" or not ARMS[arm].trains_base)
         if arms is not None and allowed != named:
             wrong = next(arm for arm in named if arm not in allowed)

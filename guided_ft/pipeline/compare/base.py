@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from ...recipe.recipe import Recipe
 from ...system.files import digest, read_json, write_json
 from ..data import load_rows, split
 from ..fingerprint import stage_keys
-from ..run_folder import hashes
+from ..run_folder import hashes, record
 from .arms import ARMS, Arm
 from .asked import Asked
 
@@ -36,7 +36,7 @@ class Base:
 
     Args:
         key: digest of everything that it follows from.
-        inputs: digest of the files that cells read.
+        inputs: digest of the general text that cells are measured on.
         recipe: the recipe of all cells, with its counts spelled out; its folder is the base run's.
         validation: how many of the training rows, the last ones, are held back to pick rates on.
         before: scores of the model before, on the test.
@@ -44,10 +44,9 @@ class Base:
         total: parameters of the model.
         task: name and hash of what was localized.
         method: scorer of the map.
-        localize_seconds: what the map took.
         steps: of every cell.
         examples: how many rows ``train``, are for ``validation`` and for the ``test``.
-        arms: what is known of each way of training, by name.
+        arms: what is known of each way of training that was asked for, by name.
     """
 
     key: str
@@ -59,7 +58,6 @@ class Base:
     total: int
     task: dict[str, str]
     method: str
-    localize_seconds: float
     steps: int
     examples: dict[str, int]
     arms: dict[str, Prepared]
@@ -90,12 +88,16 @@ class Prepared:
         trainable: parameters.
         rule: the rate that suits it, at which its sweep is centred.
         seconds: what one cell is expected to take.
-        note: why it cannot be trained; the rest is 0 then.
+        localize_seconds: what its map took; 0 if it needs none.
+        inputs: digest of the map and the plan that it is made from.
+        note: why it cannot be trained; the rest is empty then.
     """
 
     trainable: int = 0
     rule: float = 0.0
     seconds: float = 0.0
+    localize_seconds: float = 0.0
+    inputs: str = ""
     note: str = ""
 
 
@@ -148,48 +150,70 @@ def prepare(asked: Asked, home: Path, trust: bool, say: Callable[[str], None]) -
     results: dict[str, Any] = {}
     for stage in ("before", "select"):
         results |= run_recipe(recipe, until=stage, trust_remote_code=trust, say=say)
-    seconds = {stage: float(record(home, stage)["seconds"]) for stage in ("before", "localize")}
     run = stages.Run(recipe, trust)
     held_back, test = parts(run, validation)
-    watch = Stopwatch(test, validation, seconds["before"])
+    watch = Stopwatch(test, len(held_back.rows[1]), _record(home / NAME, "before")["seconds"])
     before, localized = results["before"], results["localize"]
     base = Base(
-        key(asked),
-        digest(hashes(home / NAME, ("scores.safetensors", "plan.json", stages.HELD_OUT))),
-        recipe.to_dict(),
-        validation,
-        with_loss(test, before["scores"], run.model()),
-        float(before["retention"]["loss"]),
-        int(results["select"]["total"]),
-        {"name": str(localized["meta"]["task"]["name"]), "hash": str(localized["hash"])},
-        str(localized["meta"]["method"]),
-        seconds["localize"],
-        num_steps(recipe, len(test.rows[0])),
-        {"train": len(test.rows[0]), "validation": len(held_back.rows[1]), "test": len(test.rows[1])},
-        {name: _prepared(run, arm, watch) for name, arm in ARMS.items()},
+        key=key(asked),
+        inputs=digest(hashes(home / NAME, (stages.HELD_OUT,))),
+        recipe=recipe.to_dict(),
+        validation=validation,
+        before=with_loss(test, before["scores"], run.model()),
+        loss=float(before["retention"]["loss"]),
+        total=int(results["select"]["total"]),
+        task={"name": str(localized["meta"]["task"]["name"]), "hash": str(localized["hash"])},
+        method=str(localized["meta"]["method"]),
+        steps=num_steps(recipe, len(test.rows[0])),
+        examples={"train": len(test.rows[0]), "validation": len(held_back.rows[1]), "test": len(test.rows[1])},
+        arms={name: _prepared(run, ARMS[name], watch, say) for name in asked.arms},
     )
+    known = Base.load(home)
+    if known is not None and (known.key, known.inputs) == (base.key, base.inputs):
+        base = replace(base, arms=known.arms | base.arms)
     base.save(home)
     return base
 
 
-def _prepared(run: Run, arm: Arm, watch: Stopwatch) -> Prepared:
+def _prepared(run: Run, arm: Arm, watch: Stopwatch, say: Callable[[str], None]) -> Prepared:
+    """The map and plan of an arm. Those of a mode that is not the recipe's are made in a folder of their own."""
+    from ..pipeline import run as run_recipe
     from ..training import learning_rate
 
     recipe = run.recipe
     if arm.trains_base and recipe.quantization != "none":
         return Prepared(note=f"{recipe.quantization} weights cannot be trained themselves")
-    data = recipe.to_dict()
-    data["train"]["learning_rate"] = "auto"
     try:
-        plan = arm.plan(run, recipe.seed)
-        return Prepared(plan.num_parameters, learning_rate(Recipe.from_dict(data), plan), watch.cell(plan))
+        own = in_mode(run, arm.mode)
+        if own is not run:
+            run_recipe(own.recipe, until="select", trust_remote_code=run.trust, say=say)
+        plan = arm.plan(own, recipe.seed)
     except GuidedError as error:
         return Prepared(note=str(error))
+    data = recipe.to_dict()
+    data["train"]["learning_rate"] = "auto"
+    return Prepared(
+        plan.num_parameters,
+        learning_rate(Recipe.from_dict(data), plan),
+        watch.cell(plan),
+        _record(own.folder, "localize")["seconds"] if arm.needs_map else 0.0,
+        digest(hashes(own.folder, ("scores.safetensors", "plan.json"))),
+    )
 
 
-def record(home: Path, stage: str) -> dict[str, Any]:
-    from ..run_folder import record as of
+def in_mode(run: Run, mode: str | None) -> Run:
+    """The base run, or, where an arm takes a map of another mode, the run that makes that one, beside it."""
+    from ..stages import Run
 
-    found = of(home / NAME, stage)
+    if mode in (None, run.recipe.train.mode):
+        return run
+    data = run.recipe.to_dict()
+    data["train"] |= {"mode": mode, "rank": None, "mode_options": {}}
+    data["output"] = str(run.folder.with_name(f"{NAME}-{mode}"))
+    return Run(Recipe.from_dict(data), run.trust)
+
+
+def _record(folder: Path, stage: str) -> dict[str, Any]:
+    found = record(folder, stage)
     assert found is not None, "the stage has just been done"
     return found

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ...errors import GuidedError
 from ...system.files import digest, read_json, write_json
 from .asked import Asked, rate_of
-from .base import Base
+from .base import Base, in_mode
 
 if TYPE_CHECKING:
     from ..stages import Run
@@ -35,7 +35,7 @@ class Cell:
 
     def key(self, base: Base) -> str:
         """A digest of what its result follows from."""
-        return digest(base.key, base.inputs, self.arm, self.rate, self.seed)
+        return digest(base.key, base.inputs, base.arms[self.arm].inputs, self.arm, self.rate, self.seed)
 
     def result(self, home: Path, base: Base) -> dict[str, Any] | None:
         """What it found; None if it is not done, or was done for other settings."""
@@ -91,7 +91,8 @@ def _measured(run: Run, base: Base, cell: Cell, folder: Path) -> dict[str, Any]:
 
     validation, test = parts(run, base.validation)
     rows = validation.rows[0]
-    plan = ARMS[cell.arm].plan(run, cell.seed)
+    arm = ARMS[cell.arm]
+    plan = arm.plan(in_mode(run, arm.mode), cell.seed)
     data = base.recipe | {"seed": cell.seed}
     data["train"] = data["train"] | {"learning_rate": cell.rate}
     settings = run.recipe.train

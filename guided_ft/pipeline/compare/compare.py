@@ -18,7 +18,6 @@ from ...system.files import write_json
 from .. import run_folder
 from ..hub import within_reach
 from ..preflight import preflight
-from .arms import ARMS
 from .asked import Asked
 from .base import NAME as BASE
 from .base import Base, key
@@ -74,7 +73,7 @@ def _compare(asked: Asked, home: Path, trust: bool, say: Say, isolated: bool) ->
     do = apart if isolated else work
     say(f"{asked.recipe.name}: {asked.recipe.model}: {', '.join(asked.arms)}, in {home}")
     base = Base.load(home)
-    if base is None or base.key != key(asked):
+    if base is None or base.key != key(asked) or not set(asked.arms) <= set(base.arms):
         do(home, BASE, trust, lambda event: say(f" {event.get('say', '')}"))
         base = Base.load(home)
         assert base is not None, "it has just been prepared"
@@ -132,7 +131,7 @@ class _Progress:
         self.base, self.home, self.say = base, home, say
         self.all = cells(asked, base)
         self.left: list[Cell] = []
-        self.clock = Clock({arm: base.arms[arm].seconds for arm in ARMS})
+        self.clock = Clock({arm: known.seconds for arm, known in base.arms.items()})
 
     def begin(self, missing: list[Cell]) -> None:
         self.left = list(missing)

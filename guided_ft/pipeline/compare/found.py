@@ -46,7 +46,8 @@ def comparison(
             label=row.label.format(mode=recipe.train.mode),
             colour=row.colour,
             trainable=known.trainable,
-            localize_seconds=base.localize_seconds if row.needs_map else 0.0,
+            control=row.control or "",
+            localize_seconds=known.localize_seconds,
             points=tuple(points),
             note=notes.get(arm, known.note),
         )
