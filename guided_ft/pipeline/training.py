@@ -124,13 +124,15 @@ def _resumable(key: str, plan: Plan | Whole, folder: Path) -> Path | None:
     return None
 
 
-def _save(model: nn.Module, tokenizer: Any, folder: Path, plan: Plan, base: str) -> None:
+def _save(model: nn.Module, tokenizer: Any, folder: Path, plan: Plan | Whole, base: str) -> None:
     """Write the adapter (or, in freeze mode, the model) into a folder that appears complete or not at all."""
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     model.save_pretrained(temporary)  # type: ignore[operator]
     tokenizer.save_pretrained(temporary)
-    describe(temporary, plan, base)
+    if isinstance(plan, Plan):
+        # What was trained as a whole is compared, and not kept.
+        describe(temporary, plan, base)
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
 
