@@ -31,6 +31,7 @@ _HOME = {
     "faithfulness": "scorers.faithfulness",
     "load_model": "models",
     "load_tokenizer": "models",
+    "prove": "proofs",
     "localize": "scorers.localize",
     "localize_directions": "scorers.directions",
     "run": "pipeline",
@@ -57,6 +58,7 @@ __all__ = [
     "load_tokenizer",
     "localize",
     "localize_directions",
+    "prove",
     "run",
     "select",
     "select_directions",
@@ -70,6 +72,7 @@ if TYPE_CHECKING:
     from .models import load_model, load_tokenizer
     from .pipeline.pipeline import run
     from .plan.plan import Plan
+    from .proofs import prove
     from .recipe.recipe import Recipe
     from .scorers.directions.localize import localize_directions
     from .scorers.faithfulness import faithfulness

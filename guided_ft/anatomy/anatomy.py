@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..errors import GuidedError
 from .component import KINDS, Component
-from .families import Rows
+from .family import Rows
 from .layout import Layout
-from .reading import read_model
+from .proof import Proof
+from .reading import base_model, read_model
 from .slices import Part, Slice, merged
+from .trust import family_for, what_is_unproved
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,10 +35,37 @@ class Anatomy(Layout):
     def of(cls, model: nn.Module) -> Anatomy:
         """Read the anatomy of a Hugging Face causal LM (a PeftModel is looked through to its base).
 
+        A family without a row in ``FAMILIES`` that is built like one with a row is proved first, on a tiny copy of its
+        config (``prove``): some seconds, once per process.
+
         Raises:
-            GuidedError: for an architecture without a row in ``FAMILIES``, or whose layers differ in size.
+            GuidedError: for an architecture that is not known and cannot be proved, whose layers differ in size, or
+                whose numbers do not add up.
         """
-        return cls(**read_model(model))
+        base = base_model(model)
+        family = family_for(base)
+        anatomy = cls(**read_model(base, family))
+        if not anatomy.adds_up():
+            raise GuidedError(
+                f"{anatomy.model_type}: the layout {family.layout!r} does not fit this config: {anatomy.num_heads} "
+                f"heads in {anatomy.num_groups} groups of width {anatomy.head_dim}, {anatomy.num_neurons} neurons, but "
+                f"shapes {anatomy.shapes}"
+            )
+        return replace(anatomy, unproved=what_is_unproved(base, family))
+
+    @staticmethod
+    def prove(model: nn.Module) -> Proof:
+        """Prove on a tiny random copy of the model's config that its map is true and that everything computes alike.
+
+        Runs on the CPU in seconds and leaves the model alone. ``print(Anatomy.prove(model))`` says what holds.
+        A config may be given instead of a model.
+
+        Raises:
+            GuidedError: for an architecture of which nothing is known, or whose config cannot be made small.
+        """
+        from .. import prove
+
+        return prove(model)
 
     def components(self, kind: str) -> list[Component]:
         """All components of a kind, in order."""
@@ -116,20 +145,27 @@ class Anatomy(Layout):
         return len(part.index) * (columns if part.axis == 0 else rows)
 
     def head_rows(self, rows: Rows) -> np.ndarray:
-        """Output rows of every query head, or of every group for key and value: ``[items, head_dim]``."""
-        items = self.num_heads if rows is self.family.query else self.num_groups
-        return np.array([list(self._rows(rows, 0, i, self.head_dim)[2]) for i in range(items)])
+        """Output rows of every query head, or of every group for key and value: ``[items, width of an item]``."""
+        return np.array([list(self._rows(rows, 0, i)[2]) for i in range(self.items(rows))])
 
     def neuron_rows(self, rows: Rows) -> np.ndarray:
         """Output row of every neuron, in its expert's matrix where there are experts: ``[neurons_per_expert]``."""
-        return np.array([self._rows(rows, 0, i, 1)[2][0] for i in range(self.neurons_per_expert)])
+        return np.array([self._rows(rows, 0, i)[2][0] for i in range(self.neurons_per_expert)])
 
     # -- parts ------------------------------------------------------------------------------------------------------
-    def _rows(self, rows: Rows, layer: int, item: int, unit: int, expert: int | None = None) -> Part:
-        units = rows.heads * self.num_heads + rows.groups * self.num_groups + rows.neurons * self.neurons_per_expert
-        start = (units + rows.offset + item * rows.stride) * unit
+    def _rows(self, rows: Rows, layer: int, item: int, expert: int | None = None) -> Part:
+        before = rows.heads * self.num_heads + rows.groups * self.num_groups + rows.neurons * self.neurons_per_expert
+        first = before + rows.offset + item * rows.stride
+        unit = 1 if rows in self.family.up else self.head_dim
+        if rows.free:
+            unit = self.outputs_inputs(rows.module)[0] // self.items(rows)
+        elif rows.by_group:
+            # Items of one group: as many query heads as it has, or its one key or value.
+            own = self.heads_per_group if rows == self.family.query else 1
+            inside = rows.heads * self.heads_per_group + rows.groups + rows.offset
+            first = item // own * (self.heads_per_group + 2) + inside + item % own
         axis = self.family.rows_axis(rows.module)
-        return self.module(layer, rows.module), axis, range(start, start + unit), expert
+        return self.module(layer, rows.module), axis, range(first * unit, (first + 1) * unit), expert
 
     def _columns(self, name: str, layer: int, item: int, unit: int, expert: int | None = None) -> Part:
         axis = 1 - self.family.rows_axis(name)
@@ -137,17 +173,17 @@ class Anatomy(Layout):
 
     def _own(self, head: Component) -> list[Part]:
         f, d = self.family, self.head_dim
-        return [self._rows(f.query, head.layer, head.index, d), self._columns(f.out, head.layer, head.index, d)]
+        return [self._rows(f.query, head.layer, head.index), self._columns(f.out, head.layer, head.index, d)]
 
     def _shared(self, head: Component) -> list[Part]:
         group = head.index // self.heads_per_group
-        return [self._rows(r, head.layer, group, self.head_dim) for r in (self.family.key, self.family.value)]
+        return [self._rows(r, head.layer, group) for r in self.family.attention[1:]]
 
     def _head(self, head: Component) -> list[Part]:
         return self._own(head) + self._shared(head)
 
     def _neuron(self, neuron: Component) -> list[Part]:
-        rows = [self._rows(r, neuron.layer, neuron.index, 1, neuron.expert) for r in self.family.up]
+        rows = [self._rows(r, neuron.layer, neuron.index, neuron.expert) for r in self.family.up]
         return [*rows, self._columns(self.family.down, neuron.layer, neuron.index, 1, neuron.expert)]
 
     def _layer(self, layer: Component) -> list[Part]:

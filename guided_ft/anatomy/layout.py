@@ -7,10 +7,14 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ..errors import GuidedError, pick
-from .families import Family, family_of
+from .families import family_of
+from .family import Family, Rows
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+_LATER = ("num_experts", "layout", "unproved")
+"""Fields that came later."""
 
 
 @dataclass(frozen=True)
@@ -31,14 +35,15 @@ class Layout:
     """Number of elements of each parameter of a layer, by its name relative to the layer."""
     num_experts: int = 0
     """Experts in each layer; 0 if the model is no mixture of experts. ``num_neurons`` counts those of all of them."""
+    layout: str = ""
+    """Name of the row of ``FAMILIES``, where the model type alone does not tell it."""
+    unproved: tuple[str, ...] = ()
+    """Which of ``PROVED_APART`` does not hold, of a family that is not in ``FAMILIES`` or in a wrapper."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON data; ``from_dict`` reads it back."""
-        data = asdict(self)
-        if not self.num_experts:
-            # As before there were experts, so that the hashes in existing files stay valid.
-            del data["num_experts"]
-        return data
+        # What says nothing is left out, so that the hashes in files from before there was such a field stay valid.
+        return {name: value for name, value in asdict(self).items() if value or name not in _LATER}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
@@ -46,14 +51,15 @@ class Layout:
         try:
             shapes = {str(k): tuple(int(n) for n in v) for k, v in data["shapes"].items()}
             parameters = {str(k): int(v) for k, v in data["parameters"].items()}
-            anatomy = cls(**{**data, "shapes": shapes, "parameters": parameters})
+            unproved = tuple(str(name) for name in data.get("unproved", ()))
+            anatomy = cls(**{**data, "shapes": shapes, "parameters": parameters, "unproved": unproved})
         except (TypeError, KeyError, ValueError, IndexError, AttributeError, OverflowError) as error:
             raise GuidedError(f"anatomy: not what Anatomy.to_dict writes ({error})") from None
-        if not anatomy._adds_up():
+        if not anatomy.adds_up():
             raise GuidedError("anatomy: not what Anatomy.to_dict writes (its numbers contradict each other)")
         return anatomy
 
-    def _adds_up(self) -> bool:
+    def adds_up(self) -> bool:
         """Whether sizes, shapes and counts agree with each other and with the family's layout."""
         a, f = self, self.family
         numbers = (a.num_layers, a.num_heads, a.num_groups, a.num_neurons, a.head_dim, a.num_parameters)
@@ -66,11 +72,9 @@ class Layout:
         for name, shape in a.shapes.items():
             if len(shape) < 2 or shape[:-2] != ((a.num_experts,) if f.of_experts(name) else ()):
                 return False
-        qkv_rows, up_rows = (
-            sum(a.outputs_inputs(m)[0] for m in {r.module for r in rows}) for rows in ((f.query, f.key, f.value), f.up)
-        )
+        up_rows = sum(a.outputs_inputs(m)[0] for m in {r.module for r in f.up})
         return (
-            qkv_rows == (a.num_heads + 2 * a.num_groups) * a.head_dim
+            all(a._attention_adds_up(m) for m in {r.module for r in f.attention})
             and a.outputs_inputs(f.out)[1] == a.num_heads * a.head_dim
             and up_rows == len(f.up) * a.neurons_per_expert
             and a.outputs_inputs(f.down)[1] == a.neurons_per_expert
@@ -78,9 +82,25 @@ class Layout:
             and a.num_layers * sum(a.parameters.values()) <= a.num_parameters
         )
 
+    def _attention_adds_up(self, module: str) -> bool:
+        """Whether a module has as many rows as the queries, keys and values in it."""
+        rows, inside = self.outputs_inputs(module)[0], [r for r in self.family.attention if r.module == module]
+        items = sum(self.items(r) for r in inside)
+        return rows % items == 0 if inside[0].free else rows == items * self.head_dim
+
+    def items(self, rows: Rows) -> int:
+        """How many heads, groups or neurons (of an expert) rows are told apart for."""
+        if rows in self.family.up:
+            return self.neurons_per_expert
+        return self.num_heads if rows == self.family.query else self.num_groups
+
     @cached_property
     def family(self) -> Family:
-        return family_of(self.model_type)
+        return family_of(self.model_type, self.layout)
+
+    def holds(self, name: str) -> bool:
+        """Whether one of ``PROVED_APART`` holds for this family."""
+        return name not in (*self.family.unproved, *self.unproved)
 
     @property
     def heads_per_group(self) -> int:

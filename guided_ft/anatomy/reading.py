@@ -6,18 +6,17 @@ import math
 from typing import TYPE_CHECKING, Any, cast
 
 from ..errors import GuidedError
-from .families import Family, family_of
+from .families import named_by_layout
+from .family import Family
 
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
 
-def read_model(model: nn.Module) -> dict[str, Any]:
-    """Return the fields of ``Anatomy`` for a causal LM or a PeftModel of one."""
-    base = base_model(model)
+def read_model(base: nn.Module, family: Family) -> dict[str, Any]:
+    """Return the fields of ``Anatomy`` for a causal LM whose layers have this layout."""
     config = base.config.get_text_config()
-    family = family_of(config.model_type)
     decoder = base.get_decoder()
     prefix = next((name for name, module in base.named_modules() if module is decoder), "")
     layers = getattr(decoder, family.layers)
@@ -25,28 +24,36 @@ def read_model(model: nn.Module) -> dict[str, Any]:
     for i, layer in enumerate(layers):
         _check_experts(layer, i, config.model_type, family)
     shapes = {name: _stored_shape(layers[0], name, family) for name in family.projections}
-    parameters = _parameters(layers[0])
+    parameters = own_parameters(layers[0])
     for i, layer in enumerate(layers):
-        if _parameters(layer) != parameters or any(_stored_shape(layer, n, family) != s for n, s in shapes.items()):
+        if own_parameters(layer) != parameters or any(_stored_shape(layer, n, family) != s for n, s in shapes.items()):
             raise GuidedError(f"layer {i} differs from layer 0 in its parameters (layers must be alike)")
-    inputs = 0 if family.transposed else 1
     num_experts = shapes[family.down][0] if family.experts else 0
-    head_dim = shapes[family.out][inputs] // num_heads
-    # Counted, not read from the config, where families without groups may carry a stray setting.
-    qkv_rows = sum(shapes[m][1 - inputs] for m in {r.module for r in (family.query, family.key, family.value)})
+    head_dim = shapes[family.out][1 - int(family.transposed)] // num_heads
     return dict(
         model_type=config.model_type,
+        layout=family.layout if named_by_layout(config.model_type) else "",
         prefix=".".join(filter(None, (prefix, family.layers))),
         num_layers=len(layers),
         num_heads=num_heads,
-        num_groups=(qkv_rows // head_dim - num_heads) // 2,
+        num_groups=_groups(family, shapes, num_heads, head_dim),
         num_neurons=shapes[family.down][-2:][1 - family.rows_axis(family.down)] * max(num_experts, 1),
         num_experts=num_experts,
         head_dim=head_dim,
-        num_parameters=sum(_parameters(base).values()),
+        num_parameters=sum(own_parameters(base).values()),
         shapes=shapes,
         parameters=parameters,
     )
+
+
+def _groups(family: Family, shapes: dict[str, tuple[int, ...]], num_heads: int, head_dim: int) -> int:
+    """Key/value groups: counted, not read from the config, where families without may carry a stray setting."""
+    if family.latent:
+        return num_heads
+    inside = [rows for rows in family.attention if rows.module == family.value.module]
+    units = shapes[family.value.module][int(family.transposed)] // head_dim
+    # Whatever else the values' module holds: queries, and as many keys as values.
+    return (units - num_heads * (family.query in inside)) // (1 + (family.key in inside))
 
 
 def base_model(model: nn.Module) -> PreTrainedModel:
@@ -106,7 +113,7 @@ def _stored_shape(layer: nn.Module, name: str, family: Family) -> tuple[int, ...
     return int(rows), int(columns)
 
 
-def _parameters(module: nn.Module) -> dict[str, int]:
+def own_parameters(module: nn.Module) -> dict[str, int]:
     """Sizes of the parameters of a module, without those of adapters and under the names they had before them."""
     found: dict[nn.Parameter, tuple[str, int]] = {}
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..anatomy import Anatomy, base_model, behind_attention
+from ..anatomy import Anatomy, base_model, behind_attention, cut_alike
 from ..task.tokens import IGNORE
 
 
@@ -66,7 +66,7 @@ def labelled_only(
         mask = nn.functional.pad(scored[-1], (0, 1)) if scored else None
         if mask is None or x.shape[:2] != mask.shape:
             return forward(x, *args, **kwargs)
-        y = forward(x[mask][None], *args, **kwargs)[0]
+        y = forward(x[mask][None], *cut_alike(x, args, lambda a: a[mask][None]), **kwargs)[0]
         return y.new_zeros(*mask.shape, y.shape[-1]).index_put((mask,), y)
 
     with ExitStack() as stack:

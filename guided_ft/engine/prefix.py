@@ -15,7 +15,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from ..anatomy import Anatomy, base_model
+from ..anatomy import Anatomy, Form, alone, base_model, form_of
 from ..errors import GuidedError
 from .labelled import always, wrapped_forward
 from .store import PrefixStore
@@ -44,6 +44,7 @@ class Prefix:
         self.first, self.store = first, store
         self.hits = self.misses = 0
         self.difference: float | None = None
+        self._form: Form = alone
         self._signature = inspect.signature(type(self.decoder).forward)
 
     @contextmanager
@@ -71,7 +72,7 @@ class Prefix:
         if any(getattr(layer, "gradient_checkpointing", False) for layer in self.layers):
             # Reentrant checkpointing trains nothing unless its input wants a gradient.
             states.requires_grad_(torch.is_grad_enabled())
-        with self._replaced(lambda i: _Given(states) if i < self.first else None):
+        with self._replaced(lambda i: _Given(states, self._form) if i < self.first else None):
             return forward(**call)
 
     def _states(
@@ -109,7 +110,17 @@ class Prefix:
     ) -> torch.Tensor:
         """Run only the layers below the first trained one."""
         seen: list[torch.Tensor] = []
-        with self._replaced(lambda i: _Passing(seen) if i >= self.first else None):
+
+        def note(run: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            # The lowest layer always runs before the first stand-in, which must answer in its form.
+            output = run(*args, **kwargs)
+            self._form = form_of(output)
+            return output
+
+        with (
+            wrapped_forward(self.layers[0], note),
+            self._replaced(lambda i: _Passing(seen, self) if i >= self.first else None),
+        ):
             forward(**call | {"input_ids": ids, "attention_mask": mask, "use_cache": False})
         return seen[0]
 
@@ -141,24 +152,24 @@ class Prefix:
 class _Given(nn.Module):
     """Stands in for a layer below the first trained one: hands the stored states on."""
 
-    def __init__(self, states: torch.Tensor) -> None:
+    def __init__(self, states: torch.Tensor, form: Form) -> None:
         super().__init__()
-        self.states = states
+        self.states, self.form = states, form
 
-    def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        return self.states
+    def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        return self.form(self.states)
 
 
 class _Passing(nn.Module):
     """Stands in for a layer from the first trained one on: notes what would enter, and does nothing."""
 
-    def __init__(self, seen: list[torch.Tensor]) -> None:
+    def __init__(self, seen: list[torch.Tensor], prefix: Prefix) -> None:
         super().__init__()
-        self.seen = seen
+        self.seen, self.prefix = seen, prefix
 
-    def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         self.seen.append(hidden_states)
-        return hidden_states
+        return self.prefix._form(hidden_states)
 
 
 def _keys(ids: torch.Tensor, mask: torch.Tensor) -> list[str]:

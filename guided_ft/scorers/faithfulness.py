@@ -20,7 +20,8 @@ from ..task.task import Task
 from .methods.ablation import TOKENS
 from .watch.replacement import Values, replacement
 from .watch.scene import Scene
-from .watch.suffix import Edit, Edits, Entry, Part, Suffix, shared_prefix
+from .watch.shortcuts import Shortcuts
+from .watch.suffix import Edit, Edits, Entry, Part
 from .watch.tap import Tap
 
 FRACTIONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -177,14 +178,13 @@ def _metric(
     whole = np.asarray(choices.all(1))
     sums = torch.zeros(len(choices), dtype=torch.double)
     split = processes.size() > 1 and not processes.is_sharded(model)
-    prefix = shared_prefix(task)
     with Tap(model) as tap, torch.no_grad():
         scene = Scene(tap, anatomy, task)
-        provide = provider(scene, (kind,), seed)
+        provide, shortcuts = provider(scene, (kind,), seed), Shortcuts(scene, {0})
         for number, batch in processes.share(enumerate(task.batches(next(model.parameters()).device)), split):
             scene.show(batch)
             values = provide(number)
-            suffix = Suffix(scene, {0}, prefix)
+            suffix = shortcuts.suffix()
             sums[torch.from_numpy(whole)] -= float(task.loss(suffix.clean, suffix.clean).double().sum())
             partial = np.flatnonzero(~whole)
             chunks = np.array_split(partial, -(-partial.size * suffix.tokens // TOKENS))

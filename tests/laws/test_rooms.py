@@ -15,7 +15,7 @@ FLOORS = (
     ("cli",),
     ("explore", "use"),
     ("pipeline",),
-    ("callback", "recipe", "estimate", "export"),
+    ("callback", "recipe", "estimate", "export", "proofs"),
     ("scorers", "intervene", "engine", "plan", "report"),
     ("selection", "task", "models"),
     ("anatomy", "slice", "system"),

@@ -18,7 +18,8 @@ from guided_ft.errors import GuidedError
 from guided_ft.scorers.localize import localize
 from guided_ft.scorers.methods import ablation as module
 from guided_ft.scorers.methods.ablation import ablation, effects
-from guided_ft.scorers.watch.suffix import Entry, Suffix, shared_prefix
+from guided_ft.scorers.watch.shortcuts import shared_prefix
+from guided_ft.scorers.watch.suffix import Entry, Suffix
 from guided_ft.scorers.watch.tap import Tap
 from guided_ft.task.task import Task
 from guided_ft.task.tokens import Tokens

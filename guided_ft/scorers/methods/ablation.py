@@ -18,7 +18,8 @@ from ...task.task import Task
 from ..stability import stability
 from ..watch.replacement import Values, replacement
 from ..watch.scene import Scene
-from ..watch.suffix import Entry, Part, Suffix, shared_prefix
+from ..watch.shortcuts import CHECK_PASSES, Shortcuts
+from ..watch.suffix import Entry, Part, Suffix
 from ..watch.tap import Tap
 
 TOKENS = 2048
@@ -102,15 +103,15 @@ def effects(
     place = {c: i for i, c in enumerate(components)}
     halves = torch.zeros(2, len(components), dtype=torch.double)
     split = processes.size() > 1 and not processes.is_sharded(model)
-    prefix, passes = shared_prefix(task), 0
+    passes = CHECK_PASSES
     with Tap(model) as tap, torch.no_grad():
         scene = Scene(tap, anatomy, task)
-        provide = provider(scene, kinds, seed)
+        provide, shortcuts = provider(scene, kinds, seed), Shortcuts(scene, {c.layer for c in components})
         batches = enumerate(task.batches(next(model.parameters()).device))
         for number, batch in processes.share(batches, split):
             scene.show(batch)
             values = provide(number)
-            suffix = Suffix(scene, {c.layer for c in components}, prefix)
+            suffix = shortcuts.suffix()
             clean = task.loss(suffix.clean, suffix.clean)
             half = (number * task.batch_size + torch.arange(scene.examples)) % 2
             groups = _groups(components, TOKENS // suffix.tokens)

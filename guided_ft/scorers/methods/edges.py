@@ -15,7 +15,7 @@ from ..watch.passes import BACKWARD, PAIRS, Pass, Path
 from ..watch.record import record
 from ..watch.recorder import Recorder
 from ..watch.scene import Scene, float_weight, refuse_experts
-from ..watch.unembed import check_reading, frozen_norm, pull_back
+from ..watch.unembed import check_stream, frozen_norm, is_parallel, pull_back, write_scale
 from .circuit import Edges
 
 
@@ -74,10 +74,9 @@ class EdgePatching(Recorder):
 
     # -- watching ---------------------------------------------------------------------------------------------------
     def watch(self, scene: Scene, step: int) -> None:
-        check_reading(scene)
+        check_stream(scene, "writes", "reads")
         refuse_experts(self.anatomy, self.anatomy.down_module(0))
-        config: Any = scene.base.config.get_text_config()
-        self._parallel = bool(self.anatomy.family.parallel and getattr(config, self.anatomy.family.parallel))
+        self._parallel, self._scale = is_parallel(scene), write_scale(scene)
         for layer in range(self.anatomy.num_layers):
             self._watch_writers(scene, layer)
             self._watch_readers(scene, layer)
@@ -93,8 +92,9 @@ class EdgePatching(Recorder):
             self._read[key] = value
 
         tap.at_input(a.out_module(layer), lambda z: note(("z", layer), z))
-        tap.at_output(a.out_module(layer), lambda o: note(("o", layer), o))
-        tap.at_output(a.down_module(layer), lambda o: note(("mlp", layer), o))
+        # Copies: Falcon adds to what its MLP returns.
+        tap.at_output(a.out_module(layer), lambda o: note(("o", layer), o.clone()))
+        tap.at_output(a.down_module(layer), lambda o: note(("mlp", layer), o.clone()))
 
         def at_layer(before: torch.Tensor, after: torch.Tensor) -> None:
             note(("in", layer), before)
@@ -189,8 +189,8 @@ class EdgePatching(Recorder):
             return frozen_norm(norm, of["o", layer][..., None, :], parts(of["z", layer]))  # type: ignore[arg-type]
 
         if norm is None:
-            return parts(self._change(("z", layer)))
-        return (shares(self._other) if self._other_counts else 0) - shares(self._written)
+            return self._scale * parts(self._change(("z", layer)))
+        return self._scale * ((shares(self._other) if self._other_counts else 0) - shares(self._written))
 
     def _of_mlp(self, scene: Scene, layer: int) -> torch.Tensor:
         """Change of what the MLP writes ``[rows, tokens, width]``."""
@@ -199,7 +199,7 @@ class EdgePatching(Recorder):
 
     def _after(self, scene: Scene, layer: int, which: int, written: torch.Tensor) -> torch.Tensor:
         norm = self._norm(scene, layer, self.anatomy.family.post_norms[which])
-        return written if norm is None else norm.forward(written)
+        return self._scale * (written if norm is None else norm.forward(written))
 
     def _change(self, key: Any) -> torch.Tensor:
         now = self._written[key]

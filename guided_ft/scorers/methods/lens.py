@@ -12,7 +12,7 @@ from ..watch.adapted import out_columns
 from ..watch.passes import FORWARD
 from ..watch.recorder import Recorder
 from ..watch.scene import Scene
-from ..watch.unembed import Answers, Unembedding, frozen_norm, pull_back
+from ..watch.unembed import Answers, Unembedding, check_stream, frozen_norm, pull_back, write_scale
 
 
 class LogitLens(Recorder):
@@ -124,6 +124,7 @@ class DirectLogit(Recorder):
         self._normed: dict[tuple[str, int], torch.Tensor] = {}
 
     def watch(self, scene: Scene, step: int) -> None:
+        check_stream(scene, "writes")
         self._lens = Unembedding(scene)
 
         def seen(kind: str, layer: int, a: torch.Tensor) -> None:
@@ -155,7 +156,7 @@ class DirectLogit(Recorder):
         """The direction in the component's own coordinates."""
         if kind == "layer":
             return up
-        family = self.anatomy.family
+        up, family = write_scale(scene) * up, self.anatomy.family
         norm, name = {
             "head": (family.post_norms[0], self.anatomy.out_module(layer)),
             "neuron": (family.post_norms[1], self.anatomy.down_module(layer)),

@@ -56,7 +56,7 @@ def sensitivity(
     with Tap(model) as tap:
         scene = Scene(tap, anatomy, task)
         lens = Unembedding(scene)
-        directions = noise * _directions(anatomy.num_layers, next(lens.norm.parameters()).shape[-1], seed)
+        directions = noise * _directions(anatomy.num_layers, anatomy.hidden_size, seed)
         seen: dict[str, torch.Tensor] = {}
         tap.at_input(lens.norm_name, lambda h: seen.update(h=scene.tokens(h.detach())))
         for batch in track(task.batches(device), task.num_batches(), "sensitivity", progress):

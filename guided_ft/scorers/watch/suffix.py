@@ -11,10 +11,9 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from ...anatomy import behind_attention
+from ...anatomy import Form, alone, behind_attention, form_of
 from ...system import processes
 from ...task.batching import model_inputs
-from ...task.task import Task
 from .scene import Scene
 
 
@@ -67,17 +66,18 @@ class Suffix:
     Args:
         scene: with the batch shown.
         layers: which layers will be entered.
-        prefix: how many tokens all rows begin with (``shared_prefix``).
+        prefix: how many tokens all rows begin with.
+        cut: leave out the tokens after the last scored position, which nothing before them reads in a causal model.
 
     Attributes:
         clean: the task's quantity of the unchanged model ``[examples]``.
         tokens: how many tokens one copy runs.
     """
 
-    def __init__(self, scene: Scene, layers: Iterable[int], prefix: int = 0) -> None:
+    def __init__(self, scene: Scene, layers: Iterable[int], prefix: int = 0, cut: bool = True) -> None:
         self.scene = scene
         scored = scene.task.scored_columns(scene.batch)
-        end = int(scored[-1]) + 1
+        end = int(scored[-1]) + 1 if cut else scene.mask.shape[1]
         # Nobody reads what the last layer makes of the prefix; one token keeps the shapes.
         self._head = Part(slice(0, prefix), 1, 1, scored.new_zeros(1))
         self._rest = Part(slice(prefix, end), scene.rows // scene.examples, scene.examples, scored - prefix)
@@ -85,7 +85,9 @@ class Suffix:
         self._hidden: dict[int, torch.Tensor] = {}
         self._batches: dict[int, dict[str, torch.Tensor]] = {}
         whole = scene.batch | {name: tensor[:, :end] for name, tensor in model_inputs(scene.batch).items()}
+        self._form: Form = alone
         handles = [scene.tap.at_layer(scene.anatomy.layer_module(layer), self._keep(layer)) for layer in set(layers)]
+        handles.append(scene.tap.at_module(scene.anatomy.layer_module(0), self._keep_form))
         try:
             self.clean = scene.task.quantity(scene.model, whole)
         finally:
@@ -95,6 +97,9 @@ class Suffix:
 
     def _keep(self, layer: int) -> Callable[[torch.Tensor, torch.Tensor], None]:
         return lambda before, after: self._hidden.update({layer: before})
+
+    def _keep_form(self, before: torch.Tensor, output: Any) -> None:
+        self._form = form_of(output)
 
     def without_layer(self, layer: int, added: torch.Tensor | None = None) -> torch.Tensor:
         """The quantity ``[examples]`` when a layer adds ``added [rows, tokens, width]`` (or ``[width]``) to the
@@ -140,7 +145,8 @@ class Suffix:
             part = next(running)
             found[part] = before.unflatten(0, flow[part].shape[:3])
 
-        handles = [tap.leave_out([anatomy.layer_module(i) for i in range(end, anatomy.num_layers)])]
+        above = [anatomy.layer_module(i) for i in range(end, anatomy.num_layers)]
+        handles = [tap.leave_out(above, form=self._form)]
         handles.append(tap.at_layer(anatomy.layer_module(end), keep))
         try:
             batch = self._batch(layer, end, flow, edits)
@@ -184,7 +190,7 @@ class Suffix:
             name = anatomy.out_module(at) if kind == "head" else anatomy.down_module(at)
             return tap.at_input(name, lambda a: edited(a, edit))
 
-        handles = [tap.leave_out([anatomy.layer_module(i) for i in range(layer)], start.flatten(0, 2))]
+        handles = [tap.leave_out([anatomy.layer_module(i) for i in range(layer)], start.flatten(0, 2), self._form)]
         handles += [place(kind, at, edit) for (kind, at), edit in edits.items()]
         handles += [tap.only_at(name, part.read) for name in self._token_wise(edits)]
         try:
@@ -208,12 +214,13 @@ class Suffix:
 
     def _decode(self, **inputs: Any) -> None:
         """Run the layers, without the output head where that can be."""
-        if processes.is_sharded(self.scene.model):
-            # Its weights come together when the whole model is called.
+        base: Any = self.scene.base
+        if processes.is_sharded(self.scene.model) or base.base_model is not base.get_decoder():
+            # Sharded weights come together when the whole model is called; and what stands around a text model may
+            # tell it more than the tokens (PaliGemma's counts positions from 1).
             self.scene.model(**inputs, logits_to_keep=1)
         else:
-            decoder: Any = self.scene.base.get_decoder()
-            decoder(**inputs)
+            base.get_decoder()(**inputs)
 
     def _copied(self, copies: int) -> dict[str, torch.Tensor]:
         """The batch's tokens after the prefix, each row as many times."""
@@ -228,18 +235,6 @@ class Suffix:
             rows = order[:, None].expand(-1, copies, -1).flatten()
             self._batches = {copies: {k: v[rows[: copies * len(v)]] for k, v in cut.items()}}
         return self._batches[copies]
-
-
-def shared_prefix(task: Task) -> int:
-    """How many tokens all sequences of a task begin with, corrupted ones too, before the first scored position.
-
-    None for left-padded batches, whose columns do not line up, and for metrics that read all logits.
-    """
-    if task.padding == "left" or callable(task.metric):
-        return 0
-    rows = [s.ids for e in (*task.examples, *(task.corrupted or ())) for s in e]
-    alike = next((i for i, column in enumerate(zip(*rows, strict=False)) if len(set(column)) > 1), None)
-    return min(len(min(rows, key=len)) if alike is None else alike, task.first_scored)
 
 
 def _of_newest(edit: Edit, copies: int) -> Edit:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...anatomy import base_model
+from ...anatomy import Form, alone, base_model, cut_alike, hidden_of
 from ...system.eval_mode import evaluating
 from .experts import find_experts, pass_through
 
@@ -107,20 +107,20 @@ class Tap:
 
         def post(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
             hidden = args[0] if args else kwargs["hidden_states"]
-            first = output[0] if isinstance(output, tuple) else output
-            changed = hook(hidden, first)
+            changed = hook(hidden, hidden_of(output))
             if changed is None:
                 return None
             return (changed, *output[1:]) if isinstance(output, tuple) else changed
 
         return self._keep(self.base.get_submodule(name).register_forward_hook(post, with_kwargs=True))
 
-    def leave_out(self, names: Sequence[str], hidden: torch.Tensor | None = None) -> Any:
+    def leave_out(self, names: Sequence[str], hidden: torch.Tensor | None = None, form: Form = alone) -> Any:
         """Run the model without some of its layers: ``names``, of which the last answers with ``hidden``, if given.
 
         The model's own forward runs around them, so that masks, positions and norms are what they always are.
+        ``form``: that of what such layers return.
         """
-        return self._keep(_LeftOut([self.base.get_submodule(name) for name in names], hidden))
+        return self._keep(_LeftOut([self.base.get_submodule(name) for name in names], hidden, form))
 
     def only_at(self, name: str, columns: torch.Tensor) -> Any:
         """Run a module that works on each token ``[rows, tokens, width]`` by itself at some; elsewhere it says 0."""
@@ -177,12 +177,12 @@ class _Forwards:
 class _LeftOut(_Forwards):
     """Modules that do nothing; the last one answers with ``hidden``, if given."""
 
-    def __init__(self, modules: Sequence[nn.Module], hidden: torch.Tensor | None) -> None:
+    def __init__(self, modules: Sequence[nn.Module], hidden: torch.Tensor | None, form: Form) -> None:
         super().__init__(modules)
         for module in modules:
-            module.forward = _pass_on
+            module.forward = lambda *args, **kwargs: form(_entering(*args, **kwargs))
         if modules and hidden is not None:
-            modules[-1].forward = lambda *args, **kwargs: hidden
+            modules[-1].forward = lambda *args, **kwargs: form(hidden)
 
 
 class _Columns(_Forwards):
@@ -193,13 +193,13 @@ class _Columns(_Forwards):
         forward = module.forward
 
         def run(x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-            y = forward(x[:, columns], *args, **kwargs)
+            y = forward(x[:, columns], *cut_alike(x, args, lambda a: a[:, columns]), **kwargs)
             return y.new_zeros(*x.shape[:2], y.shape[-1]).index_copy_(1, columns, y)
 
         module.forward = run
 
 
-def _pass_on(*args: torch.Tensor, **kwargs: torch.Tensor) -> torch.Tensor:
+def _entering(*args: torch.Tensor, **kwargs: torch.Tensor) -> torch.Tensor:
     return args[0] if args else kwargs["hidden_states"]
 
 

@@ -10,6 +10,7 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
+from ...anatomy import PROVED_APART
 from ...errors import GuidedError
 from ...task.tokens import IGNORE
 from .scene import Scene
@@ -60,17 +61,21 @@ class Unembedding:
 
     def __init__(self, scene: Scene) -> None:
         config: Any = scene.base.config.get_text_config()
-        check_reading(scene)
+        check_stream(scene, "logits")
         decoder = scene.anatomy.prefix.rpartition(".")[0]
         self.norm_name = f"{decoder}.{scene.anatomy.family.final_norm}"
         self.norm = scene.base.get_submodule(self.norm_name)
         self.head: nn.Module = scene.base.get_output_embeddings()
         self.cap = getattr(config, "final_logit_softcapping", None)
-        self._dtype = next(self.norm.parameters()).dtype
+        setting = scene.anatomy.family.logits
+        times = float(getattr(config, setting.removeprefix("/"))) if setting else 1.0
+        self.times = 1 / times if setting.startswith("/") else times
+        # A norm may have no parameters.
+        self._dtype = next(self.norm.parameters(), next(scene.base.parameters())).dtype
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """``[answers, width] -> [answers, vocabulary]``, float32."""
-        logits = self.head.forward(self.norm.forward(hidden.to(self._dtype))).float()
+        logits = self.times * self.head.forward(self.norm.forward(hidden.to(self._dtype))).float()
         return logits if self.cap is None else self.cap * torch.tanh(logits / self.cap)
 
     def read(self, hidden: torch.Tensor, token: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -92,14 +97,44 @@ class Unembedding:
             raise GuidedError("direct_logit: the output head carries an adapter (merge it first)")
         weight = cast(torch.Tensor, self.head.weight).detach()
         other = weight.float().mean(0) if answers.wrong is None else weight[answers.wrong].float()
-        return weight[answers.token].float() - other
+        return self.times * (weight[answers.token].float() - other)
 
 
 def check_reading(scene: Scene) -> None:
     """Raise GuidedError for a model whose norms stand behind the residual sums: its stream cannot be read."""
-    setting = scene.anatomy.family.read_first
-    if setting and not getattr(scene.base.config.get_text_config(), setting):
-        raise GuidedError(f"{scene.anatomy.model_type} with {setting}=false: it norms the residual stream itself")
+    config: Any = scene.base.config.get_text_config()
+    for setting, value in scene.anatomy.family.stream:
+        found = getattr(config, setting)
+        if found != value:
+            kind = f"{scene.anatomy.model_type} with {setting}={str(found).lower()}"
+            raise GuidedError(f"{kind}: it norms the residual stream itself")
+
+
+def check_stream(scene: Scene, *needed: str) -> None:
+    """Raise GuidedError for a model of which some of ``PROVED_APART`` does not hold."""
+    check_reading(scene)
+    for name in needed:
+        _require(scene, name)
+
+
+def _require(scene: Scene, name: str) -> None:
+    if not scene.anatomy.holds(name):
+        says = PROVED_APART[name]
+        raise GuidedError(f"{scene.anatomy.model_type}: not proved, and needed here: {says} (try 'attribution')")
+
+
+def is_parallel(scene: Scene) -> bool:
+    """Whether attention and MLP read the same residual stream."""
+    setting = scene.anatomy.family.parallel
+    if isinstance(setting, bool):
+        return setting
+    return bool(getattr(scene.base.config.get_text_config(), setting))
+
+
+def write_scale(scene: Scene) -> float:
+    """What everything is multiplied by before it is added to the residual stream."""
+    setting = scene.anatomy.family.writes
+    return float(getattr(scene.base.config.get_text_config(), setting)) if setting else 1.0
 
 
 @torch.no_grad()
@@ -109,14 +144,15 @@ def frozen_norm(norm: nn.Module, at: torch.Tensor, direction: torch.Tensor) -> t
     ``at, direction [..., width] -> [..., width]``. With the scale held a norm is linear, so that what passes it can
     be told apart into what each component has written.
     """
-    centred = isinstance(norm, nn.LayerNorm)
     dtype = next(norm.parameters()).dtype if any(True for _ in norm.parameters()) else at.dtype
-    zero = norm.forward(torch.zeros_like(at[..., :1, :], dtype=dtype)).float()
-    gain = (
-        norm.weight.float()
-        if isinstance(norm, nn.LayerNorm)
-        else norm.forward(torch.ones_like(zero, dtype=dtype)).float()
-    )
+    nothing = torch.zeros_like(at[..., :1, :], dtype=dtype)
+    zero, flat = norm.forward(nothing).float(), norm.forward(nothing + 1).float()
+    # A norm that takes the mean away leaves nothing of what is everywhere the same, whatever class it is of.
+    centred = bool((flat - zero).abs().max() <= 1e-3 * (flat.abs().max() + 1))
+    # Of mean 0 and mean square 1.
+    signs = torch.ones_like(nothing).float()
+    signs[..., 1::2] = -1
+    gain = (norm.forward(signs.to(dtype)).float() - zero) * signs if centred else flat - zero
     inside = at.float() - at.float().mean(-1, keepdim=True) if centred else at.float()
     out, plain = norm.forward(at.to(dtype)).float() - zero, gain * inside
     scale = (out * plain).sum(-1, keepdim=True) / plain.square().sum(-1, keepdim=True).clamp(min=1e-30)

@@ -1,0 +1,124 @@
+"""``Family``: the layout of one layer, as data; ``families.py`` has one for every architecture that is known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+PROVED_APART = {
+    "writes": "each layer adds to the residual stream what heads and MLP write, through the norms named, and no more",
+    "reads": "attention and MLP read the residual stream through the norms named",
+    "logits": "the final norm and the unembedding, scaled as named, make the logits",
+}
+"""What scorers of the stream need, and the rest does not."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Output rows of ``module``: item ``i`` owns rows ``[start + i * stride, start + i * stride + 1)`` of its unit.
+
+    Args:
+        module: name of the projection, relative to the layer.
+        heads, groups, neurons: how many query heads, key/value groups or neurons lie before the first item.
+        offset: further units before the first item.
+        stride: units from one item to the next.
+        by_group: the module holds one block for each key/value group, its query heads, its key and its value; the
+            numbers above are then those of a block.
+        free: the module holds these items only, side by side, and an item is as wide as the rows make it.
+    """
+
+    module: str
+    heads: int = 0
+    groups: int = 0
+    neurons: int = 0
+    offset: int = 0
+    stride: int = 1
+    by_group: bool = False
+    free: bool = False
+
+
+@dataclass(frozen=True)
+class Family:
+    """The layout of one layer.
+
+    Args:
+        model_types: the ``config.model_type`` values that have this layout.
+        layers: name of the list of layers in the decoder.
+        query, key, value: rows of head ``j`` (query) or of its group (key, value); the unit is ``head_dim`` rows. Key
+            and value are the same where one projection makes both from what heads share.
+        out: the projection whose input columns carry head ``j`` (its input is `z`).
+        up: rows of neuron ``n``; the unit is one row.
+        down: the projection whose input columns carry neuron ``n`` (its input is `post`).
+        name: of the layout, if its model types have others too.
+        when: settings of the config, and the values that mean this layout.
+        transposed: weights are stored ``[in, out]`` (GPT-2's Conv1D).
+        joint_norm: query and key are normalized over all heads together, so their gradients mix heads.
+        norms: the norms through which attention and MLP read the residual stream, if any, relative to the layer.
+        post_norms: the norms through which they write to it, if any.
+        final_norm: the norm before the unembedding, relative to the decoder.
+        parallel: whether attention and MLP read the same residual stream, or the setting that says so.
+        stream: settings with the values without which the layer does something else to the residual stream than add
+            to it what attention and MLP write.
+        writes: the setting that all is multiplied by which is written to it.
+        logits: the setting that the logits are multiplied by, or with ``/`` before it, divided by.
+        experts: in a mixture of experts the module that holds ``up`` and ``down`` as parameters with one matrix per
+            expert, ``[experts, rows, columns]``; their rows are then those of neuron ``n`` of one expert.
+        experts_transposed: the experts' matrices are stored ``[in, out]``.
+        unproved: which of ``PROVED_APART`` does not hold although the rest does.
+    """
+
+    model_types: tuple[str, ...]
+    layers: str
+    query: Rows
+    key: Rows
+    value: Rows
+    out: str
+    up: tuple[Rows, ...]
+    down: str
+    name: str = ""
+    when: tuple[tuple[str, object], ...] = ()
+    transposed: bool = False
+    joint_norm: bool = False
+    norms: tuple[str, str] = ("", "")
+    post_norms: tuple[str, str] = ("", "")
+    final_norm: str = "norm"
+    parallel: bool | str = False
+    stream: tuple[tuple[str, object], ...] = ()
+    writes: str = ""
+    logits: str = ""
+    experts: str = ""
+    experts_transposed: bool = False
+    unproved: tuple[str, ...] = ()
+
+    @property
+    def layout(self) -> str:
+        """What the layout is called."""
+        return self.name or self.model_types[0]
+
+    def meets(self, config: Any) -> bool:
+        """Whether a config has the settings that mean this layout."""
+        return all(getattr(config, name, None) == value for name, value in self.when)
+
+    def of_experts(self, name: str) -> bool:
+        """Whether a projection is a parameter with one matrix per expert."""
+        return bool(self.experts) and name.startswith(f"{self.experts}.")
+
+    def rows_axis(self, name: str) -> int:
+        """Axis of a projection's stored matrix (of one expert's) along which its output rows lie."""
+        return int(self.experts_transposed if self.of_experts(name) else self.transposed)
+
+    @property
+    def attention(self) -> tuple[Rows, ...]:
+        """The rows of heads and of their groups."""
+        return tuple(dict.fromkeys((self.query, self.key, self.value)))
+
+    @property
+    def latent(self) -> bool:
+        """Whether keys and values are made by one projection, of a vector that all heads share."""
+        return self.key == self.value
+
+    @property
+    def projections(self) -> tuple[str, ...]:
+        """Names of all projections, relative to the layer."""
+        up = (rows.module for rows in self.up)
+        return tuple(dict.fromkeys([*(rows.module for rows in self.attention), self.out, *up, self.down]))

@@ -1,0 +1,91 @@
+"""Layouts of the families built like Llama: separate or fused projections, a gated MLP or a plain one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from .family import Family, Rows
+
+LLAMA = Family(
+    model_types=(
+        "llama",
+        "mistral",
+        "ministral",
+        "ministral3",
+        "qwen2",
+        "qwen2_vl_text",
+        "qwen2_5_vl_text",
+        "qwen3",
+        "qwen3_vl_text",
+        "gemma",
+        "smollm3",
+        "ernie4_5",
+        "hunyuan_v1_dense",
+        "helium",
+        "seed_oss",
+        "cwm",
+    ),
+    layers="layers",
+    query=Rows("self_attn.q_proj"),
+    key=Rows("self_attn.k_proj"),
+    value=Rows("self_attn.v_proj"),
+    out="self_attn.o_proj",
+    up=(Rows("mlp.gate_proj"), Rows("mlp.up_proj")),
+    down="mlp.down_proj",
+    norms=("input_layernorm", "post_attention_layernorm"),
+)
+ONE_NORM = ("input_layernorm", "input_layernorm")
+POST_NORMS = ("post_attention_layernorm", "post_feedforward_layernorm")
+_PHI3 = replace(
+    LLAMA,
+    model_types=("phi3",),
+    query=Rows("self_attn.qkv_proj"),
+    key=Rows("self_attn.qkv_proj", heads=1),
+    value=Rows("self_attn.qkv_proj", heads=1, groups=1),
+    up=(Rows("mlp.gate_up_proj"), Rows("mlp.gate_up_proj", neurons=1)),
+)
+_GLM = replace(LLAMA, model_types=("glm",), up=_PHI3.up)
+_STABLELM = replace(LLAMA, model_types=("stablelm",), when=(("use_parallel_residual", False),))
+_STARCODER2 = replace(LLAMA, model_types=("starcoder2",), up=(Rows("mlp.c_fc"),), down="mlp.c_proj")
+
+LLAMAS: tuple[Family, ...] = (
+    LLAMA,
+    replace(LLAMA, model_types=("granite",), writes="residual_multiplier", logits="/logits_scaling"),
+    replace(
+        LLAMA,
+        model_types=("gemma2", "gemma3_text"),
+        norms=("input_layernorm", "pre_feedforward_layernorm"),
+        post_norms=POST_NORMS,
+    ),
+    replace(LLAMA, model_types=("vaultgemma",), norms=("input_layernorm", "pre_feedforward_layernorm")),
+    replace(LLAMA, model_types=("olmo",)),
+    replace(LLAMA, model_types=("olmo2", "olmo3"), joint_norm=True, norms=("", ""), post_norms=POST_NORMS),
+    replace(LLAMA, model_types=("exaone4",), norms=("", ""), post_norms=POST_NORMS),
+    replace(LLAMA, model_types=("cohere", "cohere2"), norms=ONE_NORM, parallel=True, logits="logit_scale"),
+    _STABLELM,
+    replace(
+        _STABLELM, name="stablelm_parallel", when=(("use_parallel_residual", True),), norms=ONE_NORM, parallel=True
+    ),
+    _PHI3,
+    _GLM,
+    replace(_GLM, model_types=("glm4",), post_norms=("post_self_attn_layernorm", "post_mlp_layernorm")),
+    replace(LLAMA, model_types=("arcee", "nemotron", "jais2"), up=(Rows("mlp.up_proj"),)),
+    replace(
+        LLAMA,
+        model_types=("apertus",),
+        up=(Rows("mlp.up_proj"),),
+        norms=("attention_layernorm", "feedforward_layernorm"),
+    ),
+    replace(LLAMA, model_types=("nanochat",), up=(Rows("mlp.fc1"),), down="mlp.fc2"),
+    _STARCODER2,
+    replace(
+        LLAMA,
+        model_types=("phi",),
+        out="self_attn.dense",
+        up=(Rows("mlp.fc1"),),
+        down="mlp.fc2",
+        norms=ONE_NORM,
+        final_norm="final_layernorm",
+        parallel=True,
+    ),
+)

@@ -1,0 +1,96 @@
+"""``prove``: all proofs of one family, on a tiny random copy of a model's config."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..anatomy import PROVED_APART, Anatomy, Finding, Proof, base_model, name_of, on_trial, own_parameters, remember
+from ..errors import GuidedError
+from .bench import Bench, Unproved
+from .engine import engine
+from .replica import replica, replica_of_config
+from .rows import rows
+from .silence import ablation
+from .stream import logits, reads, writes
+from .training import merging, training
+
+LAWS: dict[str, tuple[str, Callable[[Bench], str]]] = {
+    "rows": ("back-propagating from one head or neuron touches exactly its rows", rows),
+    "ablation": ("exact ablation is one whole pass with zeroed weights", ablation),
+    "engine": ("logits at labels only and the prefix cache change neither loss nor gradients", engine),
+    "training": ("a slice trains as masked full fine-tuning does, and nothing else moves", training),
+    "merging": ("merged it computes the same, unmerged it is as before", merging),
+    "writes": (PROVED_APART["writes"], writes),
+    "reads": (PROVED_APART["reads"], reads),
+    "logits": (PROVED_APART["logits"], logits),
+}
+
+
+def prove(model: Any) -> Proof:
+    """Put a family's map and everything that computes with it to the test. See ``Anatomy.prove``.
+
+    Args:
+        model: a causal LM, adapted or not, or a config of one. It is left alone.
+
+    Raises:
+        GuidedError: if the architecture is like no known one, or no tiny copy of it can be made.
+    """
+    start = time.perf_counter()
+    is_model = isinstance(model, nn.Module)
+    config = base_model(model).config if is_model else model
+    with _quiet():
+        tiny = replica(base_model(model)) if is_model else replica_of_config(model)
+        with on_trial(tiny.config):
+            bench = Bench(tiny, Anatomy.of(tiny))
+            found = (_finding(name, says, law, bench) for name, (says, law) in LAWS.items())
+            findings = (_kinds_of_layers(base_model(model) if is_model else None, bench), *found)
+    seconds = time.perf_counter() - start
+    proof = Proof(name_of(tiny.config), bench.anatomy.family.layout, findings, seconds)
+    for each in (config, tiny.config):
+        remember(each, proof)
+    return proof
+
+
+def _kinds_of_layers(base: nn.Module | None, bench: Bench) -> Finding:
+    """Whether the tiny copy has a layer of every kind that the model has."""
+
+    def kinds(model: nn.Module) -> set[frozenset[str]]:
+        layers: Any = model.get_submodule(bench.anatomy.prefix)
+        return {frozenset(own_parameters(layer)) for layer in layers}
+
+    tiny = kinds(bench.base)
+    missing = kinds(base) - tiny if base is not None else set()
+    says = "the tiny copy has a layer of every kind"
+    return Finding("kinds", says, not missing, f"{len(missing)} are missing" if missing else f"{len(tiny)} in all")
+
+
+def _finding(name: str, says: str, law: Callable[[Bench], str], bench: Bench) -> Finding:
+    try:
+        return Finding(name, says, True, law(bench))
+    except (Unproved, GuidedError) as error:
+        return Finding(name, says, False, str(error))
+    except Exception as error:
+        # Whatever a model of anyone's raises: it is a finding, not the end of the proof.
+        words = " ".join(str(error).split())[:200]
+        return Finding(name, says, False, f"{type(error).__name__}: {words}")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """One thread, since small matrices only wait for others, no warnings, and the random state as it was."""
+    threads, state = torch.get_num_threads(), torch.get_rng_state()
+    torch.set_num_threads(1)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_rng_state(state)

@@ -1,0 +1,140 @@
+"""Every family of ``proved.py`` is proved; and the proofs fail where something is wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import families
+import proved
+import pytest
+import torch
+from torch import nn
+from transformers import AutoConfig
+
+from guided_ft.anatomy import FAMILIES, Anatomy, Rows, recognise, trust
+from guided_ft.anatomy import families as table
+from guided_ft.errors import GuidedError
+from guided_ft.proofs.replica import replica_of_config
+
+
+@pytest.mark.parametrize("known", proved.TABLE, ids=lambda known: known.name)
+def test_it_is_proved(known):
+    proof = Anatomy.prove(known.config())
+    assert proof, proof
+    assert (proof.layout, proof.unproved) == (known.layout, known.unproved), proof
+    [engine] = [f.words for f in proof.findings if f.name == "engine"]
+    assert engine.startswith("logits at labels only")
+    assert ("from the cache" in engine) == known.cached
+
+
+def test_the_page_is_what_the_table_says():
+    assert proved.PAGE.read_text(encoding="utf-8") == proved.text(), "run: python tests/tools/proved.py"
+
+
+def test_every_row_and_every_type_is_in_the_table():
+    """A type of a text model inside a wrapper is proved there."""
+    layouts = {known.layout for known in proved.TABLE}
+    assert layouts == {f.layout for f in FAMILIES}
+    types = {known.config().get_text_config().model_type for known in proved.TABLE}
+    assert {name for f in FAMILIES for name in f.model_types} <= types
+
+
+# -- the proofs can fail -----------------------------------------------------------------------------------------------
+def failed(proof) -> set[str]:
+    return {f.name for f in proof.findings if not f.holds}
+
+
+def with_row(monkeypatch, layout: str, **changes) -> None:
+    """Have the row of a layout say something else."""
+    rows = tuple(dataclasses.replace(f, **changes) if f.layout == layout else f for f in FAMILIES)
+    for module in (table, trust):
+        monkeypatch.setattr(module, "FAMILIES", rows)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "law"),
+    [
+        ("gpt_neox", {"query": Rows("attention.query_key_value")}, "rows"),
+        ("olmo2", {"joint_norm": False}, "rows"),
+        ("llama", {"joint_norm": True}, "rows"),
+        ("mixtral", {"up": (Rows("mlp.experts.gate_up_proj", stride=2), Rows("mlp.experts.gate_up_proj"))}, "rows"),
+        ("llama", {"key": Rows("self_attn.v_proj"), "value": Rows("self_attn.k_proj")}, "ablation"),
+        ("gptj", {"parallel": False}, "reads"),
+        ("phi", {"parallel": False}, "reads"),
+        ("gemma2", {"norms": ("input_layernorm", "post_attention_layernorm")}, "reads"),
+        ("gemma2", {"post_norms": ("", "")}, "writes"),
+        ("granite", {"writes": ""}, "writes"),
+        ("granite", {"logits": "logits_scaling"}, "logits"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_row_that_is_wrong_is_found_out(monkeypatch, name, changes, law):
+    with_row(monkeypatch, name, **changes)
+    settings = next(known.settings for known in proved.TABLE if known.model_type == name)
+    assert law in failed(Anatomy.prove(AutoConfig.for_model(name, **settings)))
+
+
+def test_a_model_that_computes_something_else_is_found_out(monkeypatch):
+    """DiffLlama has the parts of a Llama, and wires them otherwise."""
+    model = replica_of_config(AutoConfig.for_model("diffllama"))
+    with pytest.raises(GuidedError, match=r"^diffllama: built like 'llama', but the proof of 'rows' failed: L0.H0 in "):
+        Anatomy.of(model)
+
+
+# -- families without a row --------------------------------------------------------------------------------------------
+def unlist(monkeypatch, name: str) -> None:
+    rows = [
+        dataclasses.replace(f, name=f.layout, model_types=tuple(t for t in f.model_types if t != name))
+        for f in FAMILIES
+    ]
+    for module in (table, trust, recognise):
+        monkeypatch.setattr(module, "FAMILIES", tuple(rows))
+    monkeypatch.setattr(trust, "_PROVED", {})
+
+
+@pytest.mark.parametrize(
+    ("name", "layout"), [("qwen3", "llama"), ("gemma2", "gemma2"), ("olmo3", "olmo2"), ("qwen3_moe", "mixtral")]
+)
+def test_a_family_without_a_row_is_recognised_and_proved_once(monkeypatch, name, layout):
+    model = replica_of_config(AutoConfig.for_model(name))
+    listed = Anatomy.of(model)
+    slices = listed.slices("L1.H3")
+    unlist(monkeypatch, name)
+    weights = {n: p.clone() for n, p in model.named_parameters()}
+    state = torch.get_rng_state()
+    found = Anatomy.of(model)
+    assert found.layout == layout
+    assert found.slices("L1.H3") == slices
+    assert dataclasses.replace(found, layout="") == listed
+    assert Anatomy.from_dict(found.to_dict()) == found
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(p, weights[n]) for n, p in model.named_parameters())
+    monkeypatch.setattr("guided_ft.proofs.prove", lambda base: pytest.fail("it was proved before"))
+    assert Anatomy.of(model) == found
+
+
+def test_a_proof_prints_what_it_found():
+    proof = Anatomy.prove(families.make("llama"))
+    lines = str(proof).splitlines()
+    assert lines[0].startswith("llama (layout llama): proved on a tiny random copy, ")
+    assert [line.split()[:2] for line in lines[1:]] == [["ok", f.name] for f in proof.findings]
+
+
+def test_a_config_that_makes_no_layout_is_refused():
+    config = AutoConfig.for_model("falcon", multi_query=True, parallel_attn=False)
+    with pytest.raises(GuidedError, match=r"^falcon: the settings are those of no known layout "):
+        Anatomy.prove(config)
+
+
+def test_a_row_that_does_not_fit_the_config_is_refused():
+    model = families.make("llama")
+    model.config.num_attention_heads = 3
+    with pytest.raises(GuidedError, match=r"^llama: the layout 'llama' does not fit this config: 3 heads in "):
+        Anatomy.of(model)
+
+
+def test_a_layer_that_the_tiny_copy_lacks_is_found_out():
+    model = families.make("llama", layers=3)
+    model.model.layers[2].extra = nn.Linear(2, 2)
+    proof = Anatomy.prove(model)
+    assert failed(proof) == {"kinds"}

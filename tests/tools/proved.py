@@ -1,0 +1,177 @@
+"""The table of families that are proved on tiny random copies of their configs, and the page that says so.
+
+    python tests/tools/proved.py    # writes guided_ft/anatomy/FAMILIES.md; needs the package on the path
+
+``test_families.py`` proves every row: that the layout is the one named, and that all holds but what the row leaves out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import families
+from transformers import AutoConfig
+
+import guided_ft.anatomy
+from guided_ft.anatomy import PROVED_APART
+
+PAGE = Path(guided_ft.anatomy.__file__).parent / "FAMILIES.md"
+
+
+@dataclass(frozen=True)
+class Known:
+    """One row.
+
+    Args:
+        model_type: of the config.
+        layout: the row of ``FAMILIES`` that it has.
+        settings: what its config is made with, where the defaults of its class make no model or another layout.
+        label: what to call it, if not by its type.
+        unproved: of ``PROVED_APART``.
+        cached: whether the prefix cache helps (elsewhere the whole pass runs as ever).
+        how: "row", "wrapper" (a model around a text model) or "alike" (without a row; proved on first use).
+    """
+
+    model_type: str
+    layout: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    label: str = ""
+    unproved: tuple[str, ...] = ()
+    cached: bool = True
+    how: str = "row"
+
+    @property
+    def name(self) -> str:
+        return self.label or self.model_type
+
+    def config(self) -> Any:
+        return AutoConfig.for_model(self.model_type, **self.settings)
+
+
+def _rows(layout: str, *model_types: str, **settings: Any) -> list[Known]:
+    return [Known(model_type, layout, settings) for model_type in model_types]
+
+
+_GRANITE = {"residual_multiplier": 0.22, "embedding_multiplier": 12.0, "logits_scaling": 8.0}
+_FALCON_40B = {"new_decoder_architecture": True, "hidden_size": 8192, "num_attention_heads": 128, "num_kv_heads": 8}
+_FALCON_RW = {"multi_query": False, "parallel_attn": False, "alibi": True, "hidden_size": 2048}
+_QWEN_VL = {
+    "text_config": {"rope_parameters": {"rope_type": "default", "mrope_section": [16, 24, 24], "rope_theta": 1e6}}
+}
+
+TABLE: tuple[Known, ...] = (
+    *_rows("llama", "llama", "mistral", "ministral3", "qwen2", "qwen3", "gemma", "smollm3", "ernie4_5", "helium"),
+    *_rows("llama", "seed_oss", "cwm"),
+    *_rows("llama", "ministral", "hunyuan_v1_dense", head_dim=128),
+    Known("granite", "granite", _GRANITE),
+    *_rows("gemma2", "gemma2", "gemma3_text"),
+    Known("gemma3_text", "gemma2", {"use_bidirectional_attention": True}, "gemma3_text, attention both ways"),
+    *_rows("vaultgemma", "vaultgemma"),
+    *_rows("olmo", "olmo"),
+    *_rows("olmo2", "olmo2", "olmo3"),
+    *_rows("exaone4", "exaone4"),
+    *_rows("cohere", "cohere", "cohere2"),
+    *_rows("stablelm", "stablelm"),
+    Known("stablelm", "stablelm_parallel", {"use_parallel_residual": True, "qk_layernorm": True}, "stablelm, parallel"),
+    *_rows("phi3", "phi3"),
+    *_rows("glm", "glm"),
+    *_rows("glm4", "glm4"),
+    *_rows("arcee", "arcee", "jais2"),
+    *_rows("arcee", "nemotron", num_key_value_heads=8),
+    *_rows("apertus", "apertus"),
+    *_rows("nanochat", "nanochat"),
+    *_rows("starcoder2", "starcoder2"),
+    *_rows("phi", "phi", qk_layernorm=True),
+    *_rows("gpt2", "gpt2"),
+    *_rows("gpt_bigcode", "gpt_bigcode"),
+    Known("gpt_bigcode", "gpt_bigcode_multi_head", {"multi_query": False}, "gpt_bigcode, a key for each head"),
+    *_rows("gpt_neo", "gpt_neo"),
+    *_rows("gptj", "gptj"),
+    *_rows("gpt_neox", "gpt_neox"),
+    *_rows("persimmon", "persimmon"),
+    *_rows("bloom", "bloom"),
+    Known(
+        "bloom",
+        "bloom",
+        {"apply_residual_connection_post_layernorm": True},
+        "bloom, norms in the stream",
+        unproved=("writes", "reads", "logits"),
+    ),
+    Known("falcon", "falcon_multi_query", label="falcon 7B"),
+    Known("falcon", "falcon_grouped", _FALCON_40B, "falcon 40B"),
+    Known("falcon", "falcon_grouped_one_norm", _FALCON_40B | {"num_ln_in_parallel_attn": 1}, "falcon 11B"),
+    Known("falcon", "falcon_rw", _FALCON_RW | {"num_attention_heads": 32}, "falcon rw"),
+    *_rows("mpt", "mpt"),
+    *_rows("opt", "opt"),
+    Known(
+        "opt", "opt", {"do_layer_norm_before": False}, "opt 350m, norms in the stream", ("writes", "reads", "logits")
+    ),
+    *_rows("xglm", "xglm", "biogpt"),
+    *_rows("mixtral", "mixtral", "qwen3_moe", "mellum"),
+    *_rows("olmoe", "olmoe", "minimax_m2"),
+    *_rows("flex_olmo", "flex_olmo"),
+    *_rows("cohere2_moe", "cohere2_moe"),
+    Known("granitemoe", "granitemoe", _GRANITE),
+    *_rows("gpt_oss", "gpt_oss"),
+    Known("paligemma", "llama", how="wrapper", cached=False),
+    Known("gemma3", "gemma2", how="wrapper", cached=False),
+    Known("llava", "llama", how="wrapper", cached=False),
+    Known("mistral3", "llama", how="wrapper", cached=False),
+    Known("smolvlm", "llama", how="wrapper", cached=False),
+    Known("qwen2_vl", "llama", _QWEN_VL, how="wrapper", cached=False),
+    Known("qwen2_5_vl", "llama", _QWEN_VL, how="wrapper", cached=False),
+    Known("qwen3_vl", "llama", how="wrapper", cached=False),
+    Known("fuyu", "persimmon", how="wrapper", cached=False),
+    Known("emu3", "llama", how="alike"),
+    Known("phimoe", "mixtral", how="alike"),
+    Known("phi4_multimodal", "phi3", how="alike"),
+)
+"""Those of ``families.py``, whose every law has a test of its own, are among them."""
+
+assert {*families.NAMES, *families.MOE} <= {known.model_type for known in TABLE}
+
+_HOW = {
+    "row": "Families with a row",
+    "wrapper": "Text models inside a model for pictures too (text only)",
+    "alike": "Families without a row, recognised by their parts and proved on first use",
+}
+
+
+def text() -> str:
+    """The table as the page says it."""
+    types = {known.model_type for known in TABLE}
+    lines = [
+        "# Which models are known",
+        "",
+        "Written by `python tests/tools/proved.py`; every line is a test in `test_families.py`, which runs what",
+        "`print(Anatomy.prove(model))` runs on your own model: a tiny random copy of its config, on the CPU, in seconds.",
+        f"{len(types)} model types. Proved of each: back-propagating from a head or a neuron touches exactly its rows; exact",
+        "ablation is one whole pass with zeroed weights; logits at labels only and the prefix cache change neither loss nor",
+        "gradients; a slice trains as masked full fine-tuning does; it merges and unmerges. Some scorers need more, and",
+        "refuse by name the models of which it does not hold:",
+        "",
+        *(f"- *{name}*: {says}." for name, says in PROVED_APART.items()),
+        "",
+        "| model type | layout | writes | reads | logits | prefix cache |",
+        "| --- | --- | :---: | :---: | :---: | :---: |",
+    ]
+    for how, title in _HOW.items():
+        lines.append(f"| **{title}** | | | | | |")
+        for known in TABLE:
+            if known.how == how:
+                marks = ["-" if name in known.unproved else "x" for name in PROVED_APART]
+                cells = [known.name, known.layout, *marks, "x" if known.cached else "-"]
+                lines.append(f"| {' | '.join(cells)} |")
+    lines += [
+        "",
+        "`-` under prefix cache: what stands around the text model hands it embeddings, so the whole pass runs as ever.",
+        "A family that is not here and whose layers have the names and shapes of one that is, is proved when it is first",
+        "used (some seconds, once per process); one that fails is refused, and told why.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(text(), encoding="utf-8")
