@@ -48,8 +48,7 @@ class Anatomy(Layout):
         if not anatomy.adds_up():
             raise GuidedError(
                 f"{anatomy.model_type}: the layout {family.layout!r} does not fit this config: {anatomy.num_heads} "
-                f"heads in {anatomy.num_groups} groups of width {anatomy.head_dim}, {anatomy.num_neurons} neurons, but "
-                f"shapes {anatomy.shapes}"
+                f"heads in {anatomy.num_groups} groups of width {anatomy.head_dim} are not what its projections hold"
             )
         return replace(anatomy, unproved=what_is_unproved(base, family))
 
@@ -69,7 +68,7 @@ class Anatomy(Layout):
 
     def components(self, kind: str) -> list[Component]:
         """All components of a kind, in order."""
-        return [self.component(kind, layer, i) for layer in range(self.num_layers) for i in range(self.size(kind))]
+        return [self.component(kind, layer, i) for layer in self.layers_of(kind) for i in range(self.size(kind))]
 
     def component(self, kind: str, layer: int, position: int) -> Component:
         """The component at a place of a ScoreMap's row: neuron ``n`` of expert ``e`` is at ``e * (N / E) + n``."""
@@ -88,6 +87,9 @@ class Anatomy(Layout):
         if not 0 <= layer < self.num_layers:
             raise GuidedError(f"{component}: this model has {self.num_layers} layers (L0 to L{self.num_layers - 1})")
         size = self.size(kind)
+        if not self.has_any(kind, layer):
+            some = f"(layers {', '.join(map(str, self.layers_of(kind)))} have)"
+            raise GuidedError(f"{component}: layer {layer} of this model has no {kind}s that are known here {some}")
         known = f"({self.component(kind, layer, 0)} to {self.component(kind, layer, size - 1)})"
         if component.expert is None and kind == "neuron" and self.num_experts:
             raise GuidedError(f"{component}: the neurons of this model are those of its experts {known}")
@@ -137,7 +139,8 @@ class Anatomy(Layout):
         chosen = {self.check(c) for c in components}
         layers = {c.layer for c in chosen if c.kind == "layer"}
         rest = self.trainable(c for c in chosen if c.layer not in layers)
-        return len(layers) * sum(self.parameters.values()) + sum(self.slice_cost(s) for s in rest)
+        whole = sum(sum(self.parameters_of(layer).values()) for layer in layers)
+        return whole + sum(self.slice_cost(s) for s in rest)
 
     def slice_cost(self, part: Slice) -> int:
         """Parameters in one slice."""
@@ -188,8 +191,8 @@ class Anatomy(Layout):
 
     def _layer(self, layer: Component) -> list[Part]:
         parts: list[Part] = []
-        for name, shape in self.shapes.items():
-            axis = self.family.rows_axis(name)
+        for name in self.names_in(layer.layer):
+            axis, shape = self.family.rows_axis(name), self.shapes[name]
             experts = range(self.num_experts) if self.family.of_experts(name) else (None,)
             parts += [(self.module(layer.layer, name), axis, range(shape[-2:][axis]), expert) for expert in experts]
         return parts

@@ -10,8 +10,8 @@ def behind_attention(anatomy: Anatomy, layer: int) -> list[str]:
 
     An MLP of experts is not among them: its router counts the tokens it is given.
     """
-    names = [anatomy.out_module(layer)]
+    names = [anatomy.out_module(layer)] if anatomy.has_any("head", layer) else []
     block = anatomy.down_module(layer).rpartition(".")[0]
-    if block != anatomy.layer_module(layer) and not anatomy.family.experts:
+    if block != anatomy.layer_module(layer) and not anatomy.family.experts and anatomy.has_any("neuron", layer):
         names.append(block)
     return names

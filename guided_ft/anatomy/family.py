@@ -49,6 +49,8 @@ class Family:
         out: the projection whose input columns carry head ``j`` (its input is `z`).
         up: rows of neuron ``n``; the unit is one row.
         down: the projection whose input columns carry neuron ``n`` (its input is `post`).
+        beside: further projections, of no head or neuron: shared experts, the MLP of layers without experts. They
+            belong to their layer, and not every layer needs to have them.
         name: of the layout, if its model types have others too.
         when: settings of the config, and the values that mean this layout.
         transposed: weights are stored ``[in, out]`` (GPT-2's Conv1D).
@@ -64,6 +66,7 @@ class Family:
         experts: in a mixture of experts the module that holds ``up`` and ``down`` as parameters with one matrix per
             expert, ``[experts, rows, columns]``; their rows are then those of neuron ``n`` of one expert.
         experts_transposed: the experts' matrices are stored ``[in, out]``.
+        mixed: layers mix tokens by other means too, beside attention, which keep no keys and values.
         unproved: which of ``PROVED_APART`` does not hold although the rest does.
     """
 
@@ -75,6 +78,7 @@ class Family:
     out: str
     up: tuple[Rows, ...]
     down: str
+    beside: tuple[str, ...] = ()
     name: str = ""
     when: tuple[tuple[str, object], ...] = ()
     transposed: bool = False
@@ -88,6 +92,7 @@ class Family:
     logits: str = ""
     experts: str = ""
     experts_transposed: bool = False
+    mixed: bool = False
     unproved: tuple[str, ...] = ()
 
     @property
@@ -117,8 +122,14 @@ class Family:
         """Whether keys and values are made by one projection, of a vector that all heads share."""
         return self.key == self.value
 
+    def projections_of(self, kind: str) -> tuple[str, ...]:
+        """Names of the projections that heads or neurons need, relative to the layer; layers need none."""
+        if kind == "layer":
+            return ()
+        rows, into = (self.attention, self.out) if kind == "head" else (self.up, self.down)
+        return tuple(dict.fromkeys([*(r.module for r in rows), into]))
+
     @property
     def projections(self) -> tuple[str, ...]:
-        """Names of all projections, relative to the layer."""
-        up = (rows.module for rows in self.up)
-        return tuple(dict.fromkeys([*(rows.module for rows in self.attention), self.out, *up, self.down]))
+        """Names of the projections of heads and neurons, relative to the layer."""
+        return tuple(dict.fromkeys([*self.projections_of("head"), *self.projections_of("neuron")]))

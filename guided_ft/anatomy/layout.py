@@ -13,7 +13,7 @@ from .family import Family, Rows
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-_LATER = ("num_experts", "layout", "unproved")
+_LATER = ("num_experts", "layout", "unproved", "absent", "odd_parameters")
 """Fields that came later."""
 
 
@@ -40,10 +40,19 @@ class Layout:
     unproved: tuple[str, ...] = ()
     """Which of ``PROVED_APART`` does not hold, of a family that is not in ``FAMILIES`` or in a wrapper."""
 
+    absent: dict[str, tuple[int, ...]] = field(default_factory=dict, repr=False)
+    """The layers that have no such projection (or one of another size), by its name; where all have it, no entry."""
+    odd_parameters: dict[int, dict[str, int]] = field(default_factory=dict, repr=False)
+    """What ``parameters`` says, for layers of which it is not true."""
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON data; ``from_dict`` reads it back."""
         # What says nothing is left out, so that the hashes in files from before there was such a field stay valid.
-        return {name: value for name, value in asdict(self).items() if value or name not in _LATER}
+        data = {name: value for name, value in asdict(self).items() if value or name not in _LATER}
+        if self.odd_parameters:
+            # As JSON will have it.
+            data["odd_parameters"] = {str(layer): sizes for layer, sizes in self.odd_parameters.items()}
+        return data
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
@@ -51,8 +60,12 @@ class Layout:
         try:
             shapes = {str(k): tuple(int(n) for n in v) for k, v in data["shapes"].items()}
             parameters = {str(k): int(v) for k, v in data["parameters"].items()}
-            unproved = tuple(str(name) for name in data.get("unproved", ()))
-            anatomy = cls(**{**data, "shapes": shapes, "parameters": parameters, "unproved": unproved})
+            found = {"shapes": shapes, "parameters": parameters}
+            found["unproved"] = tuple(str(name) for name in data.get("unproved", ()))
+            found["absent"] = {str(k): tuple(int(n) for n in v) for k, v in data.get("absent", {}).items()}
+            odd = data.get("odd_parameters", {}).items()
+            found["odd_parameters"] = {int(i): {str(k): int(v) for k, v in sizes.items()} for i, sizes in odd}
+            anatomy = cls(**{**data, **found})
         except (TypeError, KeyError, ValueError, IndexError, AttributeError, OverflowError) as error:
             raise GuidedError(f"anatomy: not what Anatomy.to_dict writes ({error})") from None
         if not anatomy.adds_up():
@@ -67,7 +80,8 @@ class Layout:
             return False
         if type(a.num_experts) is not int or a.num_experts < 0 or bool(a.num_experts) != bool(f.experts):
             return False
-        if set(a.shapes) != set(f.projections) or a.num_heads % a.num_groups or a.num_neurons % max(a.num_experts, 1):
+        named = {*a.shapes, *f.beside} == {*f.projections, *f.beside}
+        if not named or a.num_heads % a.num_groups or a.num_neurons % max(a.num_experts, 1):
             return False
         for name, shape in a.shapes.items():
             if len(shape) < 2 or shape[:-2] != ((a.num_experts,) if f.of_experts(name) else ()):
@@ -78,8 +92,22 @@ class Layout:
             and a.outputs_inputs(f.out)[1] == a.num_heads * a.head_dim
             and up_rows == len(f.up) * a.neurons_per_expert
             and a.outputs_inputs(f.down)[1] == a.neurons_per_expert
-            and min(a.parameters.values(), default=0) > 0
-            and a.num_layers * sum(a.parameters.values()) <= a.num_parameters
+            and a._layers_add_up()
+        )
+
+    def _layers_add_up(self) -> bool:
+        """Whether there are no more parameters in the layers than in the model, and some layer has each part."""
+        usual, odd = sum(self.parameters.values()), self.odd_parameters
+        total = self.num_layers * usual + sum(sum(sizes.values()) - usual for sizes in odd.values())
+        lacking = [
+            {i for n in self.family.projections_of(k) for i in self.absent.get(n, ())} for k in ("head", "neuron")
+        ]
+        return (
+            all(min(sizes.values(), default=0) > 0 for sizes in (self.parameters, *odd.values()))
+            and total <= self.num_parameters
+            and set(self.absent) <= set(self.shapes)
+            and all(0 <= i < self.num_layers for layers in (odd, *self.absent.values()) for i in layers)
+            and all(len(layers) < self.num_layers for layers in lacking)
         )
 
     def _attention_adds_up(self, module: str) -> bool:
@@ -97,6 +125,32 @@ class Layout:
     @cached_property
     def family(self) -> Family:
         return family_of(self.model_type, self.layout)
+
+    # -- layers that are not alike ----------------------------------------------------------------------------------
+    def has(self, name: str, layer: int) -> bool:
+        """Whether a layer has a projection, by its name relative to the layer."""
+        return layer not in self.absent.get(name, ())
+
+    def has_any(self, kind: str, layer: int) -> bool:
+        """Whether a layer has components of a kind that are known here: all of the projections that they need."""
+        return all(self.has(name, layer) for name in self.family.projections_of(kind))
+
+    def layers_of(self, kind: str) -> list[int]:
+        """The layers that have components of a kind."""
+        return [layer for layer in range(self.num_layers) if self.has_any(kind, layer)]
+
+    def names_in(self, layer: int) -> list[str]:
+        """The projections of a layer, by their names relative to it."""
+        return [name for name in self.shapes if self.has(name, layer)]
+
+    def parameters_of(self, layer: int) -> dict[str, int]:
+        """Number of elements of each parameter of a layer, by its name relative to the layer."""
+        return self.odd_parameters.get(layer, self.parameters)
+
+    @property
+    def layers_alike(self) -> bool:
+        """Whether all layers have the same parts."""
+        return not self.absent and not self.odd_parameters
 
     def holds(self, name: str) -> bool:
         """Whether one of ``PROVED_APART`` holds for this family."""

@@ -48,6 +48,25 @@ _GLM = replace(LLAMA, model_types=("glm",), up=_PHI3.up)
 _STABLELM = replace(LLAMA, model_types=("stablelm",), when=(("use_parallel_residual", False),))
 _STARCODER2 = replace(LLAMA, model_types=("starcoder2",), up=(Rows("mlp.c_fc"),), down="mlp.c_proj")
 
+_JAMBA = replace(
+    LLAMA,
+    model_types=("jamba", "bamba"),
+    up=(Rows("feed_forward.gate_proj"), Rows("feed_forward.up_proj")),
+    down="feed_forward.down_proj",
+    norms=("input_layernorm", "pre_ff_layernorm"),
+    final_norm="final_layernorm",
+)
+
+_YOUTU = replace(
+    LLAMA,
+    model_types=("youtu",),
+    query=Rows("self_attn.q_b_proj", free=True),
+    key=Rows("self_attn.kv_b_proj", free=True),
+    value=Rows("self_attn.kv_b_proj", free=True),
+    beside=("self_attn.q_a_proj", "self_attn.kv_a_proj_with_mqa"),
+    unproved=("reads",),
+)
+
 LLAMAS: tuple[Family, ...] = (
     LLAMA,
     replace(LLAMA, model_types=("granite",), writes="residual_multiplier", logits="/logits_scaling"),
@@ -87,5 +106,53 @@ LLAMAS: tuple[Family, ...] = (
         norms=ONE_NORM,
         final_norm="final_layernorm",
         parallel=True,
+    ),
+    # Where layers mix tokens otherwise (linear attention, convolutions, state spaces), only the others have heads.
+    replace(LLAMA, model_types=("qwen3_5_text",), query=Rows("self_attn.q_proj", free=True)),
+    replace(
+        LLAMA,
+        model_types=("lfm2",),
+        out="self_attn.out_proj",
+        up=(Rows("feed_forward.w1"), Rows("feed_forward.w3")),
+        down="feed_forward.w2",
+        norms=("operator_norm", "ffn_norm"),
+        final_norm="embedding_norm",
+    ),
+    _JAMBA,
+    # Attention and a state space side by side in every layer.
+    replace(_JAMBA, model_types=("falcon_h1",), logits="lm_head_multiplier", mixed=True, unproved=("writes", "reads")),
+    # Each layer mixes tokens or is an MLP.
+    replace(
+        LLAMA,
+        model_types=("nemotron_h",),
+        query=Rows("mixer.q_proj"),
+        key=Rows("mixer.k_proj"),
+        value=Rows("mixer.v_proj"),
+        out="mixer.o_proj",
+        up=(Rows("mixer.up_proj"),),
+        down="mixer.down_proj",
+        norms=("norm", "norm"),
+        final_norm="norm_f",
+        unproved=("writes", "reads"),
+    ),
+    _YOUTU,
+    replace(_YOUTU, model_types=("minicpm3",), unproved=("writes", "reads", "logits")),
+    # Their experts are given all tokens, which is not known here: neurons are those of the expert that all share, or in
+    # the model that has them, of the MLP of the layers without experts.
+    replace(
+        LLAMA,
+        model_types=("llama4_text",),
+        when=(("interleave_moe_layer_step", 1),),
+        up=(Rows("feed_forward.shared_expert.gate_proj"), Rows("feed_forward.shared_expert.up_proj")),
+        down="feed_forward.shared_expert.down_proj",
+        unproved=("writes",),
+    ),
+    replace(
+        _JAMBA,
+        name="llama4_interleaved",
+        model_types=("llama4_text",),
+        norms=LLAMA.norms,
+        final_norm="norm",
+        beside=tuple(f"feed_forward.shared_expert.{name}" for name in ("gate_proj", "up_proj", "down_proj")),
     ),
 )

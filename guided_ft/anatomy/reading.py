@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import TYPE_CHECKING, Any, cast
 
 from ..errors import GuidedError
@@ -15,19 +16,21 @@ if TYPE_CHECKING:
 
 
 def read_model(base: nn.Module, family: Family) -> dict[str, Any]:
-    """Return the fields of ``Anatomy`` for a causal LM whose layers have this layout."""
+    """Return the fields of ``Anatomy`` for a causal LM whose layers have this layout.
+
+    Raises:
+        GuidedError: if no layer has some projection, or one is quantized in a way that cannot be read.
+    """
     config = base.config.get_text_config()
-    decoder = base.get_decoder()
+    decoder = decoder_of(base)
     prefix = next((name for name, module in base.named_modules() if module is decoder), "")
-    layers = getattr(decoder, family.layers)
+    layers = list(getattr(decoder, family.layers))
     num_heads = config.num_attention_heads
-    for i, layer in enumerate(layers):
-        _check_experts(layer, i, config.model_type, family)
-    shapes = {name: _stored_shape(layers[0], name, family) for name in family.projections}
-    parameters = own_parameters(layers[0])
-    for i, layer in enumerate(layers):
-        if own_parameters(layer) != parameters or any(_stored_shape(layer, n, family) != s for n, s in shapes.items()):
-            raise GuidedError(f"layer {i} differs from layer 0 in its parameters (layers must be alike)")
+    shapes, absent = _shapes(layers, family, config.model_type)
+    # Those of a layer that has most.
+    sizes = [own_parameters(layer) for layer in layers]
+    lacking = [sum(i in where for where in absent.values()) for i in range(len(layers))]
+    parameters = sizes[lacking.index(min(lacking))]
     num_experts = shapes[family.down][0] if family.experts else 0
     head_dim = shapes[family.out][1 - int(family.transposed)] // num_heads
     return dict(
@@ -43,7 +46,28 @@ def read_model(base: nn.Module, family: Family) -> dict[str, Any]:
         num_parameters=sum(own_parameters(base).values()),
         shapes=shapes,
         parameters=parameters,
+        absent=absent,
+        odd_parameters={i: found for i, found in enumerate(sizes) if found != parameters},
     )
+
+
+def _shapes(
+    layers: list[Any], family: Family, model_type: str
+) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
+    """The stored shape of each projection, and the layers that lack it; one of a rarer size is as good as lacking."""
+    shapes, absent = {}, {}
+    for name in (*family.projections, *family.beside):
+        found = [_stored_shape(layer, name, family, model_type) for layer in layers]
+        there = Counter(shape for shape in found if shape is not None)
+        if not there:
+            if name in family.beside:
+                continue
+            raise GuidedError(f"{model_type}: no layer has {name} (is it packed, or quantized in an unknown way?)")
+        shapes[name] = there.most_common(1)[0][0]
+        without = tuple(i for i, shape in enumerate(found) if shape != shapes[name])
+        if without:
+            absent[name] = without
+    return shapes, absent
 
 
 def _groups(family: Family, shapes: dict[str, tuple[int, ...]], num_heads: int, head_dim: int) -> int:
@@ -59,6 +83,14 @@ def _groups(family: Family, shapes: dict[str, tuple[int, ...]], num_heads: int, 
 def base_model(model: nn.Module) -> PreTrainedModel:
     """Return the Hugging Face model inside a PeftModel, or the model itself."""
     return cast("PreTrainedModel", getattr(model, "get_base_model", lambda: model)())
+
+
+def decoder_of(model: nn.Module) -> nn.Module:
+    """Return the part of a causal LM (or of a PeftModel of one) that runs the layers, without the output head."""
+    base: Any = base_model(model)
+    found = base.get_decoder()
+    # Llama 4 does not know its own.
+    return base.model if found is base and hasattr(base, "model") else found
 
 
 def stored_weight(model: nn.Module, name: str) -> nn.Parameter:
@@ -86,25 +118,17 @@ def original(module: Any) -> Any:
     return module
 
 
-def _check_experts(layer: nn.Module, number: int, model_type: str, family: Family) -> None:
-    """Refuse by name what a row with experts cannot describe, such as a dense layer between sparse ones."""
-    names = [name for name in family.projections if family.of_experts(name)]
+def _stored_shape(layer: nn.Module, name: str, family: Family, model_type: str) -> tuple[int, ...] | None:
+    """The shape in which a layer stores a projection, or None if it has none of that name."""
     try:
-        weights = {name: stored_weight(layer, name) for name in names}
+        if family.of_experts(name):
+            weight = stored_weight(layer, name)
+            if getattr(weight, "ndim", 0) != 3 or not getattr(weight, "is_floating_point", bool)():
+                raise GuidedError(f"{model_type}: {name} is quantized or packed (load the model unquantized)")
+            return tuple(int(n) for n in weight.shape)
+        module: Any = layer.get_submodule(name)
     except AttributeError:
-        raise GuidedError(
-            f"{model_type}: layer {number} has no {names[0]} (layers with and without experts cannot be mixed, see "
-            "mlp_only_layers and decoder_sparse_step in the model's config; nor can packed experts be read)"
-        ) from None
-    for name, weight in weights.items():
-        if getattr(weight, "ndim", 0) != 3 or not getattr(weight, "is_floating_point", bool)():
-            raise GuidedError(f"{model_type}: {name} is quantized or packed (load the model unquantized)")
-
-
-def _stored_shape(layer: nn.Module, name: str, family: Family) -> tuple[int, ...]:
-    if family.of_experts(name):
-        return tuple(int(n) for n in stored_weight(layer, name).shape)
-    module: Any = layer.get_submodule(name)
+        return None
     if hasattr(module, "in_features"):
         # Not weight.shape: quantized weights are stored packed.
         shape = (int(module.out_features), int(module.in_features))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from .families import FAMILIES
 from .family import Family
+from .reading import decoder_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -17,7 +18,7 @@ def recognised(base: nn.Module) -> Family | None:
 
     A likeness, not a proof: how a family with the same parts wires them is for ``prove`` to find out.
     """
-    decoder: Any = base.get_decoder()
+    decoder: Any = decoder_of(base)
     heads = getattr(base.config.get_text_config(), "num_attention_heads", None)
     if not isinstance(heads, int):
         return None

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ..anatomy import base_model
+from ..anatomy import decoder_of
 from ..engine import Engine, close_left_open
 from ..errors import GuidedError
 from ..plan.modes import make_mode
@@ -142,7 +142,7 @@ class GuidedCallback(TrainerCallback):
                 )
             self.plan.attach_in_place(model)
         self.plan.full_precision(model)
-        self._decoder = base_model(model).get_decoder()
+        self._decoder = decoder_of(model)
         trained = {canonical(name) for name in self.plan.expected_trainable}
         self._frozen = fingerprint(model, skip=trained, fixed=True)
         check_trainable(self.plan, model, self._decoder)

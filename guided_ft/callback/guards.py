@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from ..anatomy import base_model
+from ..anatomy import decoder_of
 from ..errors import GuidedError
 from ..plan.attaching import trainable_names
 from ..plan.plan import Plan
@@ -23,7 +23,7 @@ def check_trainable(plan: Plan, model: nn.Module, decoder: nn.Module | None) -> 
     expected, found = plan.expected_trainable, trainable_names(model)
     if expected == found:
         return
-    if decoder is not base_model(model).get_decoder():
+    if decoder is not decoder_of(model):
         raise GuidedError(
             "GuidedCallback: the trainer trains another model than it was built with (model_init makes one anew: pass "
             "the model itself)"

@@ -13,7 +13,7 @@ from weakref import WeakValueDictionary
 import torch
 from torch import nn
 
-from ..anatomy import Anatomy, base_model
+from ..anatomy import Anatomy, base_model, decoder_of
 from ..errors import GuidedError
 from ..system.files import digest
 from ..system.sizes import parse_size
@@ -92,7 +92,7 @@ class Engine:
             self._stack.enter_context(wrapped_forward(base_model(model), _as_it_is, self._active))
         else:
             self._stack.enter_context(labelled_only(model, anatomy, self._active))
-        _OPEN[id(base_model(model).get_decoder())] = self
+        _OPEN[id(decoder_of(model))] = self
 
     def _active(self) -> bool:
         if self.over():
@@ -150,7 +150,7 @@ class Engine:
 
 def close_left_open(model: nn.Module) -> None:
     """Close the engine of a training of this model that has ended by an error."""
-    engine = _OPEN.get(id(base_model(model).get_decoder()))
+    engine = _OPEN.get(id(decoder_of(model)))
     if engine is not None and engine.over():
         engine.close()
 
@@ -174,7 +174,7 @@ def not_repeatable(model: nn.Module, anatomy: Anatomy, first: int) -> str | None
     """Say why the states below layer ``first`` may differ between two passes over a text; None if they cannot."""
     base = base_model(model)
     layers = [base.get_submodule(anatomy.layer_module(i)) for i in range(anatomy.num_layers)]
-    decoder = base.get_decoder()
+    decoder = decoder_of(base)
     lower = {m for layer in layers[:first] for m in layer.modules()}
     outside = set(decoder.modules()) - {m for layer in layers for m in layer.modules()}
     for module in lower | outside:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..anatomy import Anatomy, base_model, behind_attention, cut_alike
+from ..anatomy import Anatomy, base_model, behind_attention, cut_alike, decoder_of
 from ..task.tokens import IGNORE
 
 
@@ -70,7 +70,7 @@ def labelled_only(
         return y.new_zeros(*mask.shape, y.shape[-1]).index_put((mask,), y)
 
     with ExitStack() as stack:
-        stack.enter_context(wrapped_forward(base.get_decoder(), decode))
+        stack.enter_context(wrapped_forward(decoder_of(base), decode))
         stack.enter_context(wrapped_forward(base, score, active))
         for module in _behind_attention(base, anatomy) if anatomy else ():
             stack.enter_context(wrapped_forward(module, compute))

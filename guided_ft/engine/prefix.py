@@ -15,7 +15,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from ..anatomy import Anatomy, Form, alone, base_model, form_of
+from ..anatomy import Anatomy, Form, alone, base_model, decoder_of, form_of
 from ..errors import GuidedError
 from .labelled import always, wrapped_forward
 from .store import PrefixStore
@@ -39,7 +39,7 @@ class Prefix:
     """
 
     def __init__(self, model: nn.Module, anatomy: Anatomy, first: int, store: PrefixStore | None = None) -> None:
-        self.decoder = base_model(model).get_decoder()
+        self.decoder = decoder_of(model)
         self.layers = cast(nn.ModuleList, base_model(model).get_submodule(anatomy.prefix))
         self.first, self.store = first, store
         self.hits = self.misses = 0
@@ -72,7 +72,7 @@ class Prefix:
         if any(getattr(layer, "gradient_checkpointing", False) for layer in self.layers):
             # Reentrant checkpointing trains nothing unless its input wants a gradient.
             states.requires_grad_(torch.is_grad_enabled())
-        with self._replaced(lambda i: _Given(states, self._form) if i < self.first else None):
+        with self._replaced(lambda i: _Given(self.layers[i], states, self._form) if i < self.first else None):
             return forward(**call)
 
     def _states(
@@ -119,7 +119,7 @@ class Prefix:
 
         with (
             wrapped_forward(self.layers[0], note),
-            self._replaced(lambda i: _Passing(seen, self) if i >= self.first else None),
+            self._replaced(lambda i: _Passing(self.layers[i], seen, self) if i >= self.first else None),
         ):
             forward(**call | {"input_ids": ids, "attention_mask": mask, "use_cache": False})
         return seen[0]
@@ -149,22 +149,37 @@ class Prefix:
             self.layers._modules.update(kept)
 
 
-class _Given(nn.Module):
+class _StandIn(nn.Module):
+    """Stands where a layer stood, for whoever asks what kind of layer it is, too."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        # Not as a part of this module.
+        self.__dict__["layer"] = layer
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.__dict__["layer"], name)
+
+
+class _Given(_StandIn):
     """Stands in for a layer below the first trained one: hands the stored states on."""
 
-    def __init__(self, states: torch.Tensor, form: Form) -> None:
-        super().__init__()
+    def __init__(self, layer: nn.Module, states: torch.Tensor, form: Form) -> None:
+        super().__init__(layer)
         self.states, self.form = states, form
 
     def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         return self.form(self.states)
 
 
-class _Passing(nn.Module):
+class _Passing(_StandIn):
     """Stands in for a layer from the first trained one on: notes what would enter, and does nothing."""
 
-    def __init__(self, seen: list[torch.Tensor], prefix: Prefix) -> None:
-        super().__init__()
+    def __init__(self, layer: nn.Module, seen: list[torch.Tensor], prefix: Prefix) -> None:
+        super().__init__(layer)
         self.seen, self.prefix = seen, prefix
 
     def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:

@@ -17,7 +17,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
-from ..anatomy import base_model
+from ..anatomy import decoder_of
 from ..errors import GuidedError
 from .flops import Batch
 
@@ -41,7 +41,7 @@ def saved_bytes(model: nn.Module, batch: Batch) -> int:
         _route_evenly(model)
         own = {t.untyped_storage()._cdata for t in (*model.parameters(), *model.buffers())}
         ids = torch.zeros(batch.rows, batch.length, dtype=torch.long)
-        decoder = base_model(model).get_decoder()
+        decoder = decoder_of(model)
         # OPT of transformers 5.20 draws in training mode which layers to drop, and a fake number has no value.
         decoder.training = False
         try:

@@ -188,6 +188,10 @@ def _estimate(
         raise GuidedError(f"model: {name!r} has a configuration without layers (num_hidden_layers is {layers})")
     with on_meta(config, storage.dtype, name) as plain:
         anatomy = Anatomy.of(plain)
+        if not anatomy.layers_alike:
+            raise GuidedError(
+                f"model: {name!r} has layers that are not alike, which cannot be worked out from one of them"
+            )
         output = plain.get_output_embeddings().weight
         head, hidden = output.numel(), output.shape[1]
     active = getattr(config.get_text_config(), "num_experts_per_tok", 0) if anatomy.num_experts else 0

@@ -68,7 +68,12 @@ def _kinds_of_layers(base: nn.Module | None, bench: Bench) -> Finding:
     tiny = kinds(bench.base)
     missing = kinds(base) - tiny if base is not None else set()
     says = "the tiny copy has a layer of every kind"
-    return Finding("kinds", says, not missing, f"{len(missing)} are missing" if missing else f"{len(tiny)} in all")
+    if missing:
+        return Finding("kinds", says, False, f"{len(missing)} of its kinds are missing")
+    a = bench.anatomy
+    parts = [(kind, len(a.layers_of(kind))) for kind in ("head", "neuron")]
+    where = [f"{kind}s in {count} of {a.num_layers} layers" for kind, count in parts if count < a.num_layers]
+    return Finding("kinds", says, True, ", ".join([f"{len(tiny)} in all", *where]))
 
 
 def _finding(name: str, says: str, law: Callable[[Bench], str], bench: Bench) -> Finding:

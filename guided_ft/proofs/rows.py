@@ -25,7 +25,8 @@ SILENT = "it says nothing to any text"
 def rows(bench: Bench) -> str:
     """All heads and some neurons of every layer."""
     a, count = bench.anatomy, 0
-    if a.family.joint_norm and not _off(bench, a.component("head", 0, 0), _inputs(bench, "head")[0]):
+    lowest = a.layers_of("head")[0]
+    if a.family.joint_norm and not _off(bench, a.component("head", lowest, 0), _inputs(bench, "head")[lowest]):
         raise Unproved("heads are said to be normed together, but their gradients do not mix")
     with _joint_norms_out(bench):
         kinds = ("head",) if a.num_experts else ("head", "neuron")
@@ -39,7 +40,7 @@ def rows(bench: Bench) -> str:
                     if wrong:
                         raise Unproved(wrong)
                     count += 1
-    if not a.num_experts and count <= a.num_layers * (a.num_heads + NEURONS // 2):
+    if not a.num_experts and count <= len(a.components("head")) + len(a.layers_of("neuron")) * NEURONS // 2:
         raise Unproved("most neurons say nothing to any text, so nothing is proved")
     return f"{count + _experts(bench)} heads and neurons"
 
@@ -50,7 +51,7 @@ def _inputs(bench: Bench, kind: str) -> dict[int, torch.Tensor]:
     name = a.out_module if kind == "head" else a.down_module
     with Tap(bench.model) as tap:
         bench.model.requires_grad_(True)
-        for layer in range(a.num_layers):
+        for layer in a.layers_of(kind):
             tap.at_input(name(layer), lambda x, layer=layer: seen.update({layer: x}))  # type: ignore[misc]
         bench.model(input_ids=tokens(16, 9), use_cache=False)
     return seen
@@ -90,7 +91,7 @@ def _joint_norms_out(bench: Bench) -> Iterator[None]:
     a = bench.anatomy
     held = []
     if a.family.joint_norm:
-        for layer in range(a.num_layers):
+        for layer in a.layers_of("head"):
             block = bench.base.get_submodule(a.out_module(layer).rpartition(".")[0])
             held += [m for m in block.modules() if getattr(getattr(m, "weight", None), "ndim", 0) == 1]
     for module in held:
@@ -105,7 +106,7 @@ def _joint_norms_out(bench: Bench) -> Iterator[None]:
 def _experts(bench: Bench) -> int:
     """Changing the rows of an expert's neuron changes the output along its down column, and in no other direction."""
     a, count = bench.anatomy, 0
-    for layer in range(a.num_layers if a.num_experts else 0):
+    for layer in a.layers_of("neuron") if a.num_experts else ():
         experts: Any = bench.base.get_submodule(a.experts_module(layer))
         with torch.no_grad(), _call_of(bench, experts) as given:
             before = experts.forward(*given)

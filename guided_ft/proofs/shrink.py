@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import GuidedError
 
-HEADS, GROUPS, HEAD_DIM, VOCAB, LAYERS = 4, 2, 16, 96, 2
+HEADS, GROUPS, HEAD_DIM, VOCAB, LAYERS = 4, 2, 16, 100, 2
 
 Sizes = tuple[tuple[str, int], ...]
 """Patterns of names of settings, the first that fits counts, and the value that they get."""
@@ -23,7 +23,7 @@ _SIZES: Sizes = (
     (r"\w*intermediate_size\w*|n_inner|ffn_dim|ffn_hidden_size|d_ff|block_ff_dim|intermediate_dim", 40),
     (r"num_(local_)?experts|n_routed_experts|moe_num_experts", 4),
     (r"num_experts_per_tok|moe_k|moe_topk|num_selected_experts|moe_num_experts_per_tok", 2),
-    (r"n_group|topk_group", 1),
+    (r"n_group|topk_group|(mamba_)?n_groups", 1),
     (r"n_shared_experts|moe_num_shared_experts|num_shared_experts", 1),
     (r"(q|kv)_lora_rank", 24),
     (r"qk_rope_head_dim", 8),
@@ -54,7 +54,7 @@ _WIDTHS = r"hidden_size|n_embd|d_model|word_embed_proj_dim|embed_dim"
 
 
 def shrink(config: Any) -> Any:
-    """Return a tiny copy of a config, of the same class: some layers of each kind, four heads, 96 tokens.
+    """Return a tiny copy of a config, of the same class: some layers of each kind, four heads, 100 tokens.
 
     Raises:
         GuidedError: if the config's class does not take what was cut down.
@@ -76,9 +76,8 @@ def shrink(config: Any) -> Any:
 def _shrunk(settings: dict[str, Any], config: Any) -> dict[str, Any]:
     inside = {k: v for k, v in settings.items() if isinstance(v, dict) and "model_type" in v}
     heads = _first(settings, "num_attention_heads", "n_head", "n_heads", "num_heads", "attention_heads")
-    found: dict[str, Any] = {}
-    if isinstance(heads, int):
-        found |= _attention(settings, heads)
+    kept = _attention(settings, heads) if isinstance(heads, int) else {}
+    found: dict[str, Any] = dict(kept)
     layers = _first(settings, "num_hidden_layers", "n_layer", "n_layers", "num_layers")
     chosen = _kinds(settings, layers) if isinstance(layers, int) else []
     for name, value in settings.items():
@@ -89,7 +88,7 @@ def _shrunk(settings: dict[str, Any], config: Any) -> dict[str, Any]:
         else:
             found[name] = _small(name, value)
     for name in ("num_hidden_layers", "n_layer", "n_layers", "num_layers"):
-        if name in settings and chosen:
+        if name in settings and name not in kept and chosen:
             found[name] = len(chosen)
     for name, part in inside.items():
         found[name] = _shrunk(part, getattr(config, name))
@@ -127,6 +126,17 @@ def _attention(settings: dict[str, Any], heads: int) -> dict[str, Any]:
             # Latent attention calls its rotary part so.
             part = name == "rotary_dim" or settings.get("qk_rope_head_dim") == value
             found[name] = HEAD_DIM // 2 if part else HEAD_DIM
+    if (
+        isinstance(settings.get("mamba_expand"), int)
+        and "mamba_n_heads" in settings
+        and not settings.get("mamba_d_ssm")
+    ):
+        found["mamba_n_heads"] = settings["mamba_expand"] * HEADS * HEAD_DIM // HEAD_DIM
+    if settings.get("attn_layer_indices"):
+        found["attn_layer_indices"] = [1]
+    if "attn_layer_period" in settings:
+        # Attention and not, experts and not: the four kinds of layers.
+        found |= {"num_hidden_layers": 4, "attn_layer_period": 4, "attn_layer_offset": 0}
     return found
 
 
@@ -154,8 +164,12 @@ def _small(name: str, value: Any) -> Any:
         return 0.0
     if re.fullmatch(r"initializer_range|init_std|initializer_factor", name):
         return 0.2
-    if isinstance(value, int) or (isinstance(value, list) and re.fullmatch(r"\w+_token_id", name)):
-        return next((small for pattern, small in _SIZES if re.fullmatch(pattern, name)), value)
+    if isinstance(value, list) and re.fullmatch(r"\w+_token_id", name):
+        return 1
+    if isinstance(value, int):
+        small = next((small for pattern, small in _SIZES if re.fullmatch(pattern, name)), value)
+        # A count may be small already, or 0; sizes belong together.
+        return min(value, small) if 0 <= value <= small <= 4 or value == 0 else small
     return value
 
 

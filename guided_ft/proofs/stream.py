@@ -24,14 +24,14 @@ def writes(bench: Bench) -> str:
     """What leaves a layer less what entered it is what out- and down-projection say, through the norms named."""
     a, seen, scene = bench.anatomy, *_seen(bench)
     scale = write_scale(scene)
-    for layer in range(a.num_layers):
+    for layer in _layers(bench):
         added = seen["out", layer] - seen["in", layer]
         parts = [_normed(bench, layer, i, seen[kind, layer], a.family.post_norms) for i, kind in enumerate("oy")]
         alike(scale * sum(parts), added, f"layer {layer}: what heads and MLP write", 1e-4)
         for i, kind in enumerate("oy"):
             if a.family.post_norms[i]:
                 _linear(bench.base.get_submodule(a.module(layer, a.family.post_norms[i])), seen[kind, layer])
-    return f"{a.num_layers} layers"
+    return f"{len(_layers(bench))} layers"
 
 
 def reads(bench: Bench) -> str:
@@ -39,14 +39,14 @@ def reads(bench: Bench) -> str:
     a, seen, scene = bench.anatomy, *_seen(bench)
     if a.family.latent:
         raise Unproved("heads read the stream through a vector that they share")
-    for layer in range(a.num_layers):
+    for layer in _layers(bench):
         before = seen["in", layer]
         written = write_scale(scene) * _normed(bench, layer, 0, seen["o", layer], a.family.post_norms)
         middle = before if is_parallel(scene) else before + written
         for i, (kind, stream) in enumerate((("q", before), ("u", middle))):
             given = seen[kind, layer].reshape(stream.shape)
             alike(given, _normed(bench, layer, i, stream, a.family.norms), f"layer {layer}: what {'qu'[i]} reads", 1e-4)
-    return f"{a.num_layers} layers"
+    return f"{len(_layers(bench))} layers"
 
 
 def logits(bench: Bench) -> str:
@@ -56,6 +56,14 @@ def logits(bench: Bench) -> str:
     far = alike(lens.logits(last), seen["logits", 0], "what the lens says of the last hidden states")
     _linear(lens.norm, last)
     return f"off by {far:.1e} of the largest"
+
+
+def _layers(bench: Bench) -> list[int]:
+    """The layers with heads and neurons, to which nothing else should be added."""
+    found = [i for i in bench.anatomy.layers_of("head") if bench.anatomy.has_any("neuron", i)]
+    if not found:
+        raise Unproved("no layer has both heads and neurons")
+    return found
 
 
 def _normed(bench: Bench, layer: int, which: int, x: torch.Tensor, norms: tuple[str, str]) -> torch.Tensor:
@@ -92,6 +100,8 @@ def _seen(bench: Bench) -> tuple[Seen, Any]:
                 a.layer_module(layer),
                 lambda x, y, layer=layer: (keep(("in", layer), x), keep(("out", layer), y))[0],  # type: ignore
             )
+            if not (a.has_any("head", layer) and a.has_any("neuron", layer)):
+                continue
             down, query, up = (
                 a.down_module(layer),
                 *(a.module(layer, r.module) for r in (a.family.query, a.family.up[0])),

@@ -17,7 +17,7 @@ STEPS, RATE, MOMENTUM = 4, 0.02, 0.9
 
 
 def training(bench: Bench) -> str:
-    """Four steps of momentum on heads and neurons of the first and the last layer."""
+    """Four steps of momentum on heads and neurons, and on all projections of the last layer."""
     selection = _selection(bench)
     whole = copy.deepcopy(bench.model)
     masks = _masks(whole, selection)
@@ -77,9 +77,11 @@ def merging(bench: Bench) -> str:
 
 def _selection(bench: Bench) -> Selection:
     a = bench.anatomy
-    first, last = 0, a.num_layers - 1
-    heads = [Component("head", first, i) for i in range(a.heads_per_group)] + [Component("head", last, a.num_heads - 1)]
-    return Selection(a, (*heads, *bench.some("neuron", first, 4), *bench.some("neuron", last, 4)))
+    lowest = a.layers_of("head")[0]
+    heads = [Component("head", lowest, i) for i in (*range(a.heads_per_group), a.num_heads - 1)]
+    return Selection(
+        a, (*heads, *bench.some("neuron", a.layers_of("neuron")[0], 4), Component("layer", a.num_layers - 1))
+    )
 
 
 def _masks(model: nn.Module, selection: Selection) -> dict[nn.Parameter, torch.Tensor]:

@@ -106,13 +106,18 @@ def faithfulness(
         raise GuidedError(f"draws: expected 1 or more, got {draws!r}")
     task.check(model)
     replace = replace or ("mean" if task.corrupted is None else "corrupted")
-    best = np.argsort(-scores.of(kind).ravel(), kind="stable")
+    anatomy = scores.anatomy
+    there = np.repeat([anatomy.has_any(kind, layer) for layer in range(anatomy.num_layers)], anatomy.size(kind))
+    best = np.argsort(-scores.of(kind).ravel()[there], kind="stable")
     rng = np.random.default_rng(seed)
     orders = [best, *(rng.permutation(best.size) for _ in range(draws))]
     counts = [round(fraction * best.size) for fraction in fractions]
     kept = [_first(order, count) for order in orders for count in counts]
     kept += [~keep for keep in kept[: len(counts)]] + [_first(best, 0), _first(best, best.size)]
-    values = _metric(model, scores.anatomy, task, kind, np.array(kept), replace, seed, progress)
+    # What a layer does not have is always as it is.
+    choices = np.ones((len(kept), there.size), dtype=bool)
+    choices[:, there] = np.array(kept)
+    values = _metric(model, anatomy, task, kind, choices, replace, seed, progress)
     *values, empty, full = values
     if abs(full - empty) < 1e-6:
         raise GuidedError(
@@ -216,4 +221,4 @@ def _edits(anatomy: Anatomy, kind: str, masks: torch.Tensor, values: Values) -> 
 
         return edit
 
-    return {(kind, layer): edit_of(layer) for layer in range(anatomy.num_layers)}
+    return {(kind, layer): edit_of(layer) for layer in anatomy.layers_of(kind)}

@@ -103,7 +103,8 @@ def select(
             values = values.mean(axis=1)
         rng = np.random.default_rng([seed, KINDS.index(kind)])
         ranked = np.argsort(-prioritize(values, rng).ravel(), kind="stable")
-        order = [i for i in ranked.tolist() if members[i][0].layer >= first_layer]
+        layers = {layer for layer in anatomy.layers_of(kind) if layer >= first_layer}
+        order = [i for i in ranked.tolist() if members[i][0].layer in layers]
         units += [((rank + 0.5) / len(order), members[i]) for rank, i in enumerate(order)]
     units.sort(key=lambda ranked: ranked[0])
 
@@ -132,7 +133,7 @@ def select(
 
 
 def _members(anatomy: Anatomy, kind: str, whole: bool) -> list[tuple[Component, ...]]:
-    components = anatomy.components(kind)
+    components = [anatomy.component(kind, i, j) for i in range(anatomy.num_layers) for j in range(anatomy.size(kind))]
     size = anatomy.size(kind) if whole else 1
     return [tuple(components[i : i + size]) for i in range(0, len(components), size)]
 
@@ -144,7 +145,7 @@ class _Ledger:
         self.anatomy = anatomy
         self.total = 0
         self._layers: dict[int, tuple[set[Component], int]] = {}
-        self._neuron_cost = anatomy.cost([anatomy.component("neuron", 0, 0)])
+        self._neuron_cost = anatomy.cost([anatomy.component("neuron", anatomy.layers_of("neuron")[0], 0)])
 
     def add(self, members: tuple[Component, ...], limit: int) -> bool:
         """Add components of one layer if the total stays within ``limit``; say whether it did."""

@@ -84,7 +84,8 @@ class ScoreMap:
         """Return the ``k`` highest-scored components of a kind, best first; ties by name."""
         flat = self.of(kind).ravel()
         size = self.anatomy.size(kind)
-        order = np.argsort(-flat, kind="stable")[:k]
+        order = np.argsort(-flat, kind="stable")
+        order = order[np.isin(order // size, self.anatomy.layers_of(kind))][:k]
         return [(self.anatomy.component(kind, int(i) // size, int(i) % size), float(flat[i])) for i in order]
 
     def compare(self, other: ScoreMap, kind: str, k: int = 20) -> dict[str, float]:

@@ -114,7 +114,7 @@ class Selection:
                 raise GuidedError(f"{word!r} names no component (write L3, L3.H5, L3.N120, L3.E2.N7, L3.H* or L*.H5)")
             kind = {None: "layer", "H": "head", "N": "neuron"}[match[3]]
             size = anatomy.neurons_per_expert if kind == "neuron" else anatomy.size(kind)
-            layers = range(anatomy.num_layers) if match[1] == "*" else [int(match[1])]
+            layers = anatomy.layers_of(kind) if match[1] == "*" else [int(match[1])]
             # At least one, so that a model without experts refuses the name.
             every = range(max(anatomy.num_experts, 1))
             experts = every if match[2] == "*" else [None if match[2] is None else int(match[2])]

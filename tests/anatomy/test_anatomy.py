@@ -323,6 +323,15 @@ def test_dict_round_trip_through_json(family):
         {"model_type": None},
         {"model_type": ["llama"]},
         {"surplus": 1},
+        {"absent": {"self_attn.q_proj": [0, 1]}},
+        {"absent": {"self_attn.q_proj": [2]}},
+        {"absent": {"nonsense": [0]}},
+        {"absent": [1]},
+        {"odd_parameters": {"0": {"q": 10**9}}},
+        {"odd_parameters": {"7": {"q": 1}}},
+        {"odd_parameters": {"x": {"q": 1}}},
+        {"layout": "nonsense"},
+        {"unproved": 3},
     ],
     ids=str,
 )
@@ -348,10 +357,20 @@ def test_unknown_architecture_says_how_to_add_it():
         Anatomy.of(AutoModelForCausalLM.from_config(config))
 
 
-def test_layers_that_differ_are_refused():
+def test_what_a_layer_lacks_is_refused_by_layer():
     model = families.make("llama")
     model.model.layers[1].mlp.down_proj.out_features = 31
-    with refuses("layer 1 differs from layer 0 in its parameters (layers must be alike)"):
+    anatomy = Anatomy.of(model)
+    assert anatomy.layers_of("neuron") == [0]
+    assert anatomy.components("neuron")[-1] == Component("neuron", 0, 47)
+    assert len(anatomy.components("head")) == 8
+    for use in (anatomy.slices, lambda t: anatomy.cost([Component.parse(t)])):
+        with refuses("L1.N0: layer 1 of this model has no neurons that are known here (layers 0 have)"):
+            use("L1.N0")
+    assert Anatomy.from_dict(json.loads(json.dumps(anatomy.to_dict()))) == anatomy
+    for layer in model.model.layers:
+        del layer.self_attn.k_proj
+    with refuses("llama: no layer has self_attn.k_proj (is it packed, or quantized in an unknown way?)"):
         Anatomy.of(model)
 
 

@@ -200,14 +200,24 @@ def test_damaged_shapes_are_refused(mixtral, shape):
 @pytest.mark.parametrize(
     "setting", [{"mlp_only_layers": [1]}, {"mlp_only_layers": [0]}, {"decoder_sparse_step": 2}], ids=str
 )
-def test_dense_layers_between_sparse_ones_are_refused_by_name(setting):
+def test_neurons_of_dense_layers_between_sparse_ones_are_refused_by_layer(setting):
     config = AutoConfig.for_model("qwen3_moe", **families.MOE["qwen3_moe"] | setting)
     dense = 1 if setting.get("mlp_only_layers") == [1] else 0
+    model = AutoModelForCausalLM.from_config(config)
+    anatomy = Anatomy.of(model)
+    assert anatomy.layers_of("head") == [0, 1]
+    assert anatomy.layers_of("neuron") == [1 - dense]
     with refuses(
-        f"qwen3_moe: layer {dense} has no mlp.experts.gate_up_proj (layers with and without experts cannot be mixed, see "
-        "mlp_only_layers and decoder_sparse_step in the model's config; nor can packed experts be read)"
+        f"L{dense}.E0.N1: layer {dense} of this model has no neurons that are known here (layers {1 - dense} have)"
     ):
-        Anatomy.of(AutoModelForCausalLM.from_config(config))
+        anatomy.slices(f"L{dense}.E0.N1")
+    assert anatomy.cost([Component("layer", i) for i in (0, 1)]) == sum(
+        p.numel() for p in model.model.layers.parameters()
+    )
+    parts = {anatomy.relative(p.module) for p in anatomy.slices(f"L{dense}")}
+    assert {"mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"} < parts
+    assert parts.isdisjoint({"mlp.experts.gate_up_proj", "mlp.experts.down_proj"})
+    assert Anatomy.from_dict(json.loads(json.dumps(anatomy.to_dict()))) == anatomy
 
 
 def test_quantized_experts_are_refused_by_name():

@@ -22,7 +22,8 @@ def test_it_is_proved(known):
     proof = Anatomy.prove(known.config())
     assert proof, proof
     assert (proof.layout, proof.unproved) == (known.layout, known.unproved), proof
-    [engine] = [f.words for f in proof.findings if f.name == "engine"]
+    kinds, engine = (next(f.words for f in proof.findings if f.name == name) for name in ("kinds", "engine"))
+    assert (" layers" in kinds) == bool(known.apart), kinds
     assert engine.startswith("logits at labels only")
     assert ("from the cache" in engine) == known.cached
 

@@ -11,14 +11,16 @@ import tiny
 import torch
 from families import NAMES, make
 from naive_ablation import task_of
+from transformers import AutoConfig
 from untouched import equal, prepared, state_of
 
 from guided_ft.anatomy import Anatomy, Component
 from guided_ft.errors import GuidedError
+from guided_ft.proofs.replica import replica_of_config
 from guided_ft.scorers.localize import localize
 from guided_ft.scorers.methods import ablation as module
 from guided_ft.scorers.methods.ablation import ablation, effects
-from guided_ft.scorers.watch.shortcuts import shared_prefix
+from guided_ft.scorers.watch.shortcuts import Shortcuts, shared_prefix
 from guided_ft.scorers.watch.suffix import Entry, Suffix
 from guided_ft.scorers.watch.tap import Tap
 from guided_ft.task.task import Task
@@ -86,7 +88,7 @@ def test_the_batching_changes_nothing(replace, batch_size):
         np.testing.assert_allclose(a.of(kind), b.of(kind), rtol=1e-3, atol=1e-5)
 
 
-def test_what_is_not_needed_is_not_run():
+def test_what_is_not_needed_is_not_run(settled):
     """After the clean pass a change in a layer costs that layer and those above it; a shared beginning runs once."""
     model, task = make("llama", layers=4), dataclasses.replace(task_of(), batch_size=8)
     runs = dict.fromkeys(range(4), 0)
@@ -106,7 +108,13 @@ def test_what_is_not_needed_is_not_run():
     assert runs == {0: clean, 1: clean, 2: clean + 2 * copy, 3: clean + 2 * copy}
 
 
-def test_components_of_different_layers_run_together(monkeypatch):
+@pytest.fixture
+def settled(monkeypatch):
+    """Without the check on the first batch, so that what is left can be counted."""
+    monkeypatch.setattr(Shortcuts, "_settled", True)
+
+
+def test_components_of_different_layers_run_together(settled, monkeypatch):
     """Each enters at its own layer; from there on they are copies of one batch, up to as many as there is room for."""
     model, task = make("llama", layers=4), dataclasses.replace(task_of(), batch_size=8)
     rows, calls = len(task), {0: [], 1: [], 2: [], 3: []}
@@ -128,7 +136,7 @@ def test_components_of_different_layers_run_together(monkeypatch):
     np.testing.assert_allclose(together, alone, rtol=1e-3, atol=1e-5)
 
 
-def test_the_last_layer_says_only_what_is_scored():
+def test_the_last_layer_says_only_what_is_scored(settled):
     """What follows its attention runs where an answer is scored, and at one token of the shared beginning."""
     model, task = make("llama", layers=3), dataclasses.replace(task_of(), batch_size=8)
     runs = [0, 0, 0]
@@ -262,3 +270,27 @@ def test_shared_prefix_ends_before_the_first_scored_position():
         ((Tokens((5, 6, 7, 8), (-100, -100, -100, 8)),),), corrupted=((Tokens((5, 9, 7, 8), (-100,) * 3 + (8,)),),)
     )
     assert shared_prefix(both) == 1
+
+
+# -- shortcuts that would change something -----------------------------------------------------------------------------
+@pytest.mark.parametrize("name", ["paligemma", "gemma3_text"])
+def test_what_looks_ahead_or_counts_otherwise_is_ablated_as_a_whole(name):
+    """PaliGemma's wrapper counts positions from 1; Gemma 3's attention can look ahead."""
+    settings = {"use_bidirectional_attention": True} if name == "gemma3_text" else {}
+    model = replica_of_config(AutoConfig.for_model(name, **settings))
+    anatomy, task = Anatomy.of(model), task_of(3)
+    heads = anatomy.components("head")
+    halves, _ = effects(model, anatomy, task, heads, signed=True)
+    for head, found in zip(heads, halves.sum(0), strict=True):
+        expected = sum(naive.effect(model, task, head, i, None) for i in range(len(task)))
+        assert found == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_model_that_cannot_be_run_from_a_layer_on_is_refused(monkeypatch):
+    model, task = make("llama"), task_of(2)
+    real = Suffix.edited
+    monkeypatch.setattr(Suffix, "edited", lambda self, entries: real(self, entries) + 0.1)
+    with pytest.raises(
+        GuidedError, match=r"^llama: run from one of its layers on, this model says something else than"
+    ):
+        effects(model, Anatomy.of(model), task, [Component("head", 0, 0)])

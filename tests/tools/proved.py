@@ -30,6 +30,7 @@ class Known:
         settings: what its config is made with, where the defaults of its class make no model or another layout.
         label: what to call it, if not by its type.
         unproved: of ``PROVED_APART``.
+        apart: what of the layers is refused by name, because it is not known.
         cached: whether the prefix cache helps (elsewhere the whole pass runs as ever).
         how: "row", "wrapper" (a model around a text model) or "alike" (without a row; proved on first use).
     """
@@ -39,6 +40,7 @@ class Known:
     settings: dict[str, Any] = field(default_factory=dict)
     label: str = ""
     unproved: tuple[str, ...] = ()
+    apart: str = ""
     cached: bool = True
     how: str = "row"
 
@@ -50,11 +52,19 @@ class Known:
         return AutoConfig.for_model(self.model_type, **self.settings)
 
 
+_MIXER = "heads of layers without attention"
+_DENSE = "neurons of layers without experts"
+_DEEPSEEK = {"num_experts_per_tok": 6}
+_DOTS1 = {"n_routed_experts": 8, "moe_intermediate_size": 64, "n_shared_experts": 2, "num_experts_per_tok": 6}
+_LLAMA4 = {"pad_token_id": 0}
+
+
 def _rows(layout: str, *model_types: str, **settings: Any) -> list[Known]:
     return [Known(model_type, layout, settings) for model_type in model_types]
 
 
 _GRANITE = {"residual_multiplier": 0.22, "embedding_multiplier": 12.0, "logits_scaling": 8.0}
+_SHARED = {"shared_intermediate_size": 1024}
 _FALCON_40B = {"new_decoder_architecture": True, "hidden_size": 8192, "num_attention_heads": 128, "num_kv_heads": 8}
 _FALCON_RW = {"multi_query": False, "parallel_attn": False, "alibi": True, "hidden_size": 2048}
 _QWEN_VL = {
@@ -109,11 +119,56 @@ TABLE: tuple[Known, ...] = (
         "opt", "opt", {"do_layer_norm_before": False}, "opt 350m, norms in the stream", ("writes", "reads", "logits")
     ),
     *_rows("xglm", "xglm", "biogpt"),
-    *_rows("mixtral", "mixtral", "qwen3_moe", "mellum"),
+    *_rows("mixtral", "mixtral", "qwen3_moe", "mellum", "phimoe"),
     *_rows("olmoe", "olmoe", "minimax_m2"),
     *_rows("flex_olmo", "flex_olmo"),
     *_rows("cohere2_moe", "cohere2_moe"),
     Known("granitemoe", "granitemoe", _GRANITE),
+    Known("granitemoeshared", "granitemoeshared", _GRANITE | _SHARED, unproved=("writes",)),
+    Known(
+        "granitemoehybrid",
+        "granitemoeshared",
+        _GRANITE | _SHARED | {"layer_types": ["mamba", "attention"] * 16},
+        unproved=("writes",),
+        apart=_MIXER,
+    ),
+    *_rows("hunyuan_v1_moe", "hunyuan_v1_moe", head_dim=128),
+    *_rows("qwen2_moe", "qwen2_moe"),
+    Known("qwen3_moe", "mixtral", {"mlp_only_layers": [1, 3]}, "qwen3_moe, some layers dense", apart=_DENSE),
+    *_rows("glm4_moe", "solar_open"),
+    *(Known(name, "glm4_moe", apart=_DENSE) for name in ("glm4_moe", "ernie4_5_moe", "exaone_moe")),
+    Known("dots1", "glm4_moe", _DOTS1 | {"first_k_dense_replace": 1}, apart=_DENSE),
+    *_rows("aria_text", "aria_text"),
+    Known("llama4_text", "llama4_text", _LLAMA4, "llama4_text, the shared expert's neurons", unproved=("writes",)),
+    Known(
+        "llama4_text",
+        "llama4_interleaved",
+        _LLAMA4 | {"interleave_moe_layer_step": 2},
+        "llama4_text, some layers dense",
+        apart="neurons of experts",
+    ),
+    Known("deepseek_v2", "deepseek_v2", _DEEPSEEK, unproved=("reads",)),
+    Known("deepseek_v3", "deepseek_v2", unproved=("reads",), apart=_DENSE),
+    Known("glm4_moe_lite", "deepseek_v2", unproved=("reads",), apart=_DENSE),
+    Known(
+        "deepseek_v2",
+        "latent_keys",
+        _DEEPSEEK | {"q_lora_rank": None},
+        "deepseek_v2, queries without a latent vector",
+        unproved=("reads",),
+    ),
+    Known("youtu", "youtu", unproved=("reads",)),
+    Known("minicpm3", "minicpm3", unproved=("writes", "reads", "logits")),
+    Known("qwen3_next", "qwen3_next", apart=_MIXER),
+    Known("qwen3_5", "qwen3_5_text", apart=_MIXER),
+    Known("qwen3_5_moe", "qwen3_next", apart=_MIXER),
+    Known("lfm2", "lfm2", {"layer_types": ["conv", "full_attention"] * 16}, apart=_MIXER),
+    Known("jamba", "jamba", apart=f"{_MIXER}, neurons of experts"),
+    Known("bamba", "jamba", {"attn_layer_indices": [9, 18]}, apart=_MIXER),
+    Known("falcon_h1", "falcon_h1", unproved=("writes", "reads")),
+    Known(
+        "nemotron_h", "nemotron_h", unproved=("writes", "reads"), apart=f"{_MIXER}, neurons of layers without an MLP"
+    ),
     *_rows("gpt_oss", "gpt_oss"),
     Known("paligemma", "llama", how="wrapper", cached=False),
     Known("gemma3", "gemma2", how="wrapper", cached=False),
@@ -125,7 +180,6 @@ TABLE: tuple[Known, ...] = (
     Known("qwen3_vl", "llama", how="wrapper", cached=False),
     Known("fuyu", "persimmon", how="wrapper", cached=False),
     Known("emu3", "llama", how="alike"),
-    Known("phimoe", "mixtral", how="alike"),
     Known("phi4_multimodal", "phi3", how="alike"),
 )
 """Those of ``families.py``, whose every law has a test of its own, are among them."""
@@ -154,15 +208,15 @@ def text() -> str:
         "",
         *(f"- *{name}*: {says}." for name, says in PROVED_APART.items()),
         "",
-        "| model type | layout | writes | reads | logits | prefix cache |",
-        "| --- | --- | :---: | :---: | :---: | :---: |",
+        "| model type | layout | writes | reads | logits | prefix cache | refused by layer |",
+        "| --- | --- | :---: | :---: | :---: | :---: | --- |",
     ]
     for how, title in _HOW.items():
-        lines.append(f"| **{title}** | | | | | |")
+        lines.append(f"| **{title}** | | | | | | |")
         for known in TABLE:
             if known.how == how:
                 marks = ["-" if name in known.unproved else "x" for name in PROVED_APART]
-                cells = [known.name, known.layout, *marks, "x" if known.cached else "-"]
+                cells = [known.name, known.layout, *marks, "x" if known.cached else "-", known.apart]
                 lines.append(f"| {' | '.join(cells)} |")
     lines += [
         "",

@@ -36,7 +36,7 @@ class FreezeMode(Mode[Selection]):
         anatomy = selection.anatomy
         sizes: dict[str, int] = {}
         for layer in _layers(selection):
-            sizes |= {anatomy.module(layer, name): size for name, size in anatomy.parameters.items()}
+            sizes |= {anatomy.module(layer, name): size for name, size in anatomy.parameters_of(layer).items()}
         for module, (_, name) in _weights(selection).items():
             parameter = module if anatomy.family.of_experts(name) else f"{module}.weight"
             sizes.setdefault(parameter, math.prod(anatomy.shapes[name]))

@@ -112,7 +112,7 @@ def _expert_neurons(selection: Selection) -> dict[str, dict[int, list[int]]]:
     anatomy = selection.anatomy
     chosen: dict[str, dict[int, set[int]]] = {}
     for component in selection:
-        if component.kind == "head" or not anatomy.num_experts:
+        if component.kind == "head" or not anatomy.num_experts or not anatomy.has_any("neuron", component.layer):
             continue
         experts = chosen.setdefault(anatomy.experts_module(component.layer), {})
         if component.expert is not None:

@@ -18,7 +18,7 @@ from ...task.task import Task
 from ..stability import stability
 from ..watch.replacement import Values, replacement
 from ..watch.scene import Scene
-from ..watch.shortcuts import CHECK_PASSES, Shortcuts
+from ..watch.shortcuts import Shortcuts
 from ..watch.suffix import Entry, Part, Suffix
 from ..watch.tap import Tap
 
@@ -66,7 +66,7 @@ def ablation(
     halves, passes = effects(
         model, anatomy, task, components, replace=replace, signed=signed, seed=seed, progress=progress
     )
-    sides = [_arrays(anatomy, kinds, side) for side in halves]
+    sides = [_arrays(anatomy, components, side) for side in halves]
     total = {kind: (sides[0][kind] + sides[1][kind]) / len(task) for kind in kinds}
     meta = {"passes": passes, "replace": replace, "stability": stability(*sides) if len(task) > 1 else {}}
     return ScoreMap.of_arrays(anatomy, total, meta)
@@ -103,7 +103,7 @@ def effects(
     place = {c: i for i, c in enumerate(components)}
     halves = torch.zeros(2, len(components), dtype=torch.double)
     split = processes.size() > 1 and not processes.is_sharded(model)
-    passes = CHECK_PASSES
+    passes = 0
     with Tap(model) as tap, torch.no_grad():
         scene = Scene(tap, anatomy, task)
         provide, shortcuts = provider(scene, kinds, seed), Shortcuts(scene, {c.layer for c in components})
@@ -122,6 +122,7 @@ def effects(
                 for side in (0, 1):
                     halves[side, [place[c] for c in group]] += effect[:, half == side].sum(1)
             passes += 1 + len(groups)
+        passes += shortcuts.passes
     if split:
         processes.reduce(sums := {"halves": halves})
         halves = sums["halves"].cpu()
@@ -161,8 +162,10 @@ def _entry(anatomy: Anatomy, members: list[Component], values: Values) -> Entry:
     return Entry(layer, len(members), {(kind, layer): edit})
 
 
-def _arrays(anatomy: Anatomy, kinds: tuple[str, ...], flat: np.ndarray) -> dict[str, np.ndarray]:
-    """Arrays by kind ``[layers, components]`` from the values of all components in order."""
-    sizes = [anatomy.num_layers * anatomy.size(kind) for kind in kinds]
-    parts = np.split(flat, np.cumsum(sizes)[:-1])
-    return {kind: part.reshape(anatomy.num_layers, -1) for kind, part in zip(kinds, parts, strict=True)}
+def _arrays(anatomy: Anatomy, components: Sequence[Component], values: np.ndarray) -> dict[str, np.ndarray]:
+    """Arrays by kind ``[layers, components]`` from the values of components; 0 for those that were not asked."""
+    kinds = dict.fromkeys(c.kind for c in components)
+    found = {kind: np.zeros((anatomy.num_layers, anatomy.size(kind))) for kind in kinds}
+    for component, value in zip(components, values, strict=True):
+        found[component.kind][component.layer, anatomy.position(component)] = value
+    return found

@@ -117,5 +117,5 @@ def at_firing(scene: Scene, seen: Callable[[int, torch.Tensor], None]) -> None:
 
         scene.tap.at_module(scene.anatomy.module(layer, first.module), hook)
 
-    for layer in range(scene.anatomy.num_layers):
+    for layer in scene.anatomy.layers_of("neuron"):
         watch(layer)

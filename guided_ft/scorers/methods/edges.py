@@ -75,6 +75,8 @@ class EdgePatching(Recorder):
     # -- watching ---------------------------------------------------------------------------------------------------
     def watch(self, scene: Scene, step: int) -> None:
         check_stream(scene, "writes", "reads")
+        if not self.anatomy.layers_alike:
+            raise GuidedError("eap: the layers of this model are not alike, and not all have heads and neurons")
         refuse_experts(self.anatomy, self.anatomy.down_module(0))
         self._parallel, self._scale = is_parallel(scene), write_scale(scene)
         for layer in range(self.anatomy.num_layers):

@@ -77,6 +77,7 @@ def gates(
                 (scene.loss().mean() + trained.price()).backward()
                 stepper.step()
             arrays[kind] = trained.score()
+            arrays[kind][[i for i in range(anatomy.num_layers) if not anatomy.has_any(kind, i)]] = 0
     return ScoreMap.of_arrays(anatomy, arrays, {"passes": steps * len(kinds) + passes, "penalty": penalty})
 
 
@@ -148,5 +149,5 @@ def _insert(scene: Scene, kind: str, apply: Callable[[int, torch.Tensor], torch.
         name = {"head": anatomy.out_module, "neuron": anatomy.down_module}[kind](layer)
         scene.tap.at_input(name, lambda a: apply(layer, scene.split(a, kind)).flatten(-2))
 
-    for layer in range(anatomy.num_layers):
+    for layer in anatomy.layers_of(kind):
         (at_layer if kind == "layer" else at_input)(layer)

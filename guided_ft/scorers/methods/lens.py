@@ -139,7 +139,7 @@ class DirectLogit(Recorder):
         scene.at_components(self.kinds, seen)
         at_norm(self._lens.norm_name, ("final", 0))
         for kind, norm in zip(("head", "neuron"), self.anatomy.family.post_norms, strict=True):
-            for layer in range(self.anatomy.num_layers if norm and kind in self.kinds else 0):
+            for layer in self.anatomy.layers_of(kind) if norm and kind in self.kinds else ():
                 at_norm(self.anatomy.module(layer, norm), (kind, layer))
 
     def done(self, scene: Scene, step: int) -> None:

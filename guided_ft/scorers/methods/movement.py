@@ -63,7 +63,7 @@ def movement(
         raise GuidedError(f"steps: expected a number from 1 up, got {steps!r}")
     make = pick(OPTIMIZERS, optimizer, "optimizer")
     base, device = base_model(model), next(model.parameters()).device
-    names = [anatomy.module(layer, name) for layer in range(anatomy.num_layers) for name in anatomy.shapes]
+    names = [anatomy.module(layer, name) for layer in range(anatomy.num_layers) for name in anatomy.names_in(layer)]
     weights = {name: checked(stored_weight(base, name), name, "movement") for name in names}
     kept: dict[str, torch.Tensor] = {}
     task, passes = with_reference(model, task, steps)

@@ -98,7 +98,7 @@ class Probe(Recorder):
             for key, value in sums.items():
                 noted[key] = noted[key] + value if key in noted else value
         for layer in range(self.anatomy.num_layers):
-            for kind in self.kinds:
+            for kind in (kind for kind in self.kinds if self.anatomy.has_any(kind, layer)):
                 counts, added, square = (noted[(kind, layer), name] for name in ("counts", "sums", "square"))
                 means = added / counts  # [components, width, classes]
                 within = (square - (means * counts) @ means.mT) / counts.sum()

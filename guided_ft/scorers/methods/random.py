@@ -23,4 +23,6 @@ def random(
     """Score components by independent uniform numbers in [0, 1). No pass, no data."""
     rng = np.random.default_rng(seed)
     arrays = {kind: rng.random((anatomy.num_layers, anatomy.size(kind))) for kind in KINDS}
+    for kind, array in arrays.items():
+        array[[i for i in range(anatomy.num_layers) if not anatomy.has_any(kind, i)]] = 0
     return ScoreMap.of_arrays(anatomy, {kind: arrays[kind] for kind in kinds}, {"passes": 0})

@@ -43,11 +43,13 @@ class Sink(Recorder):
 
             scene.tap.at_module(scene.anatomy.out_module(layer).rsplit(".", 1)[0], hook)
 
-        for layer in range(self.anatomy.num_layers):
+        for layer in self.anatomy.layers_of("head"):
             watch(layer)
 
     def result(self, scene: Scene) -> dict[str, np.ndarray]:
         def of(kind: str, layer: int) -> torch.Tensor:
+            if not self.anatomy.has_any("head", layer):
+                return torch.zeros(1)
             mass = self.token_mean(layer)
             return mass if kind == "head" else mass.mean()
 

@@ -93,9 +93,8 @@ def low_rank(
     if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
         raise GuidedError(f"rank: expected a number from 1 up, got {rank!r}")
     base = base_model(model)
-    bar = track(
-        range(anatomy.num_layers * len(anatomy.shapes)), anatomy.num_layers * len(anatomy.shapes), "low_rank", progress
-    )
+    count = sum(len(anatomy.names_in(layer)) for layer in range(anatomy.num_layers))
+    bar = track(range(count), count, "low_rank", progress)
 
     def of(name: str) -> Sums:
         next(bar)
@@ -118,10 +117,12 @@ def _spectra(
     layers, heads = [], []
     for layer in track(range(anatomy.num_layers), anatomy.num_layers, method, progress):
         if "layer" in kinds:
-            names = [anatomy.module(layer, name) for name in anatomy.shapes]
+            names = [anatomy.module(layer, name) for name in anatomy.names_in(layer)]
             values = [of(torch.linalg.svdvals(float_weight(base, name, method))).mean() for name in names]
-            layers.append(float(torch.stack(values).mean()))
-        if "head" in kinds:
+            layers.append(float(torch.stack(values).mean()) if values else 0.0)
+        if "head" in kinds and not anatomy.has_any("head", layer):
+            heads.append(np.zeros(anatomy.num_heads))
+        elif "head" in kinds:
             weight = float_weight(base, anatomy.out_module(layer), method)
             columns = (weight if anatomy.rows_axis == 0 else weight.T).unflatten(1, (anatomy.num_heads, -1))
             heads.append(of(torch.linalg.svdvals(columns.transpose(0, 1))).cpu().numpy())

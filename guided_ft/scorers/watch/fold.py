@@ -45,15 +45,19 @@ def fold(anatomy: Anatomy, of: Callable[[str], Sums], kinds: tuple[str, ...]) ->
     family = anatomy.family
     layers, heads, neurons = [], [], []
     for layer in range(anatomy.num_layers):
-        by_name = {name: of(anatomy.module(layer, name)) for name in anatomy.shapes}
+        by_name = {name: of(anatomy.module(layer, name)) for name in anatomy.names_in(layer)}
         rows = {name: r.cpu().numpy() for name, (r, _) in by_name.items()}
         columns = {name: c.cpu().numpy() for name, (_, c) in by_name.items()}
-        head = rows[family.query.module][anatomy.head_rows(family.query)].sum(1)
-        head = head + columns[family.out].reshape(anatomy.num_heads, -1).sum(1)
-        for part in (family.key, family.value):
-            group = rows[part.module][anatomy.head_rows(part)].sum(1)
-            head = head + np.repeat(group / anatomy.heads_per_group, anatomy.heads_per_group)
-        neuron = columns[family.down] + sum(rows[r.module][..., anatomy.neuron_rows(r)] for r in family.up)
+        # 0 for what a layer does not have.
+        head, neuron = np.zeros(anatomy.num_heads), np.zeros(anatomy.num_neurons)
+        if anatomy.has_any("head", layer):
+            head = rows[family.query.module][anatomy.head_rows(family.query)].sum(1)
+            head = head + columns[family.out].reshape(anatomy.num_heads, -1).sum(1)
+            for part in family.attention[1:]:
+                group = rows[part.module][anatomy.head_rows(part)].sum(1)
+                head = head + np.repeat(group / anatomy.heads_per_group, anatomy.heads_per_group)
+        if anatomy.has_any("neuron", layer):
+            neuron = columns[family.down] + sum(rows[r.module][..., anatomy.neuron_rows(r)] for r in family.up)
         layers.append(sum(r.sum() for r in rows.values()))
         heads.append(head)
         neurons.append(neuron.ravel())

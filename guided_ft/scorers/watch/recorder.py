@@ -97,9 +97,15 @@ class Recorder(ABC):
         self._peaks[key] = torch.maximum(self._peaks[key], value) if key in self._peaks else value
 
     def stack(self, of: Any) -> dict[str, np.ndarray]:
-        """Arrays by kind from ``of(kind, layer) -> [components]``."""
-        layers = range(self.anatomy.num_layers)
-        return {k: np.stack([of(k, i).reshape(-1).double().cpu().numpy() for i in layers]) for k in self.kinds}
+        """Arrays by kind from ``of(kind, layer) -> [components]``; 0 where a layer has none of the kind."""
+        a = self.anatomy
+
+        def row(kind: str, layer: int) -> np.ndarray:
+            if not a.has_any(kind, layer):
+                return np.zeros(a.size(kind))
+            return of(kind, layer).reshape(-1).double().cpu().numpy()
+
+        return {kind: np.stack([row(kind, i) for i in range(a.num_layers)]) for kind in self.kinds}
 
     def close(self, split: bool) -> None:
         """End a step: add the sums of all processes up and keep them."""

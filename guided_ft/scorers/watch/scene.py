@@ -154,7 +154,7 @@ class Scene:
 
             self.tap.at_module(self.anatomy.module(layer, up.module), hook)
 
-        for layer in range(self.anatomy.num_layers):
+        for layer in self.anatomy.layers_of("neuron"):
             watch(layer)
 
     def at_layers(self, seen: Callable[[int, torch.Tensor, torch.Tensor], None]) -> None:
@@ -203,7 +203,7 @@ class Scene:
     def projections(self) -> list[str]:
         """Full names of the projections of all layers."""
         a = self.anatomy
-        return [a.module(layer, name) for layer in range(a.num_layers) for name in a.shapes]
+        return [a.module(layer, name) for layer in range(a.num_layers) for name in a.names_in(layer)]
 
     def _at(self, kinds: tuple[str, ...], seen: Callable[[str, int, Activation, torch.Tensor], None]) -> None:
         a = self.anatomy
@@ -224,9 +224,9 @@ class Scene:
             self.tap.at_layer(a.layer_module(layer), hook)
 
         for layer in range(a.num_layers):
-            if "head" in kinds:
+            if "head" in kinds and a.has_any("head", layer):
                 watch_input(a.out_module(layer), "head", layer)
-            if "neuron" in kinds:
+            if "neuron" in kinds and a.has_any("neuron", layer):
                 watch_input(a.down_module(layer), "neuron", layer)
             if "layer" in kinds:
                 watch_layer(layer)

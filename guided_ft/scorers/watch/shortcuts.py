@@ -11,9 +11,6 @@ from ...task.task import Task
 from .scene import Scene
 from .suffix import Entry, Suffix
 
-CHECK_PASSES = 2
-"""Forward passes of the first batch that the check costs."""
-
 _TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
 """Largest difference of quantities, relative to the largest (and at least 1)."""
 _ROUGH = 0.05
@@ -29,12 +26,19 @@ class Shortcuts:
     Args:
         scene: of the task.
         layers: which layers will be entered.
+
+    Attributes:
+        passes: forward passes that the check has cost.
     """
+
+    _settled = False
 
     def __init__(self, scene: Scene, layers: Iterable[int]) -> None:
         self.scene, self.layers = scene, sorted(set(layers))
-        self.prefix, self.cut = shared_prefix(scene.task), True
-        self._settled = False
+        # What mixes tokens otherwise than by attention keeps no keys and values of a prefix.
+        alike = not scene.anatomy.family.mixed and len(scene.anatomy.layers_of("head")) == scene.anatomy.num_layers
+        self.prefix, self.cut = shared_prefix(scene.task) if alike else 0, True
+        self.passes = 0
 
     def suffix(self) -> Suffix:
         """The Suffix of the batch.
@@ -44,6 +48,7 @@ class Shortcuts:
         """
         if self._settled:
             return Suffix(self.scene, self.layers, self.prefix, self.cut)
+        self.passes = 2
         truth = self.scene.task.quantity(self.scene.model, self.scene.batch)
         for prefix, cut in dict.fromkeys(((self.prefix, True), (0, False))):
             suffix = Suffix(self.scene, self.layers, prefix, cut)

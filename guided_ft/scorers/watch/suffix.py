@@ -11,7 +11,7 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from ...anatomy import Form, alone, behind_attention, form_of
+from ...anatomy import Form, alone, behind_attention, decoder_of, form_of
 from ...system import processes
 from ...task.batching import model_inputs
 from .scene import Scene
@@ -215,12 +215,13 @@ class Suffix:
     def _decode(self, **inputs: Any) -> None:
         """Run the layers, without the output head where that can be."""
         base: Any = self.scene.base
-        if processes.is_sharded(self.scene.model) or base.base_model is not base.get_decoder():
+        decoder = decoder_of(base)
+        if processes.is_sharded(self.scene.model) or base.base_model is not decoder:
             # Sharded weights come together when the whole model is called; and what stands around a text model may
             # tell it more than the tokens (PaliGemma's counts positions from 1).
             self.scene.model(**inputs, logits_to_keep=1)
         else:
-            base.get_decoder()(**inputs)
+            decoder(**inputs)
 
     def _copied(self, copies: int) -> dict[str, torch.Tensor]:
         """The batch's tokens after the prefix, each row as many times."""

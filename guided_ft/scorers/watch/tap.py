@@ -193,6 +193,9 @@ class _Columns(_Forwards):
         forward = module.forward
 
         def run(x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+            if x.ndim != 3:
+                # Rows and tokens in one dimension: which is which is not known here.
+                return forward(x, *args, **kwargs)
             y = forward(x[:, columns], *cut_alike(x, args, lambda a: a[:, columns]), **kwargs)
             return y.new_zeros(*x.shape[:2], y.shape[-1]).index_copy_(1, columns, y)
 
