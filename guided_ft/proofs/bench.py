@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from ..anatomy import Anatomy, Component, Slice, base_model, stored_weight
-from ..task.formats import IGNORE, Tokens
 from ..task.task import Task
+from ..task.tokens import IGNORE, Tokens
 from .replica import tokens
 
 ROUNDING = 2e-5

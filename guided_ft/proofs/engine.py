@@ -7,7 +7,7 @@ import torch
 from ..engine.labelled import labelled_only
 from ..engine.prefix import Prefix
 from ..engine.store import PrefixStore
-from ..task.formats import IGNORE
+from ..task.tokens import IGNORE
 from .bench import Bench, Unproved, alike
 from .replica import tokens
 

@@ -90,7 +90,7 @@ def test_a_model_without_experts_refuses_their_names():
 
 
 def test_selections_by_pattern(mixtral):
-    assert str(Selection.parse("L0.E*.N7 L*.E1.N0", mixtral)) == "L0.E0.N7 L0.E1.N0 L0.E1.N7 L0.E2.N7 L1.E1.N0"
+    assert Selection.parse("L0.E*.N7 L*.E1.N0", mixtral).text == "L0.E0.N7 L0.E1.N0 L0.E1.N7 L0.E2.N7 L1.E1.N0"
     assert len(Selection.parse("L*.E*.N*", mixtral)) == 2 * NEURONS
     selection = Selection.parse("L1.E2.N*", mixtral)
     assert selection.per_layer("neuron") == [0, families.PER_EXPERT]
