@@ -22,6 +22,7 @@ class TrainerCall:
 
     Attributes:
         resumed_from: the checkpoint that it goes on from, if there is one.
+        trainer: the trainer that is called.
     """
 
     def __init__(self) -> None:
@@ -30,6 +31,7 @@ class TrainerCall:
         self._frame = next((frame for frame in _stack() if frame.f_code is code), None)
         found = self._frame.f_locals.get("resume_from_checkpoint") if self._frame else None
         self.resumed_from = Path(found) if isinstance(found, (str, os.PathLike)) else None
+        self.trainer: Trainer | None = self._frame.f_locals.get("self") if self._frame else None
 
     def over(self) -> bool:
         """Whether it has ended, in whatever way. False where that cannot be seen: in a training loop that is not the
@@ -37,6 +39,12 @@ class TrainerCall:
         if self._frame is None or threading.get_ident() != self._thread:
             return False
         return all(frame is not self._frame for frame in _stack())
+
+
+def trainer_here() -> Trainer | None:
+    """The trainer that calls at this moment, as in its constructor; None if it is another kind of caller."""
+    found = (frame.f_locals.get("self") for frame in _stack())
+    return next((trainer for trainer in found if isinstance(trainer, Trainer)), None)
 
 
 def _stack() -> Iterator[FrameType]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,6 @@ from ..errors import GuidedError
 from ..plan.modes import make_mode
 from ..plan.plan import Plan
 from ..scorers.settings import LocalizeOptions
-from ..scorers.watch.tap import GradientWatch
 from ..selection.scoremap import ScoreMap
 from ..selection.settings import SelectOptions
 from ..slice.packing import forbid_packing
@@ -26,13 +27,16 @@ from ..system.files import digest, write_json
 from ..system.sizes import parse_size
 from ..task.task import Task
 from .asked import Rows, as_task, check_asked
-from .call import TrainerCall
+from .call import TrainerCall, trainer_here
 from .certify import Certificate, canonical, fingerprint
 from .checkpoint import seal
-from .guards import check_optimizer, check_resumed, check_trainable, scale_learning_rate
+from .finite import FiniteGuard, scales_loss
+from .guards import check_labels, check_optimizer, check_resumed, check_trainable, scale_learning_rate
 from .kept_plan import PLAN, keep, kept
 from .page import Seen, write
 from .rates import LearningRate, check_rate, set_rate
+from .readers import other_reader
+from .resume import guard_resuming
 from .telling import told
 
 logger = logging.getLogger(__name__)
@@ -51,12 +55,14 @@ class GuidedCallback(TrainerCallback):
     ``peft_config=plan.peft_config()``, is left as it is.
 
     It stops the run with a GuidedError when the trained parameters are not exactly the plan's, when a gradient is not
-    finite (before the step that would spread it), and when a checkpoint to resume from is incomplete or of another
-    plan. At the end it checks that every other tensor is bit-identical.
+    finite (before the step that would spread it) or a trained parameter or the optimizer's state is not (before they
+    would be saved), and when a checkpoint to resume from is incomplete or of another plan. At the end it checks that
+    every other tensor is bit-identical.
 
     Training computes only what it needs: logits where labels are, and no gradient below the lowest chosen layer. A
     training-mode forward with labels therefore returns the logits of the labelled positions only, unless
-    ``full_logits``.
+    ``full_logits``, or unless code that is not transformers' or TRL's may read them: a ``compute_loss`` or a
+    ``loss_function`` of your own, a forward hook on the last layer or above.
 
     Args:
         plan: what to train; or None, and then:
@@ -69,7 +75,7 @@ class GuidedCallback(TrainerCallback):
         seed: of the sampled retain text and of random choices.
         prefix_cache: size of the file in which the states that enter the lowest chosen layer are kept from one epoch to
             the next, such as ``"2GB"``; ``"auto"``: 2 GiB where it helps; None: no cache. The losses are the same.
-        full_logits: compute the logits of every position, for a ``compute_loss`` of your own that reads them.
+        full_logits: compute the logits of every position, whoever reads them.
 
     Attributes:
         plan: the plan in force, once the trainer is built.
@@ -116,7 +122,7 @@ class GuidedCallback(TrainerCallback):
         self._select = SelectOptions(budget, kinds, strategy, seed, first_layer)
         self._way = make_mode(mode, rank, mode_options)
         self._plan: dict[str, Any] = {"mode": mode, "rank": rank, "lr_scale": lr_scale, "options": mode_options or {}}
-        self._watch = GradientWatch()
+        self._finite = FiniteGuard()
         self._frozen: dict[str, str] | None = None
         self._seen: Seen | None = None
         self._decoder: nn.Module | None = None
@@ -149,6 +155,7 @@ class GuidedCallback(TrainerCallback):
         set_rate(self.plan, args, self._learning_rate, kwargs.get("optimizer"))
         if args.should_save:
             self.plan.save(_folder(args) / "guided" / PLAN)
+        guard_resuming(trainer_here(), lambda: self._ready().hash)
         # The one level that a script shows which sets up no logging.
         (logger.warning if args.should_log else logger.debug)(told(self.plan, self.scores))
 
@@ -194,6 +201,9 @@ class GuidedCallback(TrainerCallback):
             scale_learning_rate(optimizer, lr_scheduler, plan.lr_scale)
         self._close_engine()
         folder = _folder(args) / "guided" / "prefix"
+        reader = None if self._full_logits else other_reader(call.trainer, model)
+        if reader:
+            logger.info("the logits of every position are computed: %s", reader)
         assert self._frozen is not None
         self.engine = Engine(
             model,
@@ -204,29 +214,53 @@ class GuidedCallback(TrainerCallback):
             folder,
             self._frozen,
             call.over,
-            self._full_logits,
+            self._full_logits or reader is not None,
         )
         if self.engine.note:
             logger.warning("no prefix cache: %s", self.engine.note)
-        if not args.fp16:
-            # With fp16 a gradient that overflows is normal: the loss scaler skips the step.
-            self._watch.open({n: p for n, p in model.named_parameters() if p.requires_grad})
-            self.engine.on_close(self._watch.close)
+        self._finite.open(model, scaled=scales_loss(call.trainer, args))
+        self.engine.on_close(self._finite.close)
 
     def _close_engine(self) -> None:
         if self.engine is not None:
             self.engine.close()
 
+    @contextlib.contextmanager
+    def _closing(self) -> Iterator[None]:
+        """Inside, an error gives the model back as it was."""
+        try:
+            yield
+        except BaseException:
+            self._close_engine()
+            raise
+
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        bad = self._watch.bad()
-        if bad:
-            self._close_engine()
-            raise GuidedError(
-                f"step {state.global_step + 1}: the gradient of {bad[0]} is not finite ({len(bad)} parameters in all; "
-                "check the data, or lower the learning rate)"
-            )
+        with self._closing():
+            self._finite.before_step(state.global_step + 1)
+
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        optimizer: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        with self._closing():
+            self._finite.after_step(state.global_step, optimizer, control.should_save or control.should_training_stop)
+
+    def on_epoch_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        optimizer: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        with self._closing():
+            self._finite.after_step(state.global_step, optimizer, control.should_save)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self.engine is not None:
@@ -248,6 +282,8 @@ class GuidedCallback(TrainerCallback):
         self._close_engine()
         plan = self._ready()
         assert self._frozen is not None
+        assert self.engine is not None
+        check_labels(self.engine.batches)
         trained = {canonical(name) for name in plan.expected_trainable}
         after = fingerprint(model, skip=trained, fixed=True)
         self.certificate = Certificate.compare(self._frozen, after)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,10 @@ from ..anatomy import decoder_of
 from ..errors import GuidedError
 from ..plan.attaching import trainable_names
 from ..plan.plan import Plan
-from .checkpoint import fault, newest_complete
+from .checkpoint import fault
+from .resume import refusal
+
+logger = logging.getLogger(__name__)
 
 
 def check_trainable(plan: Plan, model: nn.Module, decoder: nn.Module | None) -> None:
@@ -50,9 +54,19 @@ def check_resumed(plan: Plan, folder: Path) -> None:
     """Raise GuidedError, with the newest checkpoint that would do, if this one is incomplete or of another plan."""
     wrong = fault(folder, plan.hash) if folder.is_dir() else None
     if wrong:
-        good = newest_complete(folder.parent, plan.hash)
-        mend = f"resume from {good.name}" if good else "start afresh"
-        raise GuidedError(f"{folder.name} cannot be resumed ({wrong}): {mend}")
+        raise GuidedError(refusal(folder, wrong, plan.hash))
+
+
+def check_labels(batches: dict[bool, int]) -> None:
+    """Tell how many training batches had no label; raise GuidedError if none had one, so that nothing was trained."""
+    total, without = sum(batches.values()), batches[False]
+    if without == total > 0:
+        raise GuidedError(
+            f"no label in any of {total} training batches, so nothing was trained (is max_length too short, or every "
+            "label -100?)"
+        )
+    if without:
+        logger.warning("%d of %d training batches had no label and trained nothing", without, total)
 
 
 def scale_learning_rate(optimizer: Any, scheduler: Any, scale: float) -> None:

@@ -50,6 +50,7 @@ class Engine:
     Attributes:
         prefix: the split forward pass, if there is one.
         note: why there is no prefix cache, although one was asked for.
+        batches: training batches with and without a label, as far as they were counted.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Engine:
         self.over = over
         self.prefix: Prefix | None = None
         self.note: str | None = None
+        self.batches = {True: 0, False: 0}
         self._store: PrefixStore | None = None
         self._stack = ExitStack()
         limit = None if cache is None else parse_size(cache)
@@ -75,7 +77,7 @@ class Engine:
             self.note = "torch.compile, FSDP, DeepSpeed and DataParallel need the model as it is"
             return
         anatomy = Anatomy.of(model)
-        unsafe = not_repeatable(model, anatomy, first)
+        unsafe = not_repeatable(model, anatomy, first) or _hooked(model, anatomy, first)
         useless = _useless(args, first, epochs)
         if limit is not None and unsafe and cache != "auto":
             raise GuidedError(f"prefix_cache: {unsafe}")
@@ -91,7 +93,7 @@ class Engine:
             # Changes nothing, but a forward pass is what notices that the training is over.
             self._stack.enter_context(wrapped_forward(base_model(model), _as_it_is, self._active))
         else:
-            self._stack.enter_context(labelled_only(model, anatomy, self._active))
+            self._stack.enter_context(labelled_only(model, anatomy, self._active, self._count))
         _OPEN[id(decoder_of(model))] = self
 
     def _active(self) -> bool:
@@ -99,6 +101,9 @@ class Engine:
             self.close()
             return False
         return True
+
+    def _count(self, labelled: bool) -> None:
+        self.batches[labelled] += 1
 
     def _open_store(
         self,
@@ -188,6 +193,15 @@ def not_repeatable(model: nn.Module, anatomy: Anatomy, first: int) -> str | None
     for name, parameter in decoder.named_parameters():
         if parameter.requires_grad and id(parameter) not in trained:
             return f"{name} is trained below layer {first}, so its states change (train layers from {first} on only)"
+    return None
+
+
+def _hooked(model: nn.Module, anatomy: Anatomy, first: int) -> str | None:
+    """Say which forward hook would not be called if the layers below ``first`` were not run."""
+    for i in range(first):
+        for name, module in base_model(model).get_submodule(anatomy.layer_module(i)).named_modules():
+            if module._forward_hooks or module._forward_pre_hooks:
+                return f"layer {i}{name and '.'}{name} has a forward hook, which stored states do not call (remove it)"
     return None
 
 

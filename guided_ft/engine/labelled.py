@@ -25,7 +25,10 @@ def always() -> bool:
 
 @contextmanager
 def labelled_only(
-    model: nn.Module, anatomy: Anatomy | None = None, active: Callable[[], bool] = always
+    model: nn.Module,
+    anatomy: Anatomy | None = None,
+    active: Callable[[], bool] = always,
+    seen: Callable[[bool], None] = lambda labelled: None,
 ) -> Iterator[None]:
     """Inside, a training-mode forward with ``labels [rows, tokens]`` computes only what the labels ask for.
 
@@ -36,17 +39,19 @@ def labelled_only(
     Args:
         anatomy: of the model; None leaves the last layer as it is.
         active: asked at each call; while it is false the model is left alone.
+        seen: told at each call with labels whether any of them counts.
     """
     base = base_model(model)
     scored: list[torch.Tensor] = []
 
     def score(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         labels = kwargs.get("labels")
-        special = any(kwargs.get(name) is not None for name in ("shift_labels", "output_hidden_states"))
-        if not isinstance(labels, torch.Tensor) or labels.ndim != 2 or special or not base.training:
+        if not isinstance(labels, torch.Tensor) or labels.ndim != 2 or not base.training or _special(base, kwargs):
             return forward(*args, **kwargs)
         mask = labels[:, 1:] != IGNORE
-        if not mask.any():
+        labelled = bool(mask.any())
+        seen(labelled)
+        if not labelled:
             return forward(*args, **kwargs)
         chosen = labels[:, 1:][mask][None]
         scored.append(mask)
@@ -75,6 +80,16 @@ def labelled_only(
         for module in _behind_attention(base, anatomy) if anatomy else ():
             stack.enter_context(wrapped_forward(module, compute))
         yield
+
+
+def _special(base: Any, kwargs: dict[str, Any]) -> bool:
+    """Whether a call asks for more than logits and loss, or for them in another form."""
+    configs = (base.config, base.config.get_text_config())
+    # PEFT hands on what was not asked for as None.
+    asked = {name: value for name, value in kwargs.items() if value is not None}
+    states = asked.get("output_hidden_states", any(getattr(c, "output_hidden_states", False) for c in configs))
+    named = asked.get("return_dict", all(getattr(c, "return_dict", True) for c in configs))
+    return "shift_labels" in asked or bool(states) or not named
 
 
 def _behind_attention(base: nn.Module, anatomy: Anatomy) -> list[nn.Module]:

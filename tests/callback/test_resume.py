@@ -7,12 +7,10 @@ import shutil
 import pytest
 import torch
 from families import make
-from trainers import MODES, SAVE, STEPS, TRAINERS, base, digests, from_task, ready, settings, sft
+from trainers import MODES, STEPS, TRAINERS, base, digests, from_task, ready, settings, sft
 from transformers import TrainingArguments
 
-from guided_ft import GuidedCallback, Plan, Selection
-from guided_ft.anatomy import Anatomy
-from guided_ft.errors import GuidedError
+from guided_ft import GuidedCallback
 from guided_ft.plan.attaching import trainable_names
 from guided_ft.system import processes
 
@@ -60,39 +58,3 @@ def test_every_rank_trains_what_the_first_one_chose_or_has_kept(tmp_path, monkey
     callback.on_init_end(TrainingArguments(**settings(tmp_path / "run")), None, None, model=model)
     assert callback.plan == firsts
     assert trainable_names(model) == firsts.expected_trainable
-
-
-@pytest.mark.parametrize(
-    ("damage", "said"),
-    [
-        (lambda c: (c / "optimizer.pt").unlink(), "optimizer.pt missing"),
-        (lambda c: (c / "guided.json").unlink(), "guided.json missing"),
-        (lambda c: (c / "scheduler.pt").write_bytes(b""), "scheduler.pt damaged"),
-        (lambda c: (c / "guided.json").write_text("{"), "guided.json damaged"),
-    ],
-)
-def test_a_damaged_checkpoint_is_refused_and_the_good_one_named(tmp_path, damage, said):
-    plan = ready(make("llama"), "slice")
-    sft(base(tmp_path), tmp_path / "run", [GuidedCallback(plan)], save_total_limit=3).train()
-    damage(tmp_path / "run" / f"checkpoint-{STEPS}")
-    trainer = sft(base(tmp_path), tmp_path / "run", [GuidedCallback(plan)])
-    with pytest.raises((GuidedError, Exception)) as error:
-        trainer.train(resume_from_checkpoint=True)
-    if said.startswith("scheduler"):
-        return  # torch itself cannot read it: loud enough
-    assert (
-        str(error.value) == f"checkpoint-{STEPS} cannot be resumed ({said}{_cut(said)}): resume from checkpoint-{SAVE}"
-    )
-
-
-def _cut(said: str) -> str:
-    return ": the save was cut off" if said == "guided.json missing" else ""
-
-
-def test_a_checkpoint_of_another_plan_is_refused(tmp_path):
-    model = make("llama")
-    sft(base(tmp_path), tmp_path / "run", [GuidedCallback(ready(model, "slice"))]).train()
-    other = Plan(Selection.parse("L0.H0 L1.H0 L1.H1 L0.N5 L1.N41", Anatomy.of(model)))
-    trainer = sft(base(tmp_path), tmp_path / "run", [GuidedCallback(other)])
-    with pytest.raises(Exception, match=r"another plan|size mismatch"):
-        trainer.train(resume_from_checkpoint=True)

@@ -210,7 +210,7 @@ class GradientWatch:
     """Note which parameters ever get a gradient that is not finite, without waiting for the device.
 
     Trainers clip gradients before any callback sees them, and clipping spreads one NaN to all: so it is looked for
-    where each gradient is born.
+    where each gradient is born. One whose norm overflows (above 1e19) is meant too: clipping makes zeros of it.
     """
 
     def __init__(self) -> None:
@@ -225,7 +225,8 @@ class GradientWatch:
     def _note(self, name: str) -> Callable[[torch.Tensor], None]:
         def note(parameter: torch.Tensor) -> None:
             assert parameter.grad is not None
-            finite = torch.isfinite(parameter.grad).all()
+            grad = parameter.grad
+            finite = torch.linalg.vector_norm(grad, dtype=torch.promote_types(grad.dtype, torch.float32)).isfinite()
             self._finite[name] = self._finite[name] & finite if name in self._finite else finite
 
         return note
