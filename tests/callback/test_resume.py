@@ -39,7 +39,7 @@ def test_resume_ends_in_the_same_bits(tmp_path, name, way, mode):
 def test_a_resumed_script_does_not_localize_again(tmp_path, monkeypatch):
     first = from_task("slice")
     sft(base(tmp_path), tmp_path / "run", [first]).train()
-    monkeypatch.setattr("guided_ft.callback.callback.localize", lambda *a, **k: pytest.fail("localized again"))
+    monkeypatch.setattr("guided_ft.scorers.localize.localize", lambda *a, **k: pytest.fail("localized again"))
     second = from_task("slice")
     sft(base(tmp_path), tmp_path / "run", [second])
     assert second.plan == first.plan
@@ -53,7 +53,7 @@ def test_every_rank_trains_what_the_first_one_chose_or_has_kept(tmp_path, monkey
     firsts = ready(make("llama"), "slice")
     monkeypatch.setattr(processes, "same", lambda mine: firsts.to_dict() if mine or kept else None)
     if kept:
-        monkeypatch.setattr("guided_ft.callback.callback.localize", lambda *a, **k: pytest.fail("localized again"))
+        monkeypatch.setattr("guided_ft.scorers.localize.localize", lambda *a, **k: pytest.fail("localized again"))
     callback, model = from_task("slice", retain=None), base(tmp_path)
     callback.on_init_end(TrainingArguments(**settings(tmp_path / "run")), None, None, model=model)
     assert callback.plan == firsts
