@@ -46,7 +46,7 @@ def front(found: Comparison) -> Figure | None:
     layout["margin"] |= {"t": 56}
     layout["legend"] |= {"y": 1.07}
     note = (
-        "Up and to the left is better. Each mark is one learning rate"
+        f"{'Down' if lower_is_better(found.metric) else 'Up'} and to the left is better. Each mark is one learning rate"
         + (f", the mean of {len(found.seeds)} seeds" if len(found.seeds) > 1 else "")
         + "; a line joins those that no other rate of the same way beats; the ring is the rate that validation picks "
         f"among those left of the dashed line. Grey dots: {found.noun} before training. Below {LINEAR:g} nats the axis "

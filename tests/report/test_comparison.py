@@ -136,6 +136,10 @@ def test_plotly_takes_the_picture_and_the_pick_has_a_ring():
     low, high = figure.layout["xaxis"]["range"]
     assert low < bent(0.01)
     assert high > bent(0.7)
+    assert figure.note.startswith("Up and to the left")
+    lower = front(found(way("full", GENTLE), metric="loss"))
+    assert lower is not None
+    assert lower.note.startswith("Down and to the left")
     assert front(found(way("full"))) is None
 
 
