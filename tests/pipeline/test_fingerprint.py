@@ -26,6 +26,10 @@ TRAIN = PLAN[1:]
 MEASURE = ("before", "evaluate", "control")
 
 CHANGES: dict[str, tuple[Any, tuple[str, ...]]] = {
+    "data.subset": ("main", ALL),
+    "data.fallback": ("sums", ALL),
+    "train.epochs": (2, TRAIN),
+    "train.arguments": ({"adam_beta1": 0.8}, TRAIN),
     "name": ("other", ()),
     "description": ("other words", ()),
     "output": ("elsewhere", ()),
