@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def read_model(base: nn.Module, family: Family) -> dict[str, Any]:
+def read_model(base: PreTrainedModel, family: Family) -> dict[str, Any]:
     """Return the fields of ``Anatomy`` for a causal LM whose layers have this layout.
 
     Raises:

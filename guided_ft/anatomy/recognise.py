@@ -10,10 +10,10 @@ from .family import Family
 from .reading import decoder_of
 
 if TYPE_CHECKING:
-    from torch import nn
+    from transformers import PreTrainedModel
 
 
-def recognised(base: nn.Module) -> Family | None:
+def recognised(base: PreTrainedModel) -> Family | None:
     """The first row of ``FAMILIES`` that accounts for every parameter of every layer, or None.
 
     A likeness, not a proof: how a family with the same parts wires them is for ``prove`` to find out.

@@ -15,7 +15,7 @@ from .proof import Proof
 from .recognise import recognised
 
 if TYPE_CHECKING:
-    from torch import nn
+    from transformers import PreTrainedModel
 
 WRAPPERS: tuple[str, ...] = ()
 """Types of models around a text model that the tests prove."""
@@ -27,7 +27,7 @@ _NO_SETTINGS = ("_name_or_path", "dtype", "transformers_version")
 _ON_TRIAL: set[str] = set()
 
 
-def family_for(base: nn.Module) -> Family:
+def family_for(base: PreTrainedModel) -> Family:
     """The layout of a causal LM's layers: a row for its type and settings, or the row that it is built like.
 
     Raises:
@@ -46,7 +46,7 @@ def family_for(base: nn.Module) -> Family:
     return family
 
 
-def what_is_unproved(base: nn.Module, family: Family) -> tuple[str, ...]:
+def what_is_unproved(base: PreTrainedModel, family: Family) -> tuple[str, ...]:
     """Which of ``PROVED_APART`` does not hold for a model, beyond what its row says; proves it if nobody has.
 
     Raises:

@@ -26,7 +26,7 @@ def replica_of_config(config: Any, seed: int = 0) -> nn.Module:
 
     for auto in (AutoModelForCausalLM, AutoModelForImageTextToText):
         if type(config) in auto._model_mapping:
-            found = auto._model_mapping[type(config)]
+            found: Any = auto._model_mapping[type(config)]
             found = found[0] if isinstance(found, tuple) else found
             # Some wrappers' causal model is their text model.
             own = isinstance(config, found.config_class)

@@ -27,7 +27,7 @@ def writes(bench: Bench) -> str:
     for layer in _layers(bench):
         added = seen["out", layer] - seen["in", layer]
         parts = [_normed(bench, layer, i, seen[kind, layer], a.family.post_norms) for i, kind in enumerate("oy")]
-        alike(scale * sum(parts), added, f"layer {layer}: what heads and MLP write", 1e-4)
+        alike(scale * (parts[0] + parts[1]), added, f"layer {layer}: what heads and MLP write", 1e-4)
         for i, kind in enumerate("oy"):
             if a.family.post_norms[i]:
                 _linear(bench.base.get_submodule(a.module(layer, a.family.post_norms[i])), seen[kind, layer])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import nn
@@ -26,7 +27,7 @@ def training(bench: Bench) -> str:
     for weight in masks:
         weight.requires_grad_(True)
     _train(whole, masks)
-    part = Plan(selection).attach(copy.deepcopy(bench.model))
+    part: Any = Plan(selection).attach(copy.deepcopy(bench.model))
     _train(part)
     for name, p in base_model(part).named_parameters():
         kept = before.get(name.replace(".base_layer.", "."))
@@ -53,7 +54,7 @@ def merging(bench: Bench) -> str:
     torch_state = torch.get_rng_state()
     model = copy.deepcopy(bench.model)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    part = Plan(_selection(bench)).attach(model).eval()
+    part: Any = Plan(_selection(bench)).attach(model).eval()
     born = Bench(part, bench.anatomy).logits()
     if not torch.equal(born, bench.logits()):
         raise Unproved("at birth the logits are not those of the base")
