@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import GuidedError
+from .causal import check_causal
 from .component import KINDS, Component
 from .family import Rows
 from .layout import Layout
@@ -43,6 +44,7 @@ class Anatomy(Layout):
                 whose numbers do not add up.
         """
         base = base_model(model)
+        check_causal(model, base)
         family = family_for(base)
         anatomy = cls(**read_model(base, family))
         if not anatomy.adds_up():

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from ..anatomy import decoder_of
+from ..anatomy import Anatomy, decoder_of
 from ..engine import Engine, close_left_open
 from ..errors import GuidedError
+from ..plan.fits import check_same_model
 from ..plan.modes import make_mode
 from ..plan.plan import Plan
 from ..scorers.settings import LocalizeOptions
@@ -30,7 +29,8 @@ from .asked import Rows, as_task, check_asked
 from .call import TrainerCall, trainer_here
 from .certify import Certificate, canonical, fingerprint
 from .checkpoint import seal
-from .finite import FiniteGuard, scales_loss
+from .finite import scales_loss
+from .guarded import Guarded
 from .guards import check_labels, check_optimizer, check_resumed, check_trainable, scale_learning_rate
 from .kept_plan import PLAN, keep, kept
 from .page import Seen, write
@@ -42,7 +42,7 @@ from .telling import told
 logger = logging.getLogger(__name__)
 
 
-class GuidedCallback(TrainerCallback):
+class GuidedCallback(Guarded):
     """Train only what a plan says, in any Trainer, SFTTrainer or DPOTrainer.
 
     Give it a ready plan, or a task to make one from::
@@ -105,13 +105,13 @@ class GuidedCallback(TrainerCallback):
         full_logits: bool = False,
         options: dict[str, Any] | None = None,
     ) -> None:
+        super().__init__()
         if (plan is None) == (task is None):
             raise GuidedError("GuidedCallback: give it either a plan or a task to make one from")
         check_asked(task, retain)
         self.plan = plan
         self.scores: ScoreMap | None = None
         self.certificate: Certificate | None = None
-        self.engine: Engine | None = None
         if prefix_cache is not None:
             parse_size(prefix_cache)
         check_rate(learning_rate)
@@ -122,7 +122,6 @@ class GuidedCallback(TrainerCallback):
         self._select = SelectOptions(budget, kinds, strategy, seed, first_layer)
         self._way = make_mode(mode, rank, mode_options)
         self._plan: dict[str, Any] = {"mode": mode, "rank": rank, "lr_scale": lr_scale, "options": mode_options or {}}
-        self._finite = FiniteGuard()
         self._frozen: dict[str, str] | None = None
         self._seen: Seen | None = None
         self._decoder: nn.Module | None = None
@@ -132,6 +131,11 @@ class GuidedCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
     ) -> None:
         """The only moment before the optimizer is made: find the plan, apply it, fingerprint the rest."""
+        # Whatever is refused is refused before the model is touched.
+        if self.plan is None or self._task is not None:
+            Anatomy.of(model)
+        else:
+            check_same_model(self.plan.selection.anatomy, model)
         forbid_packing(model)
         close_left_open(model)
         # A plan that was made for another model does not fit this one.
@@ -220,47 +224,6 @@ class GuidedCallback(TrainerCallback):
             logger.warning("no prefix cache: %s", self.engine.note)
         self._finite.open(model, scaled=scales_loss(call.trainer, args))
         self.engine.on_close(self._finite.close)
-
-    def _close_engine(self) -> None:
-        if self.engine is not None:
-            self.engine.close()
-
-    @contextlib.contextmanager
-    def _closing(self) -> Iterator[None]:
-        """Inside, an error gives the model back as it was."""
-        try:
-            yield
-        except BaseException:
-            self._close_engine()
-            raise
-
-    def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        with self._closing():
-            self._finite.before_step(state.global_step + 1)
-
-    def on_step_end(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        optimizer: Any = None,
-        **kwargs: Any,
-    ) -> None:
-        with self._closing():
-            self._finite.after_step(state.global_step, optimizer, control.should_save or control.should_training_stop)
-
-    def on_epoch_end(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        optimizer: Any = None,
-        **kwargs: Any,
-    ) -> None:
-        with self._closing():
-            self._finite.after_step(state.global_step, optimizer, control.should_save)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self.engine is not None:

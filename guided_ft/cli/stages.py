@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ..system.signals import terminated_as_interrupted
 from .program import Interrupted, app, examples
 
 RecipeName = Annotated[
@@ -31,7 +32,8 @@ def _add_stage(name: str, until: str | None, summary: str, *lines: str) -> None:
         try:
             from ..pipeline.pipeline import run
 
-            run(checked, until=until, trust_remote_code=trust_remote_code, quiet=quiet)
+            with terminated_as_interrupted():
+                run(checked, until=until, trust_remote_code=trust_remote_code, quiet=quiet)
         except KeyboardInterrupt:
             raise Interrupted(f"interrupted: {checked.output_dir} can be continued with the same command") from None
 

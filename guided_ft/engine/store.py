@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 import os
 import shutil
 import zlib
@@ -14,6 +15,8 @@ import torch
 
 from ..errors import GuidedError
 from ..system.files import read_text, write_text
+
+logger = logging.getLogger(__name__)
 
 FIRST_BYTES = 64 << 20
 """The file starts this large and doubles when it is full, up to its limit."""
@@ -49,8 +52,11 @@ class PrefixStore:
         self._head = 0
         self._ring = torch.empty(0, width, dtype=dtype)
         if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._read_index()
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                self._read_index()
+            except OSError as error:
+                self._go_without(error)
 
     @property
     def path(self) -> Path | None:
@@ -81,7 +87,7 @@ class PrefixStore:
     def put(self, key: str, states: torch.Tensor) -> None:
         """Keep ``states [tokens, width]``; not those longer than the ring, or of a dtype that would round them."""
         tokens = len(states)
-        if key in self._entries or tokens > self.max_tokens or states.dtype != self.dtype:
+        if not self.max_tokens or key in self._entries or tokens > self.max_tokens or states.dtype != self.dtype:
             return
         self._make_room(tokens)
         if self._head + tokens > len(self._ring):
@@ -93,13 +99,17 @@ class PrefixStore:
 
     def flush(self) -> None:
         """Write the index, so that a later process can go on with it."""
-        if self.folder is None:
+        if self.folder is None or not self.max_tokens:
             return
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(_FIELDS)
         writer.writerows((key, *entry) for key, entry in self._entries.items())
-        write_text(self.folder / INDEX, text.getvalue())
+        try:
+            write_text(self.folder / INDEX, text.getvalue())
+        except OSError as error:
+            # The states stay in use; a later process computes them anew.
+            logger.warning("prefix cache: %s cannot be written (%s)", self.folder / INDEX, error.strerror)
 
     def close(self) -> None:
         """Write the index and let the file go."""
@@ -139,11 +149,17 @@ class PrefixStore:
                 file.truncate(HEADER_BYTES + size * self.token_bytes)
                 file.write(self._header(size))
         except OSError as error:
-            if not len(self._ring):
-                raise GuidedError(f"{self.path}: no room for the prefix cache ({error.strerror})") from None
-            self.max_tokens = len(self._ring)
+            if len(self._ring):
+                self.max_tokens = len(self._ring)
+            else:
+                self._go_without(error)
             return
         self._map(size)
+
+    def _go_without(self, error: OSError) -> None:
+        """A cache saves time and no more: where there is no room for it, the run goes on."""
+        logger.warning("prefix cache: no room for it in %s (%s), it goes on without", self.folder, error.strerror)
+        self.max_tokens = 0
 
     def _header(self, tokens: int) -> bytes:
         tensor = {"dtype": _DTYPES[self.dtype], "shape": [tokens, self.width]}

@@ -13,11 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..anatomy import base_model
 from ..system.eval_mode import evaluating
 from ..system.progress import track
 from ..task.batching import model_inputs
 from ..task.task import Task
 from ..task.tokens import IGNORE, prompt_ids
+from .window import check_window, window_of
 
 logger = logging.getLogger("guided_ft")
 
@@ -36,8 +38,12 @@ def answers(
 
     Args:
         prompts: texts, lists of messages, or rows with a ``prompt`` and what its chat template needs.
+
+    Raises:
+        GuidedError: for a prompt that with its answer is longer than the model's window.
     """
     ids = [prompt_ids(prompt, tokenizer) for prompt in prompts]
+    check_window(window_of(base_model(model).config), map(len, ids), max_new_tokens)
     found: list[str] = []
     batches = [ids[i : i + batch_size] for i in range(0, len(ids), batch_size)]
     device = next(model.parameters()).device
@@ -79,8 +85,14 @@ def answer_length(tokenizer: Any, expected: Sequence[str], limit: int, asked: in
     return asked
 
 
-def exact_match(found: Sequence[str], expected: Sequence[str]) -> float:
-    """Share of answers that are exactly the expected ones, 0 to 100."""
+def exact_match(found: Sequence[str], expected: Sequence[str], special: Sequence[str] = ()) -> float:
+    """Share of answers that are exactly the expected ones, 0 to 100.
+
+    Args:
+        special: texts that an answer never shows, since they stand for special tokens, such as the end of the text.
+    """
+    for token in special:
+        expected = [text.replace(token, "") for text in expected]
     return 100 * sum(f == e.strip() for f, e in zip(found, expected, strict=True)) / len(expected)
 
 
@@ -141,6 +153,7 @@ def retention(
     Returns:
         ``loss``: mean negative log-likelihood per token (nats). ``kl``: mean KL(base || model) per token (nats).
     """
+    text.check(model)
     device = next(model.parameters()).device
     loss = kl = tokens = 0.0
     for batch in track(text.batches(device), text.num_batches(), "retention", progress):

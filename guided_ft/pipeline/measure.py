@@ -90,7 +90,7 @@ class Held:
 def _exact(held: Held) -> float:
     from .evaluate import exact_match
 
-    return exact_match(held.found(len(held.rows)), held.run.expected)
+    return exact_match(held.found(len(held.rows)), held.run.expected, held.run.tokenizer.all_special_tokens)
 
 
 def _number(held: Held) -> float:

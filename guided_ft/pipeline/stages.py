@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..anatomy import Anatomy
 from ..errors import GuidedError
 from ..models import load_model, load_tokenizer
 from ..plan.modes import Mode, make_mode
@@ -25,6 +26,7 @@ from .data import load_rows
 from .fingerprint import stage_keys
 from .lengths import fitting
 from .measure import HELD_OUT, check_metrics, load_text, measure
+from .window import check_recipe_window
 
 if TYPE_CHECKING:
     from ..recipe.recipe import Recipe
@@ -107,6 +109,8 @@ def before(run: Run) -> dict[str, Any]:
     rows = run.rows[1]
     check_metrics(run, rows)
     model = run.model()
+    check_recipe_window(run.recipe, run.rows, run.tokenizer, run.answer_length, model.config)
+    _rehearse(run, model)
     (run.folder / HELD_OUT).unlink(missing_ok=True)
     return measure(run, rows, model, None)
 
@@ -150,10 +154,14 @@ def choose(run: Run) -> dict[str, Any]:
 
 def planned(run: Run, strategy: str, seed: int) -> Plan:
     """The plan that a recipe makes of the map in the run's folder, by its own strategy or another."""
-    settings, train = run.recipe.select, run.recipe.train
-    asked = SelectOptions(settings.budget, settings.kinds, strategy, seed, settings.first_layer)
-    selection = run.way.choose(run.way.read_map(run.folder / "scores.safetensors"), **asked.arguments())
-    return Plan(selection, train.mode, train.rank, train.lr_scale, train.mode_options)
+    return _chosen(run, run.way.read_map(run.folder / "scores.safetensors"), strategy, seed)
+
+
+def _rehearse(run: Run, model: Any) -> None:
+    """Raise GuidedError for a budget, kinds or layers that this model does not have, or a mode that cannot train it."""
+    anatomy = Anatomy.of(model)
+    if type(run.way).localize is Mode.localize:
+        _chosen(run, find("random").load()(None, anatomy, kinds=_kinds(run)), "random", 0)
 
 
 def _write(plan: Plan, folder: Path) -> dict[str, Any]:
@@ -166,6 +174,13 @@ def _write(plan: Plan, folder: Path) -> dict[str, Any]:
         "total": selection.anatomy.num_parameters,
         "modules": len({part.module for part in selection.slices()}),
     }
+
+
+def _chosen(run: Run, scores: Any, strategy: str, seed: int) -> Plan:
+    settings, train = run.recipe.select, run.recipe.train
+    asked = SelectOptions(settings.budget, settings.kinds, strategy, seed, settings.first_layer)
+    selection = run.way.choose(scores, **asked.arguments())
+    return Plan(selection, train.mode, train.rank, train.lr_scale, train.mode_options)
 
 
 def train(run: Run, folder: Path | None = None) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import pyarrow
 import torch
 from datasets import Dataset, disable_progress_bars
 from torch import nn
-from transformers import PrinterCallback, ProgressCallback, set_seed
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback, set_seed
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from ..callback.callback import GuidedCallback
@@ -24,6 +24,7 @@ from ..export.card import describe
 from ..plan.modes import PACE
 from ..plan.plan import Plan
 from ..system.files import read_json, write_arrays, write_json
+from ..system.signals import StopRequest, stop_on_request
 from ..task.task import Task
 from ..task.tokens import read_row
 from .whole import Whole, WholeCallback
@@ -66,7 +67,11 @@ def train(
     trainer = _TRAINERS[recipe.train.trainer](recipe, plan, rows, model, tokenizer, settings, callback)
     _show_progress(trainer)
     began = time.perf_counter()
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    with stop_on_request() as request:
+        trainer.add_callback(_SaveAndStop(request, save=key is not None))
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if request.asked:
+            raise KeyboardInterrupt
     seconds = time.perf_counter() - began
     trained = trainer.model
     assert trained is not None
@@ -135,6 +140,17 @@ def _save(model: nn.Module, tokenizer: Any, folder: Path, plan: Plan | Whole, ba
         describe(temporary, plan, base)
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
+
+
+class _SaveAndStop(TrainerCallback):
+    """Saves after the step in which an end was asked for, and ends the training."""
+
+    def __init__(self, request: StopRequest, save: bool) -> None:
+        self.request, self.save = request, save
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.request.asked:
+            control.should_save, control.should_training_stop = self.save, True
 
 
 class _Bar(ProgressCallback):

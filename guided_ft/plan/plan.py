@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import GuidedError
 from ..system.files import digest, read_json, write_json
 from .attaching import to_float32
+from .fits import check_plain, check_same_model
 from .modes import Chosen, Mode, make_mode
 
 if TYPE_CHECKING:
@@ -103,7 +104,11 @@ class Plan:
         """Make the model train exactly this plan, and return the model to hand to a trainer.
 
         For ``slice`` and ``lora`` a PeftModel around the given model, for ``freeze`` the model itself.
+
+        Raises:
+            GuidedError: for another model than the plan was made for, or one with an adapter; it is left as it was.
         """
+        self._check(model)
         return self.way.attach(self.selection, model)
 
     def attach_in_place(self, model: nn.Module) -> None:
@@ -112,7 +117,12 @@ class Plan:
         For callers that cannot hand a new object back, such as a callback of a trainer that already holds the model.
         Everything the trainer does later (saving, resuming, DPO's reference) then sees an ordinary PeftModel.
         """
+        self._check(model)
         self.way.attach_in_place(self.selection, model)
+
+    def _check(self, model: nn.Module) -> None:
+        check_same_model(self.selection.anatomy, model)
+        check_plain(model)
 
     def is_attached(self, model: nn.Module) -> bool:
         """Whether the model already trains exactly this plan: these parameters, by the same adapter, and no other."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any, overload
 
 from torch import nn
@@ -15,6 +16,7 @@ from ..slice.packing import forbid_packing
 from ..system import processes
 from ..task.metrics import metric_name
 from ..task.task import Task
+from .memory import smaller, within_memory
 from .requests import Combine, Request, read_combine, read_methods, read_request
 from .self_text import self_text
 from .settings import LocalizeOptions
@@ -119,9 +121,11 @@ def localize(
     if retain == "self" and any(r.compares(retain) or r.against_missing for r in requests.values()):
         kept = processes.same(self_text(model, seed=seed, progress=progress))
     requests = {label: request.with_against(kept) for label, request in requests.items()}
-    maps = _score(model, anatomy, task, requests, progress)
+    maps = _score_within_memory(model, anatomy, task, requests, progress)
     compared = {label: r for label, r in requests.items() if r.compares(retain)}
-    against = _score(model, anatomy, kept, compared, progress) if isinstance(kept, Task) and compared else {}
+    against = {}
+    if isinstance(kept, Task) and compared:
+        against = _score_within_memory(model, anatomy, kept, compared, progress)
     seconds = round(time.perf_counter() - began, 3)
     found = {}
     for label, request in requests.items():
@@ -154,6 +158,19 @@ def localize(
             meta["seconds"] = round(seconds + time.perf_counter() - began, 3)
         found[label] = ScoreMap.of_arrays(anatomy, {k: scores.of(k) for k in request.kinds}, {**extra, **meta})
     return found if methods is not None else found[method]
+
+
+def _score_within_memory(
+    model: nn.Module, anatomy: Anatomy, task: Task, requests: Mapping[str, Request], progress: bool | None
+) -> dict[str, ScoreMap]:
+    def score(size: int) -> dict[str, ScoreMap]:
+        of_size = {
+            label: replace(r, options={key: smaller(value, size) for key, value in r.options.items()})
+            for label, r in requests.items()
+        }
+        return _score(model, anatomy, smaller(task, size), of_size, progress)
+
+    return within_memory(task, score)
 
 
 def _score(

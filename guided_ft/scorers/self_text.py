@@ -24,7 +24,7 @@ def self_text(
 
     Args:
         num_examples: texts to sample.
-        num_tokens: longest text, in tokens; a text ends earlier at the end token.
+        num_tokens: longest text, in tokens, within the model's window; a text ends earlier at the end token.
         seed: texts of different seeds are independent; the same seed on the same machine repeats.
     """
     base = base_model(model)
@@ -33,6 +33,8 @@ def self_text(
     ends = set(end if isinstance(end, list) else [end]) - {None}
     start = next(i for i in (generation.bos_token_id, config.bos_token_id, *sorted(ends), 0) if i is not None)
     pad = next(iter(sorted(ends)), start)
+    # The first token takes a place, too.
+    num_tokens = min(num_tokens, (getattr(config, "max_position_embeddings", None) or 1 << 30) - 1)
     texts: list[tuple[Tokens]] = []
     with Tap(model), torch.no_grad():
         torch.manual_seed(seed)

@@ -17,6 +17,9 @@ from torch import nn
 class Delta(nn.Module, ABC):
     """Compact additive change of ``k`` rows or columns of a weight matrix; zero at birth.
 
+    ``delta(x, y, own)`` returns ``y`` with the change for ``x`` added; ``own``: ``y`` may be written over, since nobody
+    else has it.
+
     Args:
         index: sorted indices ``[k]`` of the chosen rows or columns.
         shape: shape ``(m, n)`` of the change.
@@ -102,10 +105,11 @@ def one_hot(index: torch.Tensor, size: int, like: torch.Tensor) -> torch.Tensor:
 class RowDelta(Delta):
     """``y[..., index] += x @ change.T`` with ``change [k, in]``."""
 
-    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, y: torch.Tensor, own: bool = False) -> torch.Tensor:
         change = self.apply_to(x).to(y.dtype)
+        if not own:
+            return y.index_add(-1, self.index, change)
         if self.span:
-            # In place is safe: y is the fresh output of the base layer, and a linear layer does not save its output.
             y.narrow(-1, *self.span).add_(change)
             return y
         return y.index_add_(-1, self.index, change)
@@ -125,9 +129,9 @@ class RowDelta(Delta):
 class ColumnDelta(Delta):
     """``y += x[..., index] @ change.T`` with ``change [out, k]``; backward keeps only ``x[..., index]``."""
 
-    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        change = self.apply_to(self.take(x))
-        return y.add_(change.to(y.dtype))
+    def forward(self, x: torch.Tensor, y: torch.Tensor, own: bool = False) -> torch.Tensor:
+        change = self.apply_to(self.take(x)).to(y.dtype)
+        return y.add_(change) if own else y + change
 
     def dense(self, out_features: int, in_features: int) -> torch.Tensor:
         change = self.change

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
 
+from ..errors import GuidedError
 from .storage import quantized_layers, storage_of
 
 
@@ -56,16 +58,43 @@ def fingerprint(model: nn.Module, skip: Iterable[str] = (), fixed: bool = False)
         fixed: take in the tensors of adapters that never train.
     """
     left_out = set(skip)
-    done: dict[int, str] = {}
+    done: dict[tuple, str] = {}
     result = {}
+    away = _elsewhere(model)
     for name, tensor in base_tensors(model, fixed).items():
-        if name not in left_out:
-            # Tied weights are hashed once.
-            key = tensor.data_ptr() if tensor.numel() else 0
-            if key not in done or not key:
-                done[key] = _hash(tensor)
-            result[name] = done[key]
+        if name in left_out:
+            continue
+        if tensor.is_meta:
+            result[name] = _hash(_fetched(name, away))
+            continue
+        # Tied weights are hashed once.
+        key = (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()) if tensor.data_ptr() else (name,)
+        if key not in done:
+            done[key] = _hash(tensor)
+        result[name] = done[key]
     return result
+
+
+def _elsewhere(model: nn.Module) -> dict[str, tuple[Any, str]]:
+    """Of modules whose weights accelerate keeps on disk or in main memory: where each tensor is, by canonical name."""
+    found: dict[str, tuple[Any, str]] = {}
+    for name, module in model.named_modules():
+        hook = getattr(module, "_hf_hook", None)
+        for each in getattr(hook, "hooks", [hook]):
+            weights = getattr(each, "weights_map", None)
+            if weights is not None:
+                owned = [*module._parameters, *module._buffers]
+                found |= {canonical(f"{name}.{key}" if name else key): (weights, key) for key in owned}
+    return found
+
+
+def _fetched(name: str, away: dict[str, tuple[Any, str]]) -> torch.Tensor:
+    if name not in away:
+        raise GuidedError(
+            f"{name} is not in memory (load the model onto a device, without device_map='disk' or 'meta')"
+        )
+    weights, key = away[name]
+    return weights[key]
 
 
 def _hash(tensor: torch.Tensor) -> str:

@@ -50,6 +50,8 @@ def check_slice(module: nn.Module, axis: int, index: list[int]) -> tuple[int, in
             f"slice: {type(base).__name__} keeps its weight in a way that is not known here (full precision, and "
             "bitsandbytes' 4 and 8 bits, are)"
         )
+    if base.weight.is_meta and hasattr(base, "_hf_hook"):
+        raise GuidedError("slice: its weight is not in memory (load the layers that train onto a device)")
     limit = features[1] if axis == int(is_transposed(base)) else features[0]
     if index[-1] >= limit:
         raise GuidedError(f"slice: index {index[-1]} is outside axis {axis} (0 to {limit - 1})")
@@ -156,10 +158,17 @@ class SliceLayer(nn.Module, BaseTunerLayer):
             return y
         if adapter_names is not None:
             return add_by_row(self.slice_delta, adapter_names, x, y)
+        own = self._output_is_ours()
         for name in self.active_adapters:
             if name in self.slice_delta:
-                y = self.slice_delta[name](x, y)
+                y, own = self.slice_delta[name](x, y, own), True
         return y
+
+    def _output_is_ours(self) -> bool:
+        """Whether what the base layer returns may be written over: torch's own layers make it afresh and do not keep
+        it, while others may return a view that must not be written, or hold on to it, as hooks may."""
+        base = self.base_layer
+        return type(base) in (nn.Linear, Conv1D) and not base._forward_hooks
 
     def get_delta_weight(self, adapter_name: str) -> torch.Tensor:
         """Return the adapter's change in the shape of the stored weight."""

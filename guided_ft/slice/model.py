@@ -181,4 +181,8 @@ def _layer_and_place(spec: dict[str, Any]) -> tuple[type[SliceLayer], dict[str, 
 def _require(slices: dict[str, Any], modules: dict[str, Any]) -> None:
     missing = sorted(set(slices) - set(modules))
     if missing:
-        raise GuidedError(f"slices: this model has no module {missing[0]!r} ({len(missing)} missing in all)")
+        inside = next((name for name in modules if name.endswith(f".{missing[0]}")), None)
+        mend = f"here it is {inside!r}: take the model itself, before it is compiled or wrapped" if inside else ""
+        raise GuidedError(
+            f"slices: this model has no module {missing[0]!r} ({mend or f'{len(missing)} missing in all'})"
+        )

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 
 import pytest
 import tiny
+import tiny_run
 import torch
 from families import make
 from scoring import preferences, sums
 from tokenizers.processors import TemplateProcessing
 
-from guided_ft.pipeline.evaluate import answers, preference_accuracy, retention
+from guided_ft import run
+from guided_ft.pipeline.evaluate import answers, exact_match, preference_accuracy, retention
 from guided_ft.task.task import Task
 
 
@@ -72,3 +75,18 @@ def test_dropout_takes_no_part_and_modes_are_put_back(what):
     before = [module.training for m in (model, base) for module in m.modules()]
     assert measured() == expected
     assert [module.training for m in (model, base) for module in m.modules()] == before
+
+
+@pytest.mark.parametrize("ending", ["<eos>", "<eos><eos>", " <eos>\n"])
+def test_a_right_answer_may_end_in_the_text_of_a_special_token(ending, monkeypatch, tmp_path):
+    special = tiny.tokenizer().all_special_tokens
+    assert exact_match(["4", "8"], [f" 4{ending}", f" 9{ending}"], special) == 50
+    asked = tiny_run.recipe(tmp_path, control="none")
+    rows = [row | {"completion": row["completion"] + ending} for row in tiny.sums(40)]
+    (tmp_path / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    right = {row["prompt"]: row["completion"].strip() for row in tiny.sums(40)}
+    monkeypatch.setattr(
+        "guided_ft.pipeline.evaluate.answers",
+        lambda model, tokenizer, prompts, **kw: [right[p["prompt"]] for p in prompts],
+    )
+    assert run(asked, until="before", quiet=True)["before"]["scores"]["exact_match"] == 100

@@ -1,15 +1,24 @@
-"""Run a recipe whole, and again in children that are killed when a file appears: ``python kill_run.py FOLDER FILE ...``.
+"""Kill runs at seeded moments and let them go on: is what comes out the same bits?
 
-One warm parent forks, so that the seconds the libraries take to load are paid once.
+    python tests/tools/kill_run.py FOLDER [--long N] [--seed S] [--only NAME]
+
+One warm parent forks, so that the seconds the libraries take to load are paid once. A recipe of each way of training
+runs once without a break; then it is started again and again, each time until a moment drawn with the seed, and killed
+there with SIGKILL; at last it runs to its end. Prints one JSON line for each way, and a sum.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
+import random
 import signal
 import sys
 import time
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -20,33 +29,124 @@ import tiny_run  # noqa: E402
 from guided_ft import run  # noqa: E402
 from guided_ft.pipeline import training as _training  # noqa: E402, F401  (loaded before the forks)
 
+WAYS: dict[str, dict[str, Any]] = {
+    f"{trainer} {mode}": {"trainer": trainer, "mode": mode}
+    for trainer in ("sft", "dpo")
+    for mode in ("slice", "freeze", "lora")
+}
 
-def main(folder: str, files: list[str]) -> None:
-    _run(folder, "whole", [])
-    _run(folder, "killed", files)
+KILLS = {
+    "sft slice": ("localize", "cache", "save", "any"),
+    "sft freeze": ("localize", "save", "any"),
+    "sft lora": ("save", "save", "any"),
+    "dpo slice": ("localize", "cache", "save", "save"),
+    "dpo freeze": ("save", "save", "any"),
+    "dpo lora": ("localize", "save", "any"),
+}
+"""20 kills: 9 inside a save, 4 inside localization, 2 while the first states are cached, 5 wherever it is."""
 
 
-def _run(folder: str, name: str, files: list[str]) -> None:
-    asked = tiny_run.recipe(Path(folder), name, control="none", train={"steps": 12, "save_steps": 1})
-    for file in [*files, None]:
-        child = os.fork()
-        if child == 0:
+def inside_save(folder: Path) -> bool:
+    saves = [path for path in (folder / "train").glob("checkpoint-*") if not (path / "guided.json").exists()]
+    return bool(saves) or (folder / ".adapter.tmp").exists()
+
+
+def inside_localize(folder: Path) -> bool:
+    return (folder / "stages" / "before.json").exists() and not (folder / "stages" / "localize.json").exists()
+
+
+def inside_cache(folder: Path) -> bool:
+    stores = list((folder / "train" / "guided" / "prefix").rglob("hidden.safetensors"))
+    return bool(stores) and not any((path.parent / "index.csv").exists() for path in stores)
+
+
+INSIDE = {"save": inside_save, "localize": inside_localize, "cache": inside_cache}
+WAIT = {"save": 0.01, "localize": 0.2, "cache": 0.02}
+"""Seconds that are waited at most after the moment has come."""
+
+
+def kill(asked: Any, where: str, folder: Path, rng: random.Random, seconds: float) -> str:
+    """Start the recipe and kill it; returns where it was found on disk afterwards, or that it ended before."""
+    child = start(asked)
+    began, delay = time.perf_counter(), rng.uniform(0, WAIT.get(where, seconds))
+    if where in INSIDE:
+        while not INSIDE[where](folder):
+            if os.waitpid(child, os.WNOHANG)[0]:
+                return "ended"
+            time.sleep(0.0003)
+        time.sleep(delay)
+    else:
+        while time.perf_counter() - began < delay:
+            if os.waitpid(child, os.WNOHANG)[0]:
+                return "ended"
+            time.sleep(0.001)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return next((name for name, inside in INSIDE.items() if inside(folder)), "elsewhere")
+
+
+def start(asked: Any) -> int:
+    child = os.fork()
+    if child == 0:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        code = 1
+        try:
             run(asked, quiet=True)
-            os._exit(0)
-        print(_fate(child, None if file is None else Path(folder) / name / file), flush=True)
+            code = 0
+        finally:
+            os._exit(code)
+    return child
 
 
-def _fate(child: int, file: Path | None) -> str:
+def finish(asked: Any) -> float:
+    began = time.perf_counter()
+    assert os.waitstatus_to_exitcode(os.waitpid(start(asked), 0)[1]) == 0, f"{asked.name}: it did not go on"
+    return time.perf_counter() - began
+
+
+def recipe(folder: Path, name: str, way: str) -> Any:
+    budget = "45%" if WAYS[way]["mode"] == "freeze" else "15%"
+    train = {"steps": 12, "save_steps": 1, "prefix_cache": "1MB", **WAYS[way]}
+    return tiny_run.recipe(folder, name, control="none", train=train, select={"budget": budget, "first_layer": 1})
+
+
+def try_way(folder: Path, way: str, kills: tuple[str, ...], seed: int) -> dict[str, Any]:
+    """The fates of the kills, and whether the adapter and what was measured are those of the unbroken run."""
+    rng = random.Random(f"{seed}:{way}")
+    names = [f"{way.replace(' ', '-')}-{seed}-{kind}" for kind in ("whole", "killed")]
+    whole, killed = (recipe(folder, name, way) for name in names)
+    seconds = finish(whole)
+    fates = [kill(killed, where, folder / names[1], rng, 0.8 * seconds) for where in kills]
+    finish(killed)
+    records = [json.loads((folder / name / "run.json").read_text()) for name in names]
+    same = tiny_run.adapter(folder / names[0]) == tiny_run.adapter(folder / names[1])
+    told = all(records[0][key] == records[1][key] for key in ("after", "retention", "selected", "frozen"))
+    return {"way": way, "seed": seed, "kills": fates, "same bits": same, "same figures": told}
+
+
+def main() -> None:
+    options = argparse.ArgumentParser()
+    options.add_argument("folder", type=Path)
+    options.add_argument("--long", type=int, default=0, help="so many kills, instead of 20")
+    options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--only", help="one way, such as 'sft slice'")
+    asked = options.parse_args()
+    fates: Counter[str] = Counter()
+    equal = done = 0
+    seed = asked.seed
     while True:
-        ended, status = os.waitpid(child, os.WNOHANG if file else 0)
-        if ended:
-            return f"ended {os.waitstatus_to_exitcode(status)}"
-        if file.exists():
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-            return "killed"
-        time.sleep(0.0005)
+        for way in [asked.only] if asked.only else WAYS:
+            found = try_way(asked.folder, way, KILLS[way], seed)
+            print(json.dumps(found), flush=True)
+            fates.update(found["kills"])
+            done += 1
+            equal += found["same bits"] and found["same figures"]
+        seed += 1
+        killed = sum(count for fate, count in fates.items() if fate != "ended")
+        if killed >= asked.long:
+            break
+    print(json.dumps({"kills": killed, "runs": done, "equal": equal, **fates}), flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])
+    main()

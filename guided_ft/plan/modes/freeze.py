@@ -70,6 +70,8 @@ class FreezeMode(Mode[Selection]):
         for name, parameter in found.items():
             if is_quantized(parameter):
                 raise GuidedError(f"freeze: {name} is quantized and cannot be trained (use mode='slice' or 'lora')")
+            if parameter.is_meta and hasattr(model.get_submodule(name.rpartition(".")[0]), "_hf_hook"):
+                raise GuidedError(f"freeze: {name} is not in memory (load the layers that train onto a device)")
         for parameter in model.parameters():
             parameter.requires_grad_(False)
         for parameter in found.values():

@@ -1,0 +1,57 @@
+"""The model's window: what does not fit into it is told before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from ..errors import GuidedError
+from ..task.reader import asked
+from ..task.tokens import prompt_ids, read_row
+
+if TYPE_CHECKING:
+    from ..recipe.recipe import Recipe
+
+
+def window_of(config: Any) -> int | None:
+    """How many tokens a model can read; None if its configuration does not say."""
+    return getattr(config.get_text_config(), "max_position_embeddings", None)
+
+
+def check_window(window: int | None, lengths: Iterable[int], new: int, what: str = "prompt") -> None:
+    """Raise GuidedError, with its number, for a prompt of which ``new`` more tokens do not fit into the window."""
+    for i, length in enumerate(lengths):
+        if window is not None and length + new > window:
+            raise GuidedError(
+                f"{what} {i}: its {length} tokens and an answer of {new} are more than the model's window of {window} "
+                "(shorten the prompt, or lower evaluate.max_new_tokens)"
+            )
+
+
+def check_recipe_window(
+    recipe: Recipe, rows: tuple[list[dict], list[dict]], tokenizer: Any, answer_length: int, config: Any
+) -> None:
+    """Raise GuidedError for what a recipe would read beyond its model's window.
+
+    Args:
+        rows: to train on, and to test with.
+        answer_length: tokens that are generated for a test prompt.
+    """
+    window = window_of(config)
+    if window is None:
+        return
+    if recipe.evaluate.retention != "none" and recipe.evaluate.retention_tokens > window:
+        raise GuidedError(
+            f"evaluate.retention_tokens: {recipe.evaluate.retention_tokens} is more than the model's window of {window}"
+        )
+    if recipe.train.max_length > window:
+        for i, row in enumerate([*rows[0], *rows[1]]):
+            longest = max(len(sequence.ids) for sequence in read_row(row, tokenizer))
+            if longest > window:
+                raise GuidedError(
+                    f"data: row {i} has {longest} tokens, but the model's window is {window} (write train.max_length: "
+                    f"{window}, which cuts it)"
+                )
+    questions = [row for row in rows[1] if asked(row) is not None]
+    lengths = (len(prompt_ids({**row, "prompt": asked(row)}, tokenizer)) for row in questions)
+    check_window(window, lengths, answer_length, "data: test row")
