@@ -1,4 +1,4 @@
-"""The README's Python blocks run as they stand, on a tiny model."""
+"""The Python blocks of the README and of the rooms' pages run as they stand, on a tiny model."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ from trl import SFTConfig, SFTTrainer
 from guided_ft import Task
 from guided_ft.scorers import catalogue
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
-BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+PAGES = [README, *(page.read_text() for page in sorted((ROOT / "guided_ft").rglob("README.md")))]
+BLOCKS = [block for page in PAGES for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL)]
+LINKS = re.compile(r"\]\((?!https?:)([^)#]+)\)")
 
 
 @pytest.mark.parametrize("number", range(len(BLOCKS)))
@@ -50,7 +53,15 @@ def test_block_runs(number, tmp_path, monkeypatch):
 def test_there_are_blocks_and_every_command_exists():
     from guided_ft.cli import app
 
-    assert len(BLOCKS) == 4
+    assert len(BLOCKS) == 5
     known = {c.name or c.callback.__name__ for c in app.registered_commands} | {"recipes"}
     for line in re.findall(r"guided-ft ([a-z]+(?: \| [a-z]+)*)", README):
         assert set(line.split(" | ")) <= known, line
+
+
+def test_the_readme_is_short_and_no_page_points_to_nothing():
+    assert len(README.splitlines()) <= 150
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("guided_ft/**/*.md"), *ROOT.glob("recipes/*.md")]
+    found = [(page, link) for page in pages for link in LINKS.findall(page.read_text())]
+    assert len(found) > 15
+    assert [(page.name, link) for page, link in found if not (page.parent / link).exists()] == []
