@@ -77,7 +77,8 @@ class DirectionMap:
         layer, head, neuron = np.zeros(a.num_layers), np.zeros((a.num_layers, a.num_heads)), None
         for name, rows in self.rows.items():
             layer[a.layer_of(name)] += rows.sum(dtype=np.float64)
-        for part, repeats in ((f.query, 1), (f.key, a.heads_per_group), (f.value, a.heads_per_group)):
+        for part in f.attention:
+            repeats = 1 if part == f.query else a.heads_per_group
             index = a.head_rows(part)
             for i in range(a.num_layers):
                 found = self.rows.get(a.module(i, part.module))
@@ -152,7 +153,7 @@ class DirectionMap:
 
 def check_linear(anatomy: Anatomy, name: str) -> None:
     """Raise GuidedError unless this is the full name of a linear layer in one of the model's layers."""
-    known = {anatomy.module(layer, rel) for layer in range(anatomy.num_layers) for rel in anatomy.shapes}
+    known = {anatomy.module(layer, rel) for layer in range(anatomy.num_layers) for rel in anatomy.names_in(layer)}
     if name not in known:
         raise GuidedError(f"directions: this model has no layer {name!r}")
     if anatomy.family.of_experts(anatomy.relative(name)):

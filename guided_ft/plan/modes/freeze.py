@@ -84,7 +84,8 @@ def whole_layers(anatomy: Anatomy, layers: Iterable[int]) -> Work:
     if anatomy.num_experts:
         numbers[ROUTER] = anatomy.num_experts * anatomy.hidden_size
     chosen = sorted(set(layers))
-    return Work({(layer, name): n for layer in chosen for name, n in numbers.items()}, other=frozenset(chosen))
+    inside = {(i, name): n for i in chosen for name, n in numbers.items() if name == ROUTER or anatomy.has(name, i)}
+    return Work(inside, other=frozenset(chosen))
 
 
 def _layers(selection: Selection) -> set[int]:

@@ -85,6 +85,8 @@ class LoraMode(Mode[Selection]):
         self.check(selection)
         anatomy, rank = selection.anatomy, self.rank
         weights = _module_weights(selection)
+        if not weights:
+            raise GuidedError(f"lora: no linear layer of {selection.text} is known here (use mode 'freeze')")
         cost = {module: sum(anatomy.shapes[anatomy.relative(module)]) for module in weights}
         limit = {module: min(anatomy.shapes[anatomy.relative(module)]) for module in weights}
         left = rank * len(weights) if rank else selection.num_parameters

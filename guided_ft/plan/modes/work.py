@@ -42,4 +42,4 @@ class Work:
 
 def places(anatomy: Anatomy, layers: Iterable[int]) -> dict[str, Place]:
     """The layer and the name in it of every projection of some layers, by its full name."""
-    return {anatomy.module(layer, name): (layer, name) for layer in sorted(set(layers)) for name in anatomy.shapes}
+    return {anatomy.module(i, name): (i, name) for i in sorted(set(layers)) for name in anatomy.names_in(i)}

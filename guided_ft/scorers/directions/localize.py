@@ -136,7 +136,7 @@ def _check_numbers(lam: float, max_rank: int) -> None:
 
 def _names(anatomy: Anatomy, modules: Iterable[str] | None) -> list[str]:
     """The layers that are wanted, those that share an input side by side."""
-    order = [anatomy.module(layer, name) for layer in range(anatomy.num_layers) for name in anatomy.shapes]
+    order = [anatomy.module(layer, name) for layer in range(anatomy.num_layers) for name in anatomy.names_in(layer)]
     wanted = order if modules is None else list(modules)
     if not wanted:
         raise GuidedError("modules: empty (name at least one linear layer)")

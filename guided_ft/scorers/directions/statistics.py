@@ -20,7 +20,8 @@ Sums = dict[str, torch.Tensor]
 def shared_inputs(anatomy: Anatomy) -> dict[str, str]:
     """For each linear layer, by relative name, the first of those that read the same input."""
     f = anatomy.family
-    attention = [rows.module for rows in (f.query, f.key, f.value)]
+    # Of latent vectors, those of queries and those of keys and values are two.
+    attention = [f.query.module] if f.latent else [rows.module for rows in f.attention]
     mlp = [rows.module for rows in f.up]
     first = {name: attention[0] for name in attention} | {name: mlp[0] for name in mlp}
     return {name: first.get(name, name) for name in anatomy.shapes}
