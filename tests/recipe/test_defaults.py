@@ -94,7 +94,7 @@ def test_the_pipeline_adds_no_defaults_of_its_own(tmp_path, monkeypatch: pytest.
     assert {key: asked[key] for key in wanted if key != "kinds"} == {k: v for k, v in wanted.items() if k != "kinds"}
     asked.clear()
     with pytest.raises(Stop):
-        stages._plan(run, None, SelectOptions.strategy, 0, tmp_path)
+        stages._chosen(run, None, SelectOptions.strategy, 0)
     assert asked == SelectOptions().arguments()
 
 
