@@ -171,6 +171,10 @@ class _Remembered(nn.Module):
         self.model = model
         self._hidden: dict[bytes, torch.Tensor] = {}
 
+    def get_base_model(self) -> Any:
+        """As of a PeftModel: who asks for the window or the vocabulary means the model inside."""
+        return self.model
+
     def forward(self, input_ids: torch.Tensor, **inputs: Any) -> CausalLMOutput:
         key = input_ids.cpu().numpy().tobytes()
         if key not in self._hidden:
