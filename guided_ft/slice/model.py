@@ -178,10 +178,15 @@ def _layer_and_place(spec: dict[str, Any]) -> tuple[type[SliceLayer], dict[str, 
     return SliceLayer, {"axis": spec["axis"], "index": unpack_index(spec["index"])}
 
 
+_AROUND = ("_orig_mod", "module", "base_model.model")
+"""Where compiled, spread and adapted models keep the model."""
+
+
 def _require(slices: dict[str, Any], modules: dict[str, Any]) -> None:
     missing = sorted(set(slices) - set(modules))
     if missing:
-        inside = next((name for name in modules if name.endswith(f".{missing[0]}")), None)
+        wrapped = (f"{around}.{missing[0]}" for around in _AROUND)
+        inside = next((name for name in wrapped if name in modules), None)
         mend = f"here it is {inside!r}: take the model itself, before it is compiled or wrapped" if inside else ""
         raise GuidedError(
             f"slices: this model has no module {missing[0]!r} ({mend or f'{len(missing)} missing in all'})"
