@@ -73,7 +73,9 @@ def answer_length(tokenizer: Any, expected: Sequence[str], limit: int, asked: in
     Args:
         limit: longer answers are cut in training too.
     """
-    longest = max((len(ids) for ids in tokenizer(list(expected), add_special_tokens=False)["input_ids"]), default=0)
+    # Tokenizers do not take an empty list.
+    ids = tokenizer(list(expected), add_special_tokens=False)["input_ids"] if expected else []
+    longest = max(map(len, ids), default=0)
     if asked is None:
         return max(8, min(limit, longest + 4))
     if asked < longest:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import families
 import pytest
@@ -15,6 +16,7 @@ from guided_ft.estimate.flops import Batch, prefix_bytes, step_flops
 from guided_ft.estimate.footprint import on_meta
 from guided_ft.estimate.ways import arms
 from guided_ft.plan.modes import Work
+from guided_ft.plan.modes.freeze import whole_layers
 from guided_ft.plan.plan import Plan
 from guided_ft.selection.selection import Selection
 
@@ -123,7 +125,7 @@ def test_a_plan_for_experts_costs_what_torch_counts(moe_family, choice, mode):
 def test_experts_that_get_no_token_cost_nothing():
     model = eager("mixtral")
     anatomy = Anatomy.of(model)
-    work = Work()
+    work = replace(whole_layers(anatomy, range(LAYERS)), embedding=True, head=True)
     few, all_of_them = (modelled(model, anatomy, work, active=n) for n in (1, families.EXPERTS))
     weights = sum(math.prod(shape) for name, shape in anatomy.shapes.items() if anatomy.family.of_experts(name))
     assert all_of_them - few == 6 * BATCH.tokens * LAYERS * weights * (families.EXPERTS - 1) // families.EXPERTS
