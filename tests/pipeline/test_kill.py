@@ -18,7 +18,7 @@ TOOL = Path(__file__).parents[1] / "tools" / "kill_run.py"
 
 @pytest.mark.slow
 def test_killed_runs_end_in_the_same_bits(tmp_path):
-    """Twenty kills of six ways of training. The same with ``--long 200`` is in tests/README.md."""
+    """Twenty kills of six ways of training; the tool kills more often with ``--long N``."""
     done = subprocess.run([sys.executable, str(TOOL), str(tmp_path)], capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-2000:]
     *ways, total = map(json.loads, done.stdout.splitlines())
