@@ -11,7 +11,7 @@ import moe
 import pytest
 import torch
 from laws import DTYPES, MERGED, VISIBLE, attached, config, deltas, distance, text_of, two_adapters
-from peft import get_peft_model
+from peft import PeftModel, get_peft_model
 from peft.utils.hotswap import hotswap_adapter
 from slicing import base_tensors, same, slice_layers
 
@@ -141,9 +141,13 @@ def deleting_the_active_adapter_activates_another(family: str, folder: Path) -> 
     assert torch.equal(families.logits(peft_model), expected)
 
 
-def a_mixed_batch_gives_each_row_its_own(family: str, folder: Path, which: tuple[str, str] = ("all", "other")) -> None:
+def a_mixed_batch_gives_each_row_its_own(family: str, folder: Path) -> None:
+    # In float64: float32 sums a row differently alone and among others, which is not what is asked here.
+    _mixed(two_adapters(family, "all", "other").double(), 1e-12)
+
+
+def _mixed(peft_model: PeftModel, bound: float) -> None:
     names, ids = ["default", "__base__", "other", "default"], families.tokens(rows=4)
-    peft_model = two_adapters(family, *which)
     with torch.no_grad():
         found = peft_model(input_ids=ids, adapter_names=names).logits
     with peft_model.disable_adapter():
@@ -152,11 +156,12 @@ def a_mixed_batch_gives_each_row_its_own(family: str, folder: Path, which: tuple
         peft_model.set_adapter(name)
         expected[name] = families.logits(peft_model, ids)
     assert min(distance(expected["other"], expected[n]) for n in ("default", "__base__")) > VISIBLE
-    assert all(distance(found[row], expected[name][row]) <= 1e-6 for row, name in enumerate(names))
+    assert all(distance(found[row], expected[name][row]) <= bound for row, name in enumerate(names))
 
 
 def a_mixed_batch_of_heads(family: str, folder: Path) -> None:
-    a_mixed_batch_gives_each_row_its_own(family, folder, ("heads", "heads"))
+    # Experts are sent their tokens in float32, whatever the model's dtype is.
+    _mixed(two_adapters(family, "heads", "heads"), 1e-6)
 
 
 def what_peft_keeps_to_its_own_methods(family: str, folder: Path) -> None:
