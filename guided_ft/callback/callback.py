@@ -20,23 +20,20 @@ from ..plan.plan import Plan
 from ..scorers.settings import LocalizeOptions
 from ..selection.scoremap import ScoreMap
 from ..selection.settings import SelectOptions
-from ..slice.packing import forbid_packing
+from ..slice.storage import forbid_packing
 from ..system import processes
-from ..system.files import digest, write_json
-from ..system.sizes import parse_size
+from ..system.files import digest, parse_size, write_json
 from ..task.task import Task
 from .asked import Rows, as_task, check_asked
 from .call import TrainerCall, trainer_here
 from .certify import Certificate, canonical, fingerprint
-from .checkpoint import seal
 from .finite import scales_loss
 from .guarded import Guarded
 from .guards import check_labels, check_optimizer, check_resumed, check_trainable, scale_learning_rate
-from .kept_plan import PLAN, keep, kept
 from .page import Seen, write
 from .rates import LearningRate, check_rate, set_rate
 from .readers import other_reader
-from .resume import guard_resuming
+from .resume import PLAN, guard_resuming, keep, kept, seal
 from .telling import told
 
 logger = logging.getLogger(__name__)

@@ -12,8 +12,7 @@ from ..anatomy import decoder_of
 from ..errors import GuidedError
 from ..plan.attaching import trainable_names
 from ..plan.plan import Plan
-from .checkpoint import fault
-from .resume import refusal
+from .resume import fault, refusal
 
 logger = logging.getLogger(__name__)
 

@@ -13,9 +13,9 @@ from typing import Any, cast
 from ..anatomy import base_model
 from ..errors import GuidedError
 from ..plan.plan import Plan
-from ..report.figures import Chosen
 from ..report.page import write_report
 from ..report.record import checked
+from ..selection.chosen import Chosen
 from ..selection.scoremap import ScoreMap
 from ..system.files import write_json
 from ..system.machine import machine, peak_bytes, versions

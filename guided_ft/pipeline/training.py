@@ -18,7 +18,7 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback, set
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from ..callback.callback import GuidedCallback
-from ..callback.checkpoint import checkpoints, newest_complete
+from ..callback.resume import checkpoints, newest_complete
 from ..errors import GuidedError
 from ..export.card import describe
 from ..plan.modes import PACE

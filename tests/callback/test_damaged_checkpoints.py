@@ -14,7 +14,7 @@ from trainers import MODES, SAVE, STEPS, another, base, digests, plain, ready, s
 
 from guided_ft import GuidedCallback, Plan, Selection
 from guided_ft.anatomy import Anatomy
-from guided_ft.callback.checkpoint import MARKER, fault, seal
+from guided_ft.callback.resume import MARKER, fault, seal
 
 NEWEST, OLDER = f"checkpoint-{STEPS}", f"checkpoint-{SAVE}"
 

@@ -12,7 +12,7 @@ import pytest
 import two_processes
 from families import make
 
-from guided_ft.callback.checkpoint import MARKER, fault
+from guided_ft.callback.resume import MARKER, fault
 from guided_ft.system.files import read_arrays, read_json, read_text
 
 

@@ -11,7 +11,7 @@ import pytest
 import tiny_run
 from tiny_run import adapter
 
-from guided_ft.callback.checkpoint import checkpoints, fault, newest_complete
+from guided_ft.callback.resume import checkpoints, fault, newest_complete
 
 TOOL = Path(__file__).parents[1] / "tools" / "kill_run.py"
 

@@ -11,7 +11,7 @@ import tiny_run
 from tiny_run import adapter
 
 from guided_ft import run
-from guided_ft.callback.checkpoint import checkpoints, fault
+from guided_ft.callback.resume import checkpoints, fault
 from guided_ft.pipeline import training
 from guided_ft.system.signals import stop_on_request, terminated_as_interrupted
 
