@@ -15,8 +15,7 @@ from torch import nn
 
 from ..anatomy import Anatomy, base_model, decoder_of
 from ..errors import GuidedError
-from ..system.files import digest
-from ..system.sizes import parse_size
+from ..system.files import digest, parse_size
 from .labelled import labelled_only, wrapped_forward
 from .prefix import Prefix
 from .store import PrefixStore, clear_others

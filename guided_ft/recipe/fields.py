@@ -186,7 +186,7 @@ def _budget(value: Any) -> str | float | int:
 
 
 def _cache_size(value: Any) -> str | int:
-    from ..system.sizes import parse_size
+    from ..system.files import parse_size
 
     try:
         if value == "none" or parse_size(value):

@@ -12,14 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from ..selection.chosen import Chosen
 from ..selection.scoremap import ScoreMap
-from ..selection.selection import Selection
-from ..selection.subspace import Subspace
 from .facts import counted
 from .record import RunRecord
 from .scales import ACCENT, DECADES, GREY, INK, SOFT, base_layout, bin_edges, colour_scale, every, log_ticks, mark
-
-Chosen = Selection | Subspace
 
 
 @dataclass(frozen=True)

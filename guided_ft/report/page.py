@@ -9,14 +9,13 @@ from typing import Any
 from plotly.offline import get_plotlyjs
 
 from ..errors import GuidedError
-from ..plan.modes import MODES
+from ..selection.chosen import Chosen, load_chosen
 from ..selection.scoremap import ScoreMap
-from ..selection.selection import Selection
 from ..system.files import write_text
 from .compared_page import comparison_of, shown_comparison, template
 from .comparison import Comparison
 from .facts import Table, amount, counted, gigabytes, results, share, words
-from .figures import Chosen, Figure, figures
+from .figures import Figure, figures
 from .record import RunRecord, Sample, read_run
 from .verdict import verdict
 
@@ -47,21 +46,15 @@ def write_report(folder: Path) -> Path:
     run = read_run(folder)
     # A script may train a plan that it brought along.
     scores = ScoreMap.load(folder / "scores.safetensors") if run.mapped else None
-    selection = _chosen(run, folder / "selection.json")
+    selection = load_chosen(folder / "selection.json")
     control_path = folder / "control" / "selection.json"
-    control = _chosen(run, control_path) if control_path.is_file() else None
+    control = load_chosen(control_path) if control_path.is_file() else None
     for name, other in (("selection.json", selection), ("control/selection.json", control)):
         if other is not None and scores is not None and other.anatomy != scores.anatomy:
             raise GuidedError(f"{folder / name}: of another model than scores.safetensors")
     target = folder / "report.html"
     write_text(target, render(run, scores, selection, control, comparison_of(folder, run)))
     return target
-
-
-def _chosen(run: RunRecord, path: Path) -> Chosen:
-    """What a run has chosen: components, or directions, as its mode trains; an unknown one trains components."""
-    what: Any = MODES[run.mode].takes if run.mode in MODES else Selection
-    return what.load(path)
 
 
 def render(

@@ -12,7 +12,7 @@ from torch import nn
 from ..anatomy import Anatomy
 from ..errors import GuidedError, pick
 from ..selection.scoremap import ScoreMap
-from ..slice.packing import forbid_packing
+from ..slice.storage import forbid_packing
 from ..system import processes
 from ..task.metrics import metric_name
 from ..task.task import Task

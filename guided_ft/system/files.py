@@ -1,4 +1,8 @@
-"""The only writer and reader of our files: JSON, text and safetensors, written atomically, read with care."""
+"""How files are written and read: JSON, JSON lines, text and safetensors, written whole or not at all, read with care.
+
+What a library writes by itself (a checkpoint, an adapter, a GGUF file) goes through ``replacing``, or is sealed when it
+is complete (``callback/resume.py``). Imports no torch.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +22,11 @@ from ..errors import GuidedError
 
 MAX_BYTES = 1 << 30
 """Largest file that is read: far above any real map or plan, far below what would exhaust memory."""
+
+AUTO_BYTES = 2 << 30
+"""Size of a prefix cache whose size is not given."""
+
+_UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
 
 
 @contextlib.contextmanager
@@ -52,13 +62,7 @@ def write_json(path: str | os.PathLike[str], data: Any) -> None:
 
 def read_json(path: str | os.PathLike[str], kind: str, version: int = 1) -> dict[str, Any]:
     """Read a JSON object that says ``"kind": kind, "version": version``. Raises GuidedError for anything else."""
-    try:
-        text = _read_bytes(path).decode("utf-8")
-        data = json.loads(text, parse_constant=_refuse_constant, parse_int=_read_integer)
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, GuidedError):
-            raise
-        raise GuidedError(f"{path}: not valid JSON ({error})") from None
+    data = _parsed(path)
     if not isinstance(data, dict) or data.get("kind") != kind:
         raise GuidedError(f"{path}: not a {kind} file")
     if data.get("version") != version:
@@ -68,6 +72,23 @@ def read_json(path: str | os.PathLike[str], kind: str, version: int = 1) -> dict
             "(use the guided_ft that wrote it, or make it again)"
         )
     return data
+
+
+def kind_of(path: str | os.PathLike[str]) -> str | None:
+    """The kind that a JSON file says it is; None if it says none. Raises GuidedError for what is no JSON."""
+    data = _parsed(path)
+    kind = data.get("kind") if isinstance(data, dict) else None
+    return kind if isinstance(kind, str) else None
+
+
+def _parsed(path: str | os.PathLike[str]) -> Any:
+    try:
+        text = _read_bytes(path).decode("utf-8")
+        return json.loads(text, parse_constant=_refuse_constant, parse_int=_read_integer)
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, GuidedError):
+            raise
+        raise GuidedError(f"{path}: not valid JSON ({error})") from None
 
 
 def _refuse_constant(name: str) -> None:
@@ -115,6 +136,29 @@ def read_text(path: str | os.PathLike[str]) -> str:
         raise GuidedError(f"{path}: not UTF-8 text") from None
 
 
+def read_jsonl(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield every object of a JSON-lines file with the number of its line.
+
+    Raises:
+        GuidedError: for a line that is no object, with its number.
+    """
+    for number, line in enumerate(lines(read_text(path).removeprefix("\ufeff")), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            row = None
+        if not isinstance(row, dict):
+            raise GuidedError(f"{path}:{number}: not a JSON object (write one object per line)")
+        yield number, row
+
+
+def lines(text: str) -> list[str]:
+    """Lines of a file: ``splitlines`` would also split at what JSON, and a text, may have inside a line."""
+    return text.replace("\r\n", "\n").split("\n")
+
+
 def _read_bytes(path: str | os.PathLike[str]) -> bytes:
     try:
         size = os.stat(path).st_size
@@ -149,3 +193,14 @@ def digest(*parts: Any) -> str:
             part = json.dumps(part, sort_keys=True, default=str).encode()
         state.update(hashlib.sha256(part).digest())
     return state.hexdigest()[:16]
+
+
+def parse_size(size: str | int) -> int:
+    """Read ``"500MB"``, ``"2GiB"`` or a number of bytes; ``"auto"`` is 2 GiB. Raises GuidedError otherwise."""
+    if size == "auto":
+        return AUTO_BYTES
+    found = re.fullmatch(r"(\d{1,15}(?:\.\d{1,6})?)\s*([a-z]*)", str(size).strip().lower())
+    unit = _UNITS.get(found[2]) if found else None
+    if found is None or unit is None or isinstance(size, bool) or not float(found[1]) * unit >= 1:
+        raise GuidedError(f"prefix_cache: {size!r} is not a size (write auto, 500MB or 2GiB)")
+    return int(float(found[1]) * unit)

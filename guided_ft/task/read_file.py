@@ -11,8 +11,7 @@ from pathlib import PurePath
 from typing import Any
 
 from ..errors import GuidedError, pick
-from ..system.files import MAX_BYTES, read_text
-from ..system.jsonl import lines, read_jsonl
+from ..system.files import MAX_BYTES, lines, read_jsonl, read_text
 
 Numbered = Iterator[tuple[str, dict[str, Any]]]
 """What messages call a row (file and line, or file and row), and the row."""

@@ -16,7 +16,7 @@ from guided_ft.engine.labelled import labelled_only
 from guided_ft.engine.prefix import Prefix
 from guided_ft.engine.store import PrefixStore
 from guided_ft.errors import GuidedError
-from guided_ft.system.sizes import parse_size
+from guided_ft.system.files import parse_size
 
 NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 

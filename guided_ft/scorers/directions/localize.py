@@ -17,8 +17,7 @@ from ...errors import GuidedError, pick
 from ...selection.directions import DirectionMap, check_linear
 from ...slice.fingerprint import fingerprint
 from ...system import processes
-from ...system.files import digest
-from ...system.sizes import parse_size
+from ...system.files import digest, parse_size
 from ...task.task import Task
 from ..self_text import self_text
 from .kept import Kept
