@@ -30,7 +30,8 @@ from localization.rows import Rows
 from localization.tasks import answered, indirect_object, pairs_of
 
 from guided_ft import Anatomy, Task, localize
-from guided_ft.models import load_model, load_tokenizer, locate
+from guided_ft.models import load_model, load_tokenizer
+from guided_ft.system.places import locate
 
 Scores = Callable[[], np.ndarray]
 

@@ -31,10 +31,11 @@ from trl import SFTConfig, SFTTrainer
 from guided_ft import Plan, Recipe, Task, localize, select
 from guided_ft.models import load_model, load_tokenizer
 from guided_ft.pipeline.data import load_rows
-from guided_ft.pipeline.evaluate import answers, exact_match, retention
+from guided_ft.pipeline.evaluate import retention
 from guided_ft.scorers.self_text import self_text
 from guided_ft.system.files import write_text
 from guided_ft.system.machine import machine, peak_bytes, versions
+from guided_ft.task.answers import answers, exact_match
 
 PINNED = ["data.train=800", "data.test=200"]
 """Every example is seen once, and half of the held-out ones pick the rate."""

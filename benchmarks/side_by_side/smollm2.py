@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from guided_ft.errors import GuidedError
-from guided_ft.models import locate
 from guided_ft.pipeline.data import Row, load_rows
 from guided_ft.system.files import read_text
+from guided_ft.system.places import locate
 from guided_ft.task.task import Task
 
 from . import choices

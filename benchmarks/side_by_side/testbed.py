@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from guided_ft.models import cached
 from guided_ft.system.files import digest
+from guided_ft.system.places import cached
 from guided_ft.system.progress import track
 from guided_ft.task.task import Task
 

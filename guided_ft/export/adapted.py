@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from ..errors import GuidedError
-from ..models import forget_quantization
+from ..system.places import forget_quantization
 
 if TYPE_CHECKING:
     from peft import PeftModel

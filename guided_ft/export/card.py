@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..models import EMBEDDED
 from ..plan.plan import Plan
 from ..slice.card import BEGIN, END, HERE, put
 from ..system.files import read_text, write_text
+from ..system.places import EMBEDDED
 
 _ADAPTER = """{what}
 

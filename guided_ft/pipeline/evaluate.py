@@ -1,121 +1,23 @@
-"""What a model can do before and after: answers, preferences, and what it keeps of its old self."""
+"""What a model can do before and after: choices, preferences, and what it keeps of its old self."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..anatomy import base_model
 from ..system.eval_mode import evaluating
 from ..system.progress import track
 from ..task.batching import model_inputs
 from ..task.task import Task
-from ..task.tokens import IGNORE, prompt_ids
-from .window import check_window, window_of
+from ..task.tokens import IGNORE
 
 logger = logging.getLogger("guided_ft")
-
-
-@torch.no_grad()
-def answers(
-    model: nn.Module,
-    tokenizer: Any,
-    prompts: Sequence[Any],
-    *,
-    max_new_tokens: int = 8,
-    batch_size: int = 50,
-    progress: bool | None = None,
-) -> list[str]:
-    """Greedy answers, stripped of surrounding space.
-
-    Args:
-        prompts: texts, lists of messages, or rows with a ``prompt`` and what its chat template needs.
-
-    Raises:
-        GuidedError: for a prompt that with its answer is longer than the model's window.
-    """
-    ids = [prompt_ids(prompt, tokenizer) for prompt in prompts]
-    check_window(window_of(base_model(model).config), map(len, ids), max_new_tokens)
-    found: list[str] = []
-    batches = [ids[i : i + batch_size] for i in range(0, len(ids), batch_size)]
-    device = next(model.parameters()).device
-    for batch in track(batches, len(batches), "answers", progress):
-        inputs = tokenizer.pad({"input_ids": batch}, return_tensors="pt", padding_side="left").to(device)
-        with evaluating(model):
-            out = model.generate(  # type: ignore[operator]
-                input_ids=inputs["input_ids"],
-                attention_mask=inputs["attention_mask"],
-                do_sample=False,
-                temperature=None,
-                top_p=None,
-                top_k=None,
-                max_new_tokens=max_new_tokens,
-                pad_token_id=tokenizer.pad_token_id,
-                use_cache=True,
-            )
-        new = out[:, inputs["input_ids"].shape[1] :]
-        found += [text.strip() for text in tokenizer.batch_decode(new, skip_special_tokens=True)]
-    return found
-
-
-def answer_length(tokenizer: Any, expected: Sequence[str], limit: int, asked: int | None = None) -> int:
-    """Tokens to generate: as asked, and it is told if the longest right answer does not fit; or else so many that it
-    does, and that an answer that goes on after it is seen to be wrong.
-
-    Args:
-        limit: longer answers are cut in training too.
-    """
-    # Tokenizers do not take an empty list.
-    ids = tokenizer(list(expected), add_special_tokens=False)["input_ids"] if expected else []
-    longest = max(map(len, ids), default=0)
-    if asked is None:
-        return max(8, min(limit, longest + 4))
-    if asked < longest:
-        logger.warning(
-            "evaluate.max_new_tokens: %d tokens cannot hold the longest right answer, which has %d (write auto)",
-            asked,
-            longest,
-        )
-    return asked
-
-
-def exact_match(found: Sequence[str], expected: Sequence[str], special: Sequence[str] = ()) -> float:
-    """Share of answers that are exactly the expected ones, 0 to 100.
-
-    Args:
-        special: texts that an answer never shows, since they stand for special tokens, such as the end of the text.
-    """
-    for token in special:
-        expected = [text.replace(token, "") for text in expected]
-    return 100 * sum(f == e.strip() for f, e in zip(found, expected, strict=True)) / len(expected)
-
-
-def number_accuracy(found: Sequence[str], expected: Sequence[str]) -> float:
-    """Share of answers whose last number is the expected answer's last number, 0 to 100."""
-    return (
-        100 * sum(_last_number(f) == _last_number(e) != "" for f, e in zip(found, expected, strict=True)) / len(found)
-    )
-
-
-def _last_number(text: str) -> str:
-    numbers = re.findall(r"-?\d[\d,]*(?:\.\d+)?", text)
-    return numbers[-1].replace(",", "") if numbers else ""
-
-
-def macro_f1(found: Sequence[str], expected: Sequence[str]) -> float:
-    """Mean over the expected labels of 2 hits / (times found + times expected), 0 to 100."""
-    labels = sorted({*expected})
-    hits = {label: sum(f == e == label for f, e in zip(found, expected, strict=True)) for label in labels}
-    each = [2 * hits[label] / (list(found).count(label) + list(expected).count(label)) for label in labels]
-    return 100 * sum(each) / len(each)
 
 
 @torch.no_grad()

@@ -16,11 +16,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..models import EMBEDDED, cache_folder
 from ..plan.modes import make_mode
 from ..recipe.recipe import keys as paths
 from ..system.files import digest, sha256, write_json
 from ..system.machine import versions
+from ..system.places import EMBEDDED, cache_folder
 
 if TYPE_CHECKING:
     from ..recipe.recipe import Recipe

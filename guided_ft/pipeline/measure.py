@@ -62,7 +62,7 @@ class Held:
 
     def found(self, count: int) -> list[str]:
         """The model's own answers to the first ``count`` questions."""
-        from .evaluate import answers
+        from ..task.answers import answers
 
         more = self.rows[len(self._found) : count]
         if more and all(asked(row) is not None for row in more):
@@ -88,25 +88,25 @@ class Held:
 
 
 def _exact(held: Held) -> float:
-    from .evaluate import exact_match
+    from ..task.answers import exact_match
 
     return exact_match(held.found(len(held.rows)), held.run.expected, held.run.tokenizer.all_special_tokens)
 
 
 def _number(held: Held) -> float:
-    from .evaluate import number_accuracy
+    from ..task.answers import number_accuracy
 
     return number_accuracy(held.found(len(held.rows)), held.run.expected)
 
 
 def _label(held: Held) -> float:
-    from .evaluate import exact_match
+    from ..task.answers import exact_match
 
     return exact_match([label.strip() for label in held.labels], held.run.expected)
 
 
 def _f1(held: Held) -> float:
-    from .evaluate import macro_f1
+    from ..task.answers import macro_f1
 
     return macro_f1(held.labels, [row["completion"] for row in held.rows])
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import did_you_mean
-from ..models import EMBEDDED, cache_folder
 from ..recipe.mends import Problem, RecipeError
 from ..recipe.strict_yaml import shown
 from ..scorers.options import option_names
+from ..system.places import EMBEDDED, cache_folder
 from ..task.samples import SAMPLES
 from .data import load_rows
 

@@ -96,7 +96,7 @@ class Run:
     @cached_property
     def answer_length(self) -> int:
         """Tokens of an answer: as asked, or as the right ones need."""
-        from .evaluate import answer_length
+        from ..task.answers import answer_length
 
         asked = self.recipe.evaluate.max_new_tokens
         limit = self.recipe.train.max_length

@@ -2,30 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from ..errors import GuidedError
+from ..task.answers import check_window, window_of
 from ..task.reader import asked
 from ..task.tokens import prompt_ids, read_row
 
 if TYPE_CHECKING:
     from ..recipe.recipe import Recipe
-
-
-def window_of(config: Any) -> int | None:
-    """How many tokens a model can read; None if its configuration does not say."""
-    return getattr(config.get_text_config(), "max_position_embeddings", None)
-
-
-def check_window(window: int | None, lengths: Iterable[int], new: int, what: str = "prompt") -> None:
-    """Raise GuidedError, with its number, for a prompt of which ``new`` more tokens do not fit into the window."""
-    for i, length in enumerate(lengths):
-        if window is not None and length + new > window:
-            raise GuidedError(
-                f"{what} {i}: its {length} tokens and an answer of {new} are more than the model's window of {window} "
-                "(shorten the prompt, or lower evaluate.max_new_tokens)"
-            )
 
 
 def check_recipe_window(

@@ -18,7 +18,7 @@ from .config import SliceConfig, unpack_index
 from .experts import SliceExperts
 from .layer import SliceLayer, base_of, linear_features
 from .mixed import copies_in, mixed_batch
-from .packing import forbid_packing
+from .storage import forbid_packing
 
 
 class SliceModel(BaseTuner):

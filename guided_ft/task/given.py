@@ -1,4 +1,4 @@
-"""What people hand over as a data set and as a tokenizer, and what is meant. Imports no torch."""
+"""What people hand over as a data set, and what is meant. Imports no torch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def rows_of(dataset: Given) -> Iterable[Row]:
     """
     if isinstance(dataset, str) or not isinstance(dataset, Iterable):
         mend = "Task.load reads a file" if isinstance(dataset, str) else "a list of rows will do"
-        raise GuidedError(f"dataset: {_named(dataset)} has no rows ({mend})")
+        raise GuidedError(f"dataset: {named(dataset)} has no rows ({mend})")
     if not isinstance(dataset, Mapping):
         return dataset
     if not dataset:
@@ -39,27 +39,11 @@ def rows_of(dataset: Given) -> Iterable[Row]:
     return dataset[SPLIT] if SPLIT in dataset else next(iter(dataset.values()))
 
 
-def tokenizer_of(tokenizer: Any) -> Any:
-    """The tokenizer that is given, inside a processor, or of the model with this name; None stays None.
-
-    Raises:
-        GuidedError: for anything else, or a name that cannot be loaded.
-    """
-    if isinstance(tokenizer, str):
-        from ..models import load_tokenizer
-
-        return load_tokenizer(tokenizer)
-    inner = getattr(tokenizer, "tokenizer", tokenizer)
-    # A model can be called too, and is easily given in its place.
-    if inner is None or (callable(inner) and (hasattr(inner, "eos_token_id") or hasattr(inner, "eos_token"))):
-        return inner
-    raise GuidedError(f"tokenizer: {_named(tokenizer)} is none (give a tokenizer, or the name of its model)")
-
-
 def _are_rows(values: list) -> bool:
     """Whether a list is a split of rows, and not a column: of text, numbers, or lists of messages."""
     return bool(values) and all(isinstance(value, Mapping) for value in values)
 
 
-def _named(value: Any) -> str:
+def named(value: Any) -> str:
+    """A value in the words of a refusal."""
     return f"a {type(value).__name__}" if not isinstance(value, str) else f"the text {value[:40]!r}"

@@ -8,10 +8,11 @@ from typing import Any
 
 from ..errors import GuidedError
 from .formats import Row
-from .given import Given, rows_of, tokenizer_of
+from .given import Given, rows_of
 from .read_file import read_file
 from .reader import Reader, read_all, tell_dropped
 from .spread import spread
+from .tokenizer import tokenizer_of
 from .tokens import IGNORE, Tokens, read_corrupted, read_row, read_wrong
 
 Example = tuple[Tokens, ...]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..pipeline.evaluate import answers, exact_match
+from ..task.answers import answers, exact_match
 from .finished import Finished
 from .prompts import Question
 

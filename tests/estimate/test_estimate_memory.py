@@ -13,7 +13,7 @@ import pytest
 from transformers import AutoConfig
 
 from guided_ft.estimate.estimate import estimate
-from guided_ft.models import EMBEDDED, cache_folder
+from guided_ft.system.places import EMBEDDED, cache_folder
 
 SMOLLM2 = "smollm2-135m-instruct"
 

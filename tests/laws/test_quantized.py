@@ -14,7 +14,7 @@ from trl import SFTConfig, SFTTrainer
 
 from guided_ft import Anatomy, Component, GuidedCallback, Plan, Selection, Task, localize
 from guided_ft.errors import GuidedError
-from guided_ft.slice.packing import forbid_packing
+from guided_ft.slice.storage import forbid_packing
 
 pytest.importorskip("bitsandbytes")
 

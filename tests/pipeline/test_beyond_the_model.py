@@ -14,8 +14,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from guided_ft import run
 from guided_ft.errors import GuidedError
-from guided_ft.pipeline.evaluate import answers, retention
+from guided_ft.pipeline.evaluate import retention
 from guided_ft.scorers.self_text import self_text
+from guided_ft.task.answers import answers
 from guided_ft.task.task import Task
 
 

@@ -15,7 +15,8 @@ from scoring import preferences, sums
 from tokenizers.processors import TemplateProcessing
 
 from guided_ft import run
-from guided_ft.pipeline.evaluate import answers, exact_match, preference_accuracy, retention
+from guided_ft.pipeline.evaluate import preference_accuracy, retention
+from guided_ft.task.answers import answers, exact_match
 from guided_ft.task.task import Task
 
 
@@ -86,7 +87,7 @@ def test_a_right_answer_may_end_in_the_text_of_a_special_token(ending, monkeypat
     (tmp_path / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     right = {row["prompt"]: row["completion"].strip() for row in tiny.sums(40)}
     monkeypatch.setattr(
-        "guided_ft.pipeline.evaluate.answers",
+        "guided_ft.task.answers.answers",
         lambda model, tokenizer, prompts, **kw: [right[p["prompt"]] for p in prompts],
     )
     assert run(asked, until="before", quiet=True)["before"]["scores"]["exact_match"] == 100

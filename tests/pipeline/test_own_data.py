@@ -10,10 +10,10 @@ import tiny_run
 
 from guided_ft.errors import GuidedError
 from guided_ft.pipeline.data import load_rows
-from guided_ft.pipeline.evaluate import answer_length
 from guided_ft.pipeline.pipeline import run
 from guided_ft.pipeline.stages import Run
 from guided_ft.recipe.recipe import Data, Recipe
+from guided_ft.task.answers import answer_length
 
 LONG = "refund the customer"
 

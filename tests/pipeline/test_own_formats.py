@@ -13,11 +13,12 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from guided_ft.errors import GuidedError
 from guided_ft.pipeline import measure, training
-from guided_ft.pipeline.evaluate import likeliest, macro_f1, number_accuracy
+from guided_ft.pipeline.evaluate import likeliest
 from guided_ft.pipeline.lengths import fitting
 from guided_ft.pipeline.pipeline import run
 from guided_ft.pipeline.stages import Run
 from guided_ft.recipe.recipe import Recipe
+from guided_ft.task.answers import macro_f1, number_accuracy
 from guided_ft.task.task import Task
 from guided_ft.task.tokens import read_row
 

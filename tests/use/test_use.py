@@ -18,7 +18,7 @@ from trained import trained
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from guided_ft import GuidedError, load_model
-from guided_ft.pipeline.evaluate import answers
+from guided_ft.task.answers import answers
 from guided_ft.use import chat as talking
 from guided_ft.use.chat import chat, clean
 from guided_ft.use.finished import Finished

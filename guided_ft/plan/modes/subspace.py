@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...anatomy import Anatomy
-from ...models import cache_folder
 from ...selection.spend import select_directions
 from ...selection.subspace import Subspace
+from ...system.places import cache_folder
 from .located import Located
 from .mode import ADAPTER, Mode
 from .typical import Example

@@ -8,7 +8,7 @@ import transformers
 from families import make as tiny_model
 from tqdm import tqdm
 
-from guided_ft.models import _convert, cached
+from guided_ft.system.places import _convert, cached
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,34 @@
+"""The tokenizer that a task is read with: loaded by the name of its model, or handed over. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import GuidedError
+from ..system.places import load_from
+from .given import named
+
+
+def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> Any:
+    """Load a tokenizer that can pad."""
+    from transformers import AutoTokenizer
+
+    tokenizer = load_from(AutoTokenizer.from_pretrained, name, trust_remote_code=trust_remote_code)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def tokenizer_of(tokenizer: Any) -> Any:
+    """The tokenizer that is given, inside a processor, or of the model with this name; None stays None.
+
+    Raises:
+        GuidedError: for anything else, or a name that cannot be loaded.
+    """
+    if isinstance(tokenizer, str):
+        return load_tokenizer(tokenizer)
+    inner = getattr(tokenizer, "tokenizer", tokenizer)
+    # A model can be called too, and is easily given in its place.
+    if inner is None or (callable(inner) and (hasattr(inner, "eos_token_id") or hasattr(inner, "eos_token"))):
+        return inner
+    raise GuidedError(f"tokenizer: {named(tokenizer)} is none (give a tokenizer, or the name of its model)")
