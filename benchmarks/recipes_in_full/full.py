@@ -1,0 +1,196 @@
+"""Run recipes in full, one process each, and keep what came of each as a row: a failure, too.
+
+A row that is there is not made again, so what was stopped goes on with the same command.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from guided_ft.recipe.finding import topic
+from guided_ft.recipe.recipe import Recipe, shipped
+from guided_ft.report.record import read_run
+from guided_ft.system.files import digest, read_text, write_text
+from guided_ft.system.jsonl import read_jsonl
+from guided_ft.system.machine import machine, versions
+from guided_ft.task.spread import spread
+
+from .copies import find
+
+Row = dict[str, Any]
+
+ROOT = Path(__file__).parents[2]
+
+TEXTS = ("samples", "use")
+"""What a row leaves out of a run's record: texts of the data, and lines with paths of this machine."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A recipe to run in full.
+
+    Args:
+        name: of a shipped recipe.
+        overrides: what is typed behind it: a local copy of its data, and changes.
+        data: what it reads, for people; None: what the recipe says.
+        changes: keys that were changed on purpose, such as fewer steps.
+    """
+
+    name: str
+    overrides: tuple[str, ...] = ()
+    data: str | None = None
+    changes: tuple[str, ...] = ()
+
+    @property
+    def configuration(self) -> str:
+        """A digest of all that the recipe says, so that a row is known to be of its present form."""
+        said = Recipe.load(self.name, self.overrides).to_dict()
+        said["data"]["path"] = self.data
+        return digest([said, self.data])
+
+
+@dataclass
+class Place:
+    """Where jobs run.
+
+    Args:
+        work: folder of the runs (``runs/NAME``), their logs and the rows of local copies.
+        rows: file of rows.
+        folders: with local copies of data.
+        threads: of each process.
+    """
+
+    work: Path
+    rows: Path
+    folders: tuple[Path, ...] = ()
+    threads: int = 1
+    say: Callable[[str], None] = field(default=print)
+
+
+def read_rows(path: Path) -> list[Row]:
+    """All rows of a file, none where there is no file."""
+    return [row for _, row in read_jsonl(path)] if path.is_file() else []
+
+
+def jobs(names: Sequence[str], changes: Sequence[str], place: Place) -> list[Job]:
+    """The shipped recipes, or those that are named, each on a local copy of its data where there is one.
+
+    Raises:
+        GuidedError: for a name that is none, or a change that the recipe does not take.
+    """
+    return [_job(name, tuple(changes), place) for name in names or shipped()]
+
+
+def _job(name: str, changes: tuple[str, ...], place: Place) -> Job:
+    recipe = Recipe.load(name, changes)
+    found = find(recipe.data, place.folders)
+    if found is None:
+        return Job(name, (f"name={name}", *changes), None, changes)
+    copy, paths = found
+    rows = [each for row in copy.read(paths) for each in spread(row)]
+    path = place.work / "data" / f"{name}.jsonl"
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    said = copy.about.replace("{subset}", str(recipe.data.subset))
+    about = f"{recipe.data.name}: {said}, local copy" if copy.same else f"in place of {recipe.data.name}: {said}"
+    train, test = _amounts(recipe.data.train, recipe.data.test, len(rows))
+    own = (f"data.path={json.dumps(str(path.resolve()))}", f"data.train={train}", f"data.test={test}", f"name={name}")
+    return Job(name, (*own, *changes), about, changes)
+
+
+def _amounts(train: str | int, test: str | int, rows: int) -> tuple[str | int, str | int]:
+    """As the recipe asks, or of a set with fewer rows a fifth to test and the rest to train."""
+    few = not isinstance(train, int) or not isinstance(test, int) or train + test > 0.9 * rows
+    return ("auto", "auto") if few else (train, test)
+
+
+def run_all(wanted: Sequence[Job], place: Place, retry: bool = False) -> Iterator[Job]:
+    """Run the jobs that have no row, in turn, and yield each when its row is written.
+
+    Args:
+        retry: also those whose row is a failure.
+    """
+    done = {row["configuration"]: row for row in read_rows(place.rows)}
+    for number, job in enumerate(wanted, 1):
+        row = done.get(job.configuration)
+        head = f"{number} of {len(wanted)}  {job.name}"
+        if row is not None and not (retry and row["failure"]):
+            place.say(f"{head}: its row is there")
+            continue
+        place.say(f"{head}: {job.data or 'as it is'}")
+        row = run_one(job, place)
+        with open(place.rows, "a", encoding="utf-8") as file:
+            file.write(json.dumps(row, allow_nan=False) + "\n")
+        place.say(f"{head}: {row['failure'] or 'done'}")
+        yield job
+
+
+def run_one(job: Job, place: Place) -> Row:
+    """Run a recipe in a process of its own, to its end or to its failure, and say what came of it."""
+    place.rows.parent.mkdir(parents=True, exist_ok=True)
+    log = place.work / "logs" / f"{job.name}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    code = _process([sys.executable, "-m", "guided_ft", "run", job.name, *job.overrides], log, place)
+    row: Row = {
+        "recipe": job.name,
+        "topic": topic(shipped()[job.name]),
+        "configuration": job.configuration,
+        "changes": list(job.changes),
+        "data": job.data,
+        "threads": place.threads,
+        "failure": None if code == 0 else _failure(code, read_text(log), place.work),
+        "run": None,
+    }
+    if code:
+        return row | {"machine": machine(), "versions": versions()}
+    folder = place.work / "runs" / job.name
+    run = read_run(folder).to_dict()
+    said = Recipe.load(folder / "recipe.yaml")
+    run["task"].pop("sample", None)
+    run["command"] = " ".join(("guided-ft run", job.name, *job.changes))
+    named = f"{said.data.source} {said.data.name}" if said.data.source != "hub" else str(said.data.name)
+    if said.data.source == "sample":
+        named += " (made up: the hub was out of reach)"
+    trained = json.loads(read_text(folder / "stages" / "train.json"))["result"]
+    row["data"] = job.data or named
+    row["learning_rate"], row["steps"] = trained["learning_rate"], trained["loss"][-1][0]
+    return row | {"run": {key: value for key, value in run.items() if key not in TEXTS}}
+
+
+def _process(command: list[str], log: Path, place: Place) -> int:
+    threads = {name: str(place.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    with open(log, "w", encoding="utf-8") as file:
+        process = subprocess.Popen(
+            command,
+            cwd=place.work,
+            env={**os.environ, **threads, "PYTHONPATH": path},
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            # Control-C reaches it once, from here: asked twice, it would stop without saving.
+            start_new_session=True,
+        )
+        try:
+            code = process.wait()
+        except KeyboardInterrupt:
+            process.send_signal(signal.SIGTERM)
+            process.wait()
+            raise
+    if code == 130:
+        raise KeyboardInterrupt
+    return code
+
+
+def _failure(code: int, said: str, work: Path) -> str:
+    """One line: how the process ended, and the last thing that it said."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    last = (lines[-1] if lines else "nothing was said").replace(f"{work.resolve()}/", "")
+    how = f"ended by signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
+    return f"{how}: {last}"[:300]
