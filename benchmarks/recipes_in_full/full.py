@@ -18,8 +18,7 @@ from typing import Any
 from guided_ft.recipe.finding import topic
 from guided_ft.recipe.recipe import Recipe, shipped
 from guided_ft.report.record import read_run
-from guided_ft.system.files import digest, read_text, write_text
-from guided_ft.system.jsonl import read_jsonl
+from guided_ft.system.files import digest, read_jsonl, read_text, write_text
 from guided_ft.system.machine import machine, versions
 from guided_ft.task.spread import spread
 
