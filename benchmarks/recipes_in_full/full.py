@@ -50,8 +50,11 @@ class Job:
 
     @property
     def configuration(self) -> str:
-        """A digest of all that the recipe says, so that a row is known to be of its present form."""
-        said = Recipe.load(self.name, self.overrides).to_dict()
+        """A digest of all that the recipe says, so that a row is known to be of its present form.
+
+        What is not said does not count: a row stays what it is when recipes get one more key.
+        """
+        said = Recipe.load(self.name, self.overrides).model_dump(mode="json", exclude_none=True)
         said["data"]["path"] = self.data
         return digest([said, self.data])
 
