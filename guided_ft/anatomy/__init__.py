@@ -24,4 +24,5 @@ from .reading import stored_weight as stored_weight
 from .slices import Slice as Slice
 from .trust import name_of as name_of
 from .trust import on_trial as on_trial
+from .trust import proved_by as proved_by
 from .trust import remember as remember

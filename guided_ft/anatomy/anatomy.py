@@ -16,7 +16,7 @@ from .layout import Layout
 from .proof import Proof
 from .reading import base_model, read_model
 from .slices import Part, Slice, merged
-from .trust import family_for, what_is_unproved
+from .trust import family_for, prove, what_is_unproved
 
 if TYPE_CHECKING:
     from torch import nn
@@ -64,8 +64,6 @@ class Anatomy(Layout):
         Raises:
             GuidedError: for an architecture of which nothing is known, or whose config cannot be made small.
         """
-        from .. import prove
-
         return prove(model)
 
     def components(self, kind: str) -> list[Component]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -59,13 +59,26 @@ def what_is_unproved(base: PreTrainedModel, family: Family) -> tuple[str, ...]:
         return ()
     key = _key(config)
     if key not in _PROVED:
-        from .. import prove
-
         prove(base)
     proof = _PROVED[key]
     if not proof:
         raise GuidedError(proof.refusal())
     return proof.unproved
+
+
+Prover = Callable[[Any], Proof]
+
+_PROVERS: list[Prover] = []
+
+
+def proved_by(prover: Prover) -> None:
+    """Have a function prove what nobody has proved. The proofs stand on rooms above this one, and enter themselves."""
+    _PROVERS[:] = [prover]
+
+
+def prove(model: Any) -> Proof:
+    """See ``Anatomy.prove``."""
+    return _PROVERS[0](model)
 
 
 def name_of(config: Any) -> str:

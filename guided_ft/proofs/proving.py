@@ -1,4 +1,4 @@
-"""``prove``: all proofs of one family, on a tiny random copy of a model's config."""
+"""``proof_of``: all proofs of one family, on a tiny random copy of a model's config."""
 
 from __future__ import annotations
 
@@ -33,15 +33,8 @@ LAWS: dict[str, tuple[str, Callable[[Bench], str]]] = {
 }
 
 
-def prove(model: Any) -> Proof:
-    """Put a family's map and everything that computes with it to the test. See ``Anatomy.prove``.
-
-    Args:
-        model: a causal LM, adapted or not, or a config of one. It is left alone.
-
-    Raises:
-        GuidedError: if the architecture is like no known one, or no tiny copy of it can be made.
-    """
+def proof_of(model: Any) -> Proof:
+    """All findings about a model's family: ``prove`` of the room."""
     start = time.perf_counter()
     is_model = isinstance(model, nn.Module)
     config = base_model(model).config if is_model else model
