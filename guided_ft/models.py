@@ -7,6 +7,7 @@ from typing import Any
 
 from .errors import GuidedError, pick
 from .system.places import EMBEDDED, load_from
+from .system.progress import drop_vocabulary_notice
 from .task.tokenizer import load_tokenizer as load_tokenizer
 
 
@@ -47,6 +48,7 @@ def load_model(
     if name in EMBEDDED:
         # What PEFT writes into an adapter. The configuration keeps the folder: DPO reloads its reference from there.
         model.name_or_path = name
+        drop_vocabulary_notice(name)
     return model.to(device).eval()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import sys
 import warnings
 from collections.abc import Iterable, Iterator
@@ -34,6 +35,17 @@ def _told_of_more(record: logging.LogRecord) -> bool:
     return "gemm_4bit_forward" not in record.getMessage()
 
 
+def drop_vocabulary_notice(name: str = "") -> None:
+    """Keep back what PEFT says when it saves an adapter of a model that it cannot look up on the Hub: that it takes the
+    vocabulary for unchanged.
+
+    Args:
+        name: of a model that is known to lie elsewhere; empty: any, where nothing changes a vocabulary.
+    """
+    for told in ("Could not find a config file in ", "Unable to fetch remote file .* for the file config.json in "):
+        warnings.filterwarnings("ignore", told + re.escape(name), UserWarning, r"peft\.utils")
+
+
 @contextlib.contextmanager
 def hushed() -> Iterator[None]:
     """Keep back what the libraries say that no user can mend."""
@@ -42,4 +54,5 @@ def hushed() -> Iterator[None]:
     with warnings.catch_warnings():
         # Settings that the libraries pass to each other under their old names.
         warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers|trl|peft")
+        drop_vocabulary_notice()
         yield

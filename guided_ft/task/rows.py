@@ -9,6 +9,7 @@ from typing import Any
 from ..errors import GuidedError
 from .formats import Row
 from .given import Given, rows_of
+from .lengths import Lengths
 from .read_file import read_file
 from .reader import Reader, read_all, tell_dropped
 from .spread import spread
@@ -24,21 +25,23 @@ def read_rows(dataset: Given, tokenizer: Any, max_length: int | None, name: str)
     examples: list[Example] = []
     corrupted: list[Example | None] = []
     wrong: list[tuple[int, ...] | None] = []
-    reader, tokenizer = Reader(), tokenizer_of(tokenizer)
+    reader, tokenizer, lengths = Reader(), tokenizer_of(tokenizer), Lengths(max_length)
     for i, raw in ((i, each) for i, row in enumerate(rows_of(dataset)) for each in spread(row)):
         try:
             row = reader(raw)
             example = read_row(row, tokenizer)
-            _check_fits(example, max_length)
             other, labels = read_corrupted(row, tokenizer), read_wrong(row, tokenizer, example[0])
             _check_like_first("corrupted prompt", other, corrupted)
             _check_like_first("wrong answer", labels, wrong)
         except GuidedError as error:
             raise GuidedError(f"task {name!r}: row {i}: {error}") from None
+        if not lengths.room(example):
+            continue
         examples.append(_cut(example, max_length))
         corrupted.append(other and _cut(other, max_length))
         wrong.append(labels and labels[:max_length])
     tell_dropped(reader, f"task {name!r}")
+    lengths.tell(f"task {name!r}", "rows", "max_length")
     pad = getattr(tokenizer, "pad_token_id", None)
     if pad is None:
         pad = getattr(tokenizer, "eos_token_id", None) or 0
@@ -101,14 +104,6 @@ def id_rows(
 
 def _cut(example: Example, max_length: int | None) -> Example:
     return tuple(Tokens(s.ids[:max_length], s.labels[:max_length]) for s in example)
-
-
-def _check_fits(example: Example, max_length: int | None) -> None:
-    for sequence in example:
-        answer = sum(label != IGNORE for label in sequence.labels)
-        # Text that is scored from its first token on is not an answer: it may be cut.
-        if max_length is not None and answer > max_length and sequence.labels[0] == IGNORE:
-            raise GuidedError(f"its answer has {answer} tokens, more than max_length {max_length} (raise it)")
 
 
 def _check_like_first(what: str, found: Any, earlier: Sequence[Any]) -> None:

@@ -71,8 +71,7 @@ class Task:
             for sequence in example:
                 if all(label == IGNORE for label in sequence.labels[1:]):
                     raise GuidedError(
-                        f"task {self.name!r}: example {i} has no answer tokens left (is the completion empty, or "
-                        "max_length too short?)"
+                        f"task {self.name!r}: example {i} has no answer tokens (is the completion empty?)"
                     )
         check_pairs(self.name, self.examples, self.corrupted, self.wrong)
         if self.metric == "logit_diff" and self.wrong is None:
@@ -95,7 +94,8 @@ class Task:
 
         Rows: ``prompt`` + ``completion`` (only the completion is scored), ``prompt`` + ``chosen`` + ``rejected``,
         ``messages``, ``text``, or ready ``input_ids`` (+ ``labels``). Prompts and answers may be strings or lists of
-        messages. Sequences are cut at ``max_length`` tokens. Rows with a prompt may add ``corrupted_prompt`` (as many
+        messages. Sequences are cut at ``max_length`` tokens, as the trainers do, and rows of which that leaves no
+        answer are left out; both are counted and told. Rows with a prompt may add ``corrupted_prompt`` (as many
         tokens as the prompt) and ``wrong`` (a wrong completion).
 
         Args:
@@ -104,7 +104,7 @@ class Task:
 
         Raises:
             GuidedError: for what has no rows or is no tokenizer; for a row, by its number, in no known format, without
-                answer tokens, with an answer longer than ``max_length``, or a corrupted prompt of another length.
+                answer tokens, or with a corrupted prompt of another length; if ``max_length`` leaves no row.
         """
         fields = read_rows(dataset, tokenizer, max_length, name)
         return cls(batch_size=batch_size, beta=beta, name=name, metric=metric, **fields)

@@ -193,9 +193,9 @@ def test_rows_without_room_are_left_out_and_told(base, tmp_path, caplog):
     tokenizer = tiny.tokenizer()
     rows = [{"prompt": "p" * n, "completion": " c" * m} for n, m in ((3, 1), (30, 1), (10, 8), (3, 30))]
     kept = fitting(rows, tokenizer, 24, "train")
-    assert kept == [rows[0], rows[2]]
-    assert "of 4 train rows, 2 do not fit into 24 tokens and are left out, 1 are cut" in caplog.text
-    with pytest.raises(GuidedError, match="no test row fits into 24 tokens, so nothing can be learned"):
+    assert kept == [rows[0], rows[2], rows[3]]
+    assert "data: of 4 train rows, 1 have no answer within 24 tokens and are left out, 2 are cut" in caplog.text
+    with pytest.raises(GuidedError, match=r"none of 1 test rows has an answer within 24 tokens \(raise train.max_l"):
         fitting(rows[1:2], tokenizer, 24, "test")
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
+
+import peft
 import pytest
 import tiny
 import transformers
 from families import make as tiny_model
 from tqdm import tqdm
 
+from guided_ft import SliceConfig, models
+from guided_ft.system import places
 from guided_ft.system.places import _convert, cached
 
 
@@ -59,3 +64,17 @@ def test_converting_is_quiet_when_nobody_watches(tmp_path, monkeypatch, capsys):
     _convert(tmp_path, "model.gguf", tmp_path / "made")
     assert capsys.readouterr().err == ""
     assert (tmp_path / "made" / "model.safetensors").is_file()
+
+
+def test_saving_an_adapter_of_an_embedded_model_asks_no_one_to_look_it_up(tmp_path, monkeypatch):
+    monkeypatch.setitem(places.EMBEDDED, "tiny", ("none", "none", "none"))
+    tiny_model("llama").save_pretrained(tmp_path / "tiny")
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        model = peft.get_peft_model(models.load_model("tiny"), SliceConfig(target_modules=["o_proj"]))
+        peft.get_peft_model_state_dict(model)
+        assert [str(w.message) for w in told if w.category is UserWarning] == []
+        told.clear()
+        model.peft_config["default"].base_model_name_or_path = "another"
+        peft.get_peft_model_state_dict(model)
+    assert [str(w.message)[:41] for w in told] == ["Could not find a config file in another -"]

@@ -171,7 +171,7 @@ def test_bad_batch_sizes_are_refused(batch_size):
             "row 0: prompt and answer must both",
         ),
         (tiny.sums(1) + tiny.pairs(1), "row 1: it is prompt + chosen + rejected (text), but the first"),
-        ([{"prompt": "a" * 80, "completion": " b"}], "example 0 has no answer tokens left"),
+        ([{"prompt": "a" * 80, "completion": " b"}], "none of 1 rows has an answer within 64 tokens (raise max_length"),
     ],
 )
 def test_bad_rows_are_named(rows, message):
@@ -186,3 +186,23 @@ def test_bad_files_are_named_with_the_line(tmp_path):
         Task.load(tmp_path / "rows.jsonl", tiny.tokenizer())
     with pytest.raises(GuidedError, match="cannot be read"):
         Task.load(tmp_path / "none.jsonl", tiny.tokenizer())
+
+
+def test_rows_that_are_too_long_are_cut_or_left_out_as_in_the_trainer_and_that_is_told(tmp_path, caplog):
+    rows = [{"prompt": "p" * n, "completion": " c" * m} for n, m in ((3, 1), (90, 1), (10, 40))]
+    task = Task.from_dataset(rows, tiny.tokenizer(), max_length=64)
+    assert (
+        "task 'task': of 3 rows, 1 have no answer within 64 tokens and are left out, 1 are cut (max_length)"
+        in caplog.text
+    )
+    trainer = SFTTrainer(
+        make("llama"),
+        args=SFTConfig(**_settings(tmp_path)),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tiny.tokenizer(),
+    )
+    theirs = [(tuple(row["input_ids"]), tuple(row["labels"])) for row in trainer.train_dataset]
+    assert [(s.ids, s.labels) for (s,) in task.examples] == theirs
+    caplog.clear()
+    assert len(Task.from_dataset(rows, tiny.tokenizer(), max_length=None)) == 3
+    assert not caplog.records

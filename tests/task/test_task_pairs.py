@@ -131,7 +131,10 @@ def test_parts_keep_what_belongs_together():
         ({"corrupted_prompt": None}, "row 1: it has no corrupted prompt, unlike row 0"),
         ({"wrong": None}, "row 1: it has no wrong answer, unlike row 0"),
         ({"wrong": " 7"}, "row 1: the wrong answer does not differ"),
-        ({"completion": " 7" * 40, "wrong": " 8"}, "row 1: its answer has 81 tokens, more than max_length 64"),
+        (
+            {"completion": " 7" * 40, "wrong": " 7" * 39 + " 8"},
+            "example 1 has no wrong answer token beside the right one",
+        ),
         ({"completion": ""}, "row 1: the answer is empty"),
     ],
 )
