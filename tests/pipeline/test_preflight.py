@@ -13,6 +13,7 @@ from guided_ft.pipeline.preflight import num_layers, preflight
 from guided_ft.recipe.recipe import Recipe
 from guided_ft.scorers.catalogue import CATALOGUE
 from guided_ft.scorers.options import SHARED, option_names
+from guided_ft.system.places import EMBEDDED, cache_folder
 
 
 @pytest.fixture
@@ -53,6 +54,28 @@ def test_what_is_right_passes(model):
     preflight(Recipe.load("quickstart", [f"model={model}", "first_layer=2", "localize.options={squared: true}"]))
     assert num_layers(str(model)) == 3
     assert num_layers("owner/not-on-this-machine") is None
+
+
+def test_the_layers_of_models_that_no_folder_is_named_of(tmp_path, monkeypatch):
+    """One of the Hub that was loaded before, and the embedded one that was not converted yet."""
+    commit = "0" * 40
+    repository = tmp_path / "hub" / "models--owner--name"
+    for path, text in (("refs/main", commit), (f"snapshots/{commit}/config.json", '{"n_layer": 5}')):
+        (repository / path).parent.mkdir(parents=True)
+        (repository / path).write_text(text)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("GUIDED_FT_CACHE", str(tmp_path / "none"))
+    for name, layers in (("owner/name", 5), ("smollm2-135m-instruct", 30)):
+        with pytest.raises(GuidedError, match=rf"select.first_layer: {layers} is beyond the model's {layers} layers"):
+            preflight(Recipe.load("quickstart", [f"model={name}", f"first_layer={layers}"]))
+        preflight(Recipe.load("quickstart", [f"model={name}", f"first_layer={layers - 1}"]))
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_the_embedded_models_have_so_many_layers(name):
+    if not (cache_folder() / name).is_dir():
+        pytest.skip("not converted on this machine")
+    assert num_layers(str(cache_folder() / name)) == num_layers(name)
 
 
 def test_rows_are_read_too_when_asked(tmp_path, model):
