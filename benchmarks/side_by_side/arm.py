@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from guided_ft.system.files import digest
 
 from .ways import Way
-
-if TYPE_CHECKING:
-    from .setup import Setup, Trial
 
 Rates = dict[str, tuple[float, ...]]
 
@@ -50,10 +47,6 @@ class Arm:
     def is_given_its_rate(self) -> bool:
         """Whether it takes the rate that a recipe takes by itself."""
         return self.rates is None
-
-    def prepare(self, trial: Trial) -> Setup:
-        """Make a fresh model ready."""
-        return self.way.prepare(trial)
 
     def about(self, settings: dict[str, Any]) -> dict[str, Any]:
         """What its rows say of it, ``configuration`` being a digest of all of it and of a suite's ``settings``."""

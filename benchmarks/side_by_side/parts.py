@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .ways import Options, Way
-
-if TYPE_CHECKING:
-    from .setup import Setup, Trial
 
 
 @dataclass(frozen=True)
@@ -19,11 +16,6 @@ class TopLayers(Way):
 
     def about(self) -> dict[str, Any]:
         return super().about() | {"mode": "freeze", "kinds": ["layer"]}
-
-    def prepare(self, trial: Trial) -> Setup:
-        from .located import top_layers
-
-        return top_layers(self, trial)
 
 
 @dataclass(frozen=True)
@@ -75,11 +67,6 @@ class Located(Way):
         method = self.method if self.needs_map else None
         return {"mode": self.mode, "method": method, "strategy": self.strategy, "kinds": list(self.kinds)}
 
-    def prepare(self, trial: Trial) -> Setup:
-        from .located import located
-
-        return located(self, trial)
-
 
 @dataclass(frozen=True)
 class Quickstart(Located):
@@ -109,9 +96,6 @@ class Quickstart(Located):
     def about(self) -> dict[str, Any]:
         return self.resolved.about()
 
-    def prepare(self, trial: Trial) -> Setup:
-        return self.resolved.prepare(trial)
-
 
 @dataclass(frozen=True)
 class Directed(Way):
@@ -133,8 +117,3 @@ class Directed(Way):
 
     def about(self) -> dict[str, Any]:
         return {"mode": "subspace", "method": "directions", "strategy": self.strategy, "kinds": ["direction"]}
-
-    def prepare(self, trial: Trial) -> Setup:
-        from .directed import directed
-
-        return directed(self, trial)

@@ -23,6 +23,7 @@ from guided_ft.system.machine import machine, peak_bytes, reset_peak, versions
 
 from .arms import ARMS
 from .cell import Cell
+from .ready import ready
 from .setup import Setup, Trial
 from .suite import Lab, Problem
 
@@ -42,7 +43,7 @@ def run_cell(lab: Lab, cell: Cell) -> dict[str, Any]:
     resident = peak_bytes()
     model = lab.model()
     torch.manual_seed(cell.seed)
-    setup = arm.prepare(Trial(lab, cell, model, train))
+    setup = ready(arm.way, Trial(lab, cell, model, train))
     watch = _Watch(lab, problem, validation[:GLIMPSE], cell, setup)
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         trainer = _trainer(lab, cell, problem, setup.rows or train, setup, watch, Path(folder))

@@ -1,12 +1,9 @@
-"""``Way``: how an arm trains, as data: what its rows say of it, and how a model is made ready. Imports no torch."""
+"""``Way``: how an arm trains, as data, and what its rows say of it; ``ready.py`` acts on it. Imports no torch."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from .setup import Setup, Trial
+from typing import Any
 
 Options = tuple[tuple[str, Any], ...]
 """Keyword arguments, so that they can be compared and hashed."""
@@ -48,19 +45,10 @@ class Way:
         """All that it is, as JSON data."""
         return {"way": type(self).__name__, **asdict(self.resolved)}
 
-    def prepare(self, trial: Trial) -> Setup:
-        """Make a fresh model ready."""
-        raise NotImplementedError
-
 
 @dataclass(frozen=True)
 class Untrained(Way):
     """The base model as it is."""
-
-    def prepare(self, trial: Trial) -> Setup:
-        from .setup import Setup
-
-        return Setup(trial.model)
 
 
 @dataclass(frozen=True)
@@ -72,27 +60,12 @@ class Whole(Way):
     def about(self) -> dict[str, Any]:
         return super().about() | {"mode": self.peer or "full"}
 
-    def prepare(self, trial: Trial) -> Setup:
-        from . import peers
-        from .setup import Setup
-
-        if self.peer == "badam":
-            return Setup(trial.model, optimizer=peers.badam)
-        rotating = {"lisa": peers.Lisa, "hft": peers.HalfFineTuning}
-        seed = trial.cell.seed
-        return Setup(trial.model, [rotating[self.peer](trial.model, seed)] if self.peer else [])
-
 
 @dataclass(frozen=True)
 class Mixed(Whole):
     """All weights, on rows of which a ``share`` is text that the base model sampled: the cheap answer to forgetting."""
 
     share: float = 0.1
-
-    def prepare(self, trial: Trial) -> Setup:
-        from .directed import mixed
-
-        return mixed(self, trial)
 
 
 @dataclass(frozen=True)
@@ -113,12 +86,3 @@ class Adapter(Way):
 
     def about(self) -> dict[str, Any]:
         return super().about() | {"mode": self.kind}
-
-    def prepare(self, trial: Trial) -> Setup:
-        from . import peers
-        from .setup import Setup
-
-        parameters = trial.parameters if trial.cell.budget is not None else 0
-        modules = self.modules if isinstance(self.modules, str) else list(self.modules)
-        change = peers.lora(modules, **dict(self.options)) if self.kind == "lora" else getattr(peers, self.kind)
-        return Setup(change(trial.model, parameters, trial.cell.seed))

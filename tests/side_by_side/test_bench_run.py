@@ -17,6 +17,7 @@ from families import make
 from benchmarks.side_by_side import suite
 from benchmarks.side_by_side.arms import ARMS
 from benchmarks.side_by_side.labels import PLACED
+from benchmarks.side_by_side.ready import ready
 from benchmarks.side_by_side.rows import check_row
 from benchmarks.side_by_side.setup import Trial
 from benchmarks.side_by_side.trial import run_cell
@@ -138,7 +139,9 @@ def test_draws_differ_and_budgets_are_kept(lab):
 @pytest.mark.parametrize(("budget", "whole"), [(1.0, False), (1.4, False), (2.0, True), (12.0, True)])
 def test_low_ranks_spend_the_budget_and_no_more(lab, budget, whole):
     model = lab.model()
-    plan = ARMS["random:rank"].prepare(Trial(lab, cell("random:rank", budget=budget), model, tiny.sums(12))).guided.plan
+    plan = ready(
+        ARMS["random:rank"].way, Trial(lab, cell("random:rank", budget=budget), model, tiny.sums(12))
+    ).guided.plan
     total = sum(p.numel() for p in model.parameters())
     assert 0.4 * budget / 100 * total < plan.num_parameters <= budget / 100 * total
     assert dataclasses.replace(plan, rank=plan.rank + 1).num_parameters > budget / 100 * total
@@ -150,7 +153,7 @@ def test_low_ranks_spend_the_budget_and_no_more(lab, budget, whole):
 @pytest.mark.parametrize("arm", PLACED)
 def test_a_placed_control_chooses_other_parts_from_the_same_place(lab, arm):
     def chosen(name):
-        setup = ARMS[name].prepare(Trial(lab, cell(name, budget=10.0), lab.model(), tiny.sums(40)))
+        setup = ready(ARMS[name].way, Trial(lab, cell(name, budget=10.0), lab.model(), tiny.sums(40)))
         return setup.guided.plan.selection.components
 
     located, control = chosen(arm), chosen(PLACED[arm])
@@ -172,7 +175,7 @@ def test_a_placed_control_chooses_other_parts_from_the_same_place(lab, arm):
 )
 def test_the_default_locates_as_the_quickstart_does(lab, arm, kinds, examples, texts):
     lab.maps.clear()
-    setup = ARMS[arm].prepare(Trial(lab, cell(arm), lab.model(), tiny.sums(40)))
+    setup = ready(ARMS[arm].way, Trial(lab, cell(arm), lab.model(), tiny.sums(40)))
     [(scores, _)] = lab.maps.values()
     assert scores.kinds == kinds
     assert {c.kind for c in setup.guided.plan.selection.components} <= set(kinds)

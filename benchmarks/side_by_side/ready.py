@@ -1,0 +1,50 @@
+"""From a ``Way`` to a ``Setup``: a fresh model is made ready to be trained that way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from . import peers
+from .directed import directed, mixed
+from .located import located, top_layers
+from .parts import Directed, Located, TopLayers
+from .setup import Setup, Trial
+from .ways import Adapter, Mixed, Untrained, Way, Whole
+
+
+def untrained(way: Untrained, trial: Trial) -> Setup:
+    return Setup(trial.model)
+
+
+def whole(way: Whole, trial: Trial) -> Setup:
+    """All weights, by the trainer's optimizer or in the turns of a peer."""
+    if way.peer == "badam":
+        return Setup(trial.model, optimizer=peers.badam)
+    rotating = {"lisa": peers.Lisa, "hft": peers.HalfFineTuning}
+    return Setup(trial.model, [rotating[way.peer](trial.model, trial.cell.seed)] if way.peer else [])
+
+
+def adapter(way: Adapter, trial: Trial) -> Setup:
+    """An adapter of PEFT of the size that the cell's budget buys, where it has one."""
+    parameters = trial.parameters if trial.cell.budget is not None else 0
+    modules = way.modules if isinstance(way.modules, str) else list(way.modules)
+    change = peers.lora(modules, **dict(way.options)) if way.kind == "lora" else getattr(peers, way.kind)
+    return Setup(change(trial.model, parameters, trial.cell.seed))
+
+
+READY: dict[type[Way], Callable[[Any, Trial], Setup]] = {
+    Untrained: untrained,
+    Whole: whole,
+    Mixed: mixed,
+    Adapter: adapter,
+    TopLayers: top_layers,
+    Located: located,
+    Directed: directed,
+}
+
+
+def ready(way: Way, trial: Trial) -> Setup:
+    """Make the trial's model ready."""
+    way = way.resolved
+    return READY[type(way)](way, trial)
