@@ -12,7 +12,8 @@ from guided_ft.scorers import catalogue
 from guided_ft.scorers.methods.ablation import effects
 from guided_ft.scorers.self_text import self_text
 from guided_ft.scorers.stability import stability
-from guided_ft.selection.scoremap import ScoreMap, pearson, ranks
+from guided_ft.selection.correlation import pearson, ranks
+from guided_ft.selection.scoremap import ScoreMap
 
 from .rows import Rows
 from .runs import methods

@@ -155,7 +155,7 @@ def _method(value: Any) -> str:
 
 
 def _strategy(value: Any) -> str:
-    from ..selection.budget import STRATEGIES
+    from ..selection.strategies import STRATEGIES
 
     return _known(value, STRATEGIES)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..selection.scoremap import pearson, ranks
+from ..selection.correlation import pearson, ranks
 
 LOW = 0.5
 """Split-half rank correlation below which a map is mostly noise."""

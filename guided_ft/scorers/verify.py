@@ -9,7 +9,8 @@ from torch import nn
 
 from ..anatomy import Component
 from ..errors import GuidedError
-from ..selection.scoremap import ScoreMap, pearson, ranks
+from ..selection.correlation import pearson, ranks
+from ..selection.scoremap import ScoreMap
 from ..task.task import Task
 from .methods.ablation import effects
 from .watch.replacement import REPLACEMENTS

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from ..errors import GuidedError, pick
 from .scoremap import ScoreMap
 from .selection import Selection
 from .settings import SelectOptions
+from .strategies import STRATEGIES
 
 
 def parse_budget(budget: str | float | int, total: int) -> int:
@@ -27,32 +28,6 @@ def parse_budget(budget: str | float | int, total: int) -> int:
     if not 0 < value <= total:
         raise GuidedError(f"budget: {budget!r} is not above 0 and at most the whole model ({total:,} parameters)")
     return int(value)
-
-
-# -- strategies: each turns the scores of one kind into priorities, higher first ---------------------------------------
-def _top(scores: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    return scores
-
-
-def _bottom(scores: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    return -scores
-
-
-def _random(scores: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    return rng.random(scores.shape)
-
-
-def _shuffled(scores: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The same scores in the same layers, on other components: is it the units or only their layers?"""
-    return rng.permuted(scores.reshape(len(scores), -1), axis=1).reshape(scores.shape)
-
-
-STRATEGIES: dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = {
-    "top": _top,
-    "bottom": _bottom,
-    "random": _random,
-    "shuffled": _shuffled,
-}
 
 
 def select(

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ..errors import GuidedError
-from .scoremap import ScoreMap, ranks
+from .correlation import ranks
+from .scoremap import ScoreMap
 
 FLOOR = 0.1
 """Share of the mean retain score that is added below the ratio, so that a unit which retains nothing cannot win by

@@ -12,6 +12,7 @@ import numpy as np
 from ..anatomy import KINDS, Anatomy, Component
 from ..errors import GuidedError
 from ..system.files import beside, read_arrays, read_json, write_arrays, write_json
+from .correlation import pearson, ranks
 from .telling import bars, counted, ranked
 
 
@@ -136,17 +137,3 @@ class ScoreMap:
             lines.append(f"  {kind:<8}{bars(values.reshape(len(values), -1).mean(1))}")
             lines.append(" " * 10 + ranked(self.top(kind, 5)))
         return "\n".join(lines)
-
-
-def ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks from 0; ties share their mean rank."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    return (last - (counts + 1) / 2)[inverse.ravel()]
-
-
-def pearson(a: np.ndarray, b: np.ndarray) -> float:
-    # In float64 before the mean is taken: the float32 mean of equal scores need not equal them.
-    a, b = (x - x.mean() for x in (a.astype(np.float64), b.astype(np.float64)))
-    scale = np.sqrt((a @ a) * (b @ b))
-    return float(a @ b / scale) if scale else 0.0

@@ -2,89 +2,12 @@
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Callable
-
-import numpy as np
-
 from ..errors import GuidedError, pick
 from .budget import parse_budget
 from .directions import DirectionMap
 from .selection import Selection
+from .strategies import DIRECTION_STRATEGIES
 from .subspace import Subspace
-
-Bases = dict[str, np.ndarray]
-Ranks = dict[str, int]
-
-
-# -- ranks: how many directions each layer gets ------------------------------------------------------------------------
-def _by_score(found: DirectionMap, modules: list[str], limit: int) -> Ranks:
-    """Over all pairs of layer and direction, by score per parameter; the longest prefix of that order that fits."""
-    pairs = [(-float(s) / found.outputs(m), i, m) for m in modules for i, s in enumerate(found.scores[m])]
-    ranks: Ranks = {}
-    for _, _, name in sorted(pairs):
-        limit -= found.outputs(name)
-        if limit < 0:
-            break
-        ranks[name] = ranks.get(name, 0) + 1
-    return ranks
-
-
-def _evenly(found: DirectionMap, modules: list[str], limit: int) -> Ranks:
-    """The best direction of every layer, then the second of every layer, and so on, as far as the budget goes."""
-    ranks: Ranks = {}
-    for i in range(max(len(found.scores[m]) for m in modules)):
-        for name in modules:
-            if i < len(found.scores[name]):
-                limit -= found.outputs(name)
-                if limit < 0:
-                    return ranks
-                ranks[name] = i + 1
-    return ranks
-
-
-# -- bases: which directions these are -----------------------------------------------------------------------------
-def _located(found: DirectionMap, ranks: Ranks, seed: int) -> Bases:
-    return {name: found.bases[name][:r] for name, r in ranks.items()}
-
-
-def _random(found: DirectionMap, ranks: Ranks, seed: int) -> Bases:
-    """Orthonormal directions that know nothing of the task; of a higher rank the first ones are the same."""
-    bases = {}
-    for name, r in ranks.items():
-        rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
-        drawn = rng.standard_normal((r, found.bases[name].shape[1]))
-        q, upper = np.linalg.qr(drawn.T)
-        bases[name] = np.ascontiguousarray((q * np.sign(np.diag(upper))).T, dtype=np.float32)
-    return bases
-
-
-def _shuffled(found: DirectionMap, ranks: Ranks, seed: int) -> Bases:
-    """The directions that were located for the same projection of another layer: is it the place or only the kind?"""
-    anatomy = found.anatomy
-    bases = {}
-    for name, r in ranks.items():
-        relative = anatomy.relative(name)
-        others = [
-            m for m in found.modules if anatomy.relative(m) == relative and len(found.bases[m]) >= r and m != name
-        ]
-        if not others:
-            raise GuidedError(f"shuffled: {name} is the only one of its kind in the map (map more layers)")
-        rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
-        bases[name] = found.bases[others[rng.integers(len(others))]][:r]
-    return bases
-
-
-Spending = Callable[[DirectionMap, list[str], int], Ranks]
-Choosing = Callable[[DirectionMap, Ranks, int], Bases]
-
-STRATEGIES: dict[str, tuple[Spending, Choosing]] = {
-    "top": (_by_score, _located),
-    "even": (_evenly, _located),
-    "random": (_by_score, _random),
-    "random_even": (_evenly, _random),
-    "shuffled": (_by_score, _shuffled),
-}
 
 
 def select_directions(
@@ -115,7 +38,7 @@ def select_directions(
     Raises:
         GuidedError: for an unknown strategy, or if the budget buys nothing.
     """
-    spend, choose = pick(STRATEGIES, strategy, "strategy")
+    spend, choose = pick(DIRECTION_STRATEGIES, strategy, "strategy")
     anatomy = found.anatomy
     limit = parse_budget(budget, anatomy.num_parameters)
     if not 0 <= first_layer < anatomy.num_layers:

@@ -13,9 +13,10 @@ from random_scores import ANATOMY, TOTAL, bought, counts, kind_sets, maps, score
 
 from guided_ft.anatomy import KINDS, Component
 from guided_ft.errors import GuidedError
-from guided_ft.selection.budget import STRATEGIES, parse_budget, select
+from guided_ft.selection.budget import parse_budget, select
 from guided_ft.selection.scoremap import ScoreMap
 from guided_ft.selection.selection import Selection
+from guided_ft.selection.strategies import STRATEGIES
 
 MANY = settings(max_examples=300, deadline=None)
 SOME = settings(max_examples=100, deadline=None)

@@ -14,7 +14,8 @@ from hostile import damaged, mutated
 from guided_ft.anatomy import Anatomy
 from guided_ft.errors import GuidedError
 from guided_ft.selection.selection import Selection
-from guided_ft.selection.spend import STRATEGIES, select_directions
+from guided_ft.selection.spend import select_directions
+from guided_ft.selection.strategies import DIRECTION_STRATEGIES
 from guided_ft.selection.subspace import Subspace
 
 
@@ -28,7 +29,7 @@ def whole(found) -> int:
     return sum(6 * found.outputs(m) for m in found.modules)
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", DIRECTION_STRATEGIES)
 def test_budgets_hold_and_nest(found, whole, strategy):
     before = None
     for budget in [32, 40, 97, 333, 1000, whole]:
