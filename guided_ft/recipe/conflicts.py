@@ -9,8 +9,8 @@ from pydantic import BaseModel
 
 from ..errors import did_you_mean
 from ..plan.modes import MODES
-from .fields import listed
 from .mends import Problem, spell
+from .says import listed
 
 NAMES = {"reasoning_gym": "chain_sum", "hub": "owner/dataset", "sample": "word_problems"}
 """Sources whose data has a name, and one as an example."""

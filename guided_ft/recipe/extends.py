@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import GuidedError
-from .fields import show
 from .finding import find
+from .says import show
 from .strict_yaml import read_mapping
 
 OWN = ("name", "description", "output")

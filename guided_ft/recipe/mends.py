@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from ..errors import GuidedError, did_you_mean
-from .fields import Says, leaves, listed, section, show, wrong_word
+from .says import Says, leaves, listed, section, show, wrong_word
 from .trl_fields import OWN, fields
 
 MAX_PROBLEMS = 50

@@ -11,8 +11,8 @@ from pydantic import BaseModel
 
 from ..errors import GuidedError
 from ..task.read_file import ENDINGS
-from .fields import leaves, listed
 from .mends import Problem, RecipeError, spell
+from .says import leaves, listed
 from .strict_yaml import parse, shown
 
 WHERE = "override"

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 from ..errors import GuidedError, did_you_mean
-from .fields import show
+from .says import show
 
 OWN = {
     "max_steps": "train.steps",
