@@ -1,10 +1,11 @@
 """Kill runs at seeded moments and let them go on: is what comes out the same bits?
 
-    python tests/tools/kill_run.py FOLDER [--long N] [--seed S] [--only NAME]
+    python tests/tools/kill_run.py FOLDER [--long N] [--seed S] [--only NAME] [--record]
 
 One warm parent forks, so that the seconds the libraries take to load are paid once. A recipe of each way of training
 runs once without a break; then it is started again and again, each time until a moment drawn with the seed, and killed
-there with SIGKILL; at last it runs to its end. Prints one JSON line for each way, and a sum.
+there with SIGKILL; at last it runs to its end. Prints one JSON line for each way, and a sum; ``--record`` keeps it in
+``tests/results/kills.json``.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import json
 import os
 import random
+import shutil
 import signal
 import sys
 import time
@@ -24,6 +26,7 @@ import torch
 
 torch.set_num_threads(1)
 
+import figures  # noqa: E402
 import tiny_run  # noqa: E402
 
 from guided_ft import run  # noqa: E402
@@ -32,18 +35,20 @@ from guided_ft.pipeline import training as _training  # noqa: E402, F401  (loade
 WAYS: dict[str, dict[str, Any]] = {
     f"{trainer} {mode}": {"trainer": trainer, "mode": mode}
     for trainer in ("sft", "dpo")
-    for mode in ("slice", "freeze", "lora")
+    for mode in ("slice", "freeze", "lora", "subspace")
 }
 
 KILLS = {
     "sft slice": ("localize", "cache", "save", "any"),
     "sft freeze": ("localize", "save", "any"),
     "sft lora": ("save", "save", "any"),
+    "sft subspace": ("localize", "cache", "save", "any"),
     "dpo slice": ("localize", "cache", "save", "save"),
     "dpo freeze": ("save", "save", "any"),
     "dpo lora": ("localize", "save", "any"),
+    "dpo subspace": ("localize", "save", "save", "any"),
 }
-"""20 kills: 9 inside a save, 4 inside localization, 2 while the first states are cached, 5 wherever it is."""
+"""28 kills: 12 inside a save, 6 inside localization, 3 while the first states are cached, 7 wherever it is."""
 
 
 def inside_save(folder: Path) -> bool:
@@ -89,6 +94,8 @@ def start(asked: Any) -> int:
     child = os.fork()
     if child == 0:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        # Each run makes its own: what another one left there would spare it the moments to be killed at.
+        os.environ["GUIDED_FT_CACHE"] = f"{asked.output_dir}-cache"
         code = 1
         try:
             run(asked, quiet=True)
@@ -121,6 +128,9 @@ def try_way(folder: Path, way: str, kills: tuple[str, ...], seed: int) -> dict[s
     records = [json.loads((folder / name / "run.json").read_text()) for name in names]
     same = tiny_run.adapter(folder / names[0]) == tiny_run.adapter(folder / names[1])
     told = all(records[0][key] == records[1][key] for key in ("after", "retention", "selected", "frozen"))
+    if same and told:
+        for name in names:
+            shutil.rmtree(folder / name)
     return {"way": way, "seed": seed, "kills": fates, "same bits": same, "same figures": told}
 
 
@@ -130,6 +140,7 @@ def main() -> None:
     options.add_argument("--long", type=int, default=0, help="so many kills, instead of 20")
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--only", help="one way, such as 'sft slice'")
+    options.add_argument("--record", action="store_true", help="keep the sum in tests/results")
     asked = options.parse_args()
     fates: Counter[str] = Counter()
     equal = done = 0
@@ -145,7 +156,10 @@ def main() -> None:
         killed = sum(count for fate, count in fates.items() if fate != "ended")
         if killed >= asked.long:
             break
-    print(json.dumps({"kills": killed, "runs": done, "equal": equal, **fates}), flush=True)
+    total = {"kills": killed, "runs": done, "equal": equal, **dict(sorted(fates.items()))}
+    print(json.dumps(total), flush=True)
+    if asked.record:
+        figures.write("kills", f"python tests/tools/kill_run.py FOLDER --long {asked.long} --record", total)
 
 
 if __name__ == "__main__":
