@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pytest
+import tiny
 import torch
 from families import make
 from trainers import MODES, SAVE, STEPS, another, base, from_task, plain, ready, settings, sft
 from transformers import Trainer, TrainingArguments
 
-from guided_ft import GuidedCallback, Plan, Selection
+from guided_ft import GuidedCallback, Plan, Selection, Task
 from guided_ft.anatomy import Anatomy
 from guided_ft.errors import GuidedError
 
@@ -54,6 +55,15 @@ def test_one_callback_locates_afresh_in_another_model(tmp_path):
     sft(model, tmp_path / "c", [callback])
     assert callback.plan != first
     assert callback.plan.is_attached(model)
+
+
+def test_another_budget_in_the_same_folder_is_another_plan(tmp_path):
+    trained = []
+    for budget in ("10%", "20%"):
+        callback = GuidedCallback(task=Task.from_dataset(tiny.sums(8), tiny.tokenizer()), budget=budget)
+        sft(base(tmp_path), tmp_path / "run", [callback])
+        trained.append(callback.plan.num_parameters)
+    assert trained[0] < trained[1]
 
 
 def test_frequencies_that_a_model_computes_anew_are_no_frozen_tensors(tmp_path):

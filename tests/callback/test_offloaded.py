@@ -65,3 +65,13 @@ def test_a_tensor_that_begins_where_another_does_is_another():
     both[3] = 1
     after = fingerprint(model)
     assert (before["part"], before["whole"] != after["whole"]) == (after["part"], True)
+
+
+def test_the_same_bytes_in_another_shape_or_dtype_are_another_tensor():
+    def of(tensor: torch.Tensor) -> str:
+        module = torch.nn.Module()
+        module.register_buffer("x", tensor)
+        return fingerprint(module)["x"]
+
+    zeros = torch.zeros(2, 8)
+    assert len({of(zeros), of(zeros.view(4, 4)), of(zeros.view(torch.int32))}) == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from batches import batch
 from families import make
@@ -48,4 +49,20 @@ def test_another_model_in_the_same_folder_finds_nothing(tmp_path):
         model.set_attn_implementation("sdpa")
         losses.append(trl_run("sft", folder, callback, model=model)[0])
     assert other.engine.summary()["misses"] >= 16
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("what", ["start", "attention"])
+def test_another_start_or_attention_in_the_same_folder_finds_nothing(what, tmp_path):
+    """The same frozen weights, of which other layers are run, or in another way."""
+    first = 1 if what == "start" else FIRST
+    attention = "eager" if what == "attention" else "sdpa"
+    trl_run("sft", tmp_path, GuidedCallback(plan_of(model_of("llama")), prefix_cache="1MB"))
+    losses = []
+    for folder, cache in ((tmp_path, "1MB"), (tmp_path / "plain", None)):
+        model = model_of("llama", attention)
+        callback = GuidedCallback(plan_of(model, first), prefix_cache=cache)
+        losses.append(trl_run("sft", folder, callback, model=model)[0])
+        if cache:
+            assert callback.engine.summary()["misses"] >= 16
     assert losses[0] == losses[1]

@@ -91,3 +91,48 @@ def test_a_right_answer_may_end_in_the_text_of_a_special_token(ending, monkeypat
         lambda model, tokenizer, prompts, **kw: [right[p["prompt"]] for p in prompts],
     )
     assert run(asked, until="before", quiet=True)["before"]["scores"]["exact_match"] == 100
+
+
+def test_a_short_prompt_is_answered_beside_a_long_one_as_alone():
+    model, tokenizer = make("llama"), tiny.tokenizer()
+    prompts = ["1+3 =", "what is twelve and thirty-six, said in one number? ="]
+    alone = [answers(model, tokenizer, [prompt], progress=False)[0] for prompt in prompts]
+    assert answers(model, tokenizer, prompts, progress=False) == alone
+    assert alone[0] != alone[1]
+
+
+def test_drift_is_the_divergence_from_the_base_to_the_model():
+    """KL(base || model) in nats a token, written out."""
+    model, base, task = make("llama"), make("llama", seed=1), sums(3)
+    total = tokens = 0.0
+    for batch in task.batches():
+        asked = batch["labels"][:, 1:] != -100
+        with torch.no_grad():
+            p, q = (
+                m(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+                .logits[:, :-1]
+                .double()
+                .softmax(-1)
+                for m in (base, model)
+            )
+        total += float(((p * (p / q).log()).sum(-1) * asked).sum())
+        tokens += int(asked.sum())
+    found = retention(model, task, lambda: contextlib.nullcontext(base))
+    assert found["kl"] == pytest.approx(total / tokens, rel=1e-4)
+
+
+def test_forgetting_is_not_measured_on_the_text_that_was_localized_with(tmp_path, monkeypatch):
+    from guided_ft.scorers import localize, self_text
+
+    seeds, sample = [], self_text.self_text
+
+    def noted(model, *, seed=0, **options):
+        seeds.append(seed)
+        return sample(model, seed=seed, **options)
+
+    monkeypatch.setattr(self_text, "self_text", noted)
+    monkeypatch.setattr(localize, "self_text", noted)
+    run(tiny_run.recipe(tmp_path, seed=3), until="localize", quiet=True)
+    run(tiny_run.recipe(tmp_path, seed=3), until="evaluate", quiet=True)
+    assert 3 in seeds, "the map is two-sided"
+    assert len(set(seeds)) == 2, "the same text"

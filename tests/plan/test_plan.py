@@ -221,6 +221,12 @@ def test_impossible_plans_are_refused(options, message):
     assert message in str(error.value)
 
 
+@pytest.mark.parametrize("change", [{"mode": "lora"}, {"rank": 1}, {"lr_scale": 2.0}, {"kind": "neuron"}])
+def test_the_hash_knows_all_that_a_plan_says(change):
+    model = make("llama")
+    assert plan_of(model, **{"mode": "slice"} | change).hash != plan_of(model, "slice").hash
+
+
 def test_an_empty_selection_is_refused():
     with pytest.raises(GuidedError, match="the selection is empty"):
         Plan(Selection(Anatomy.of(make("llama")), ()))

@@ -86,6 +86,13 @@ def test_ties_go_by_name():
     assert select(flat, 3 * 96, "neuron", "bottom").text == "L0.N0 L0.N1 L0.N2"
 
 
+def test_one_parameter_less_than_the_last_one_costs_does_not_buy_it():
+    flat = ScoreMap(ANATOMY, head=np.ones((2, 4)), neuron=np.ones((2, 48)))
+    assert len(select(flat, 3 * 96, "neuron")) == 3
+    assert len(select(flat, 3 * 96 - 1, "neuron")) == 2
+    assert len(select(flat, 2 * 512 + 512 - 1, "head")) == 1
+
+
 def test_a_second_head_that_completes_a_group_must_pay_for_its_keys_and_values():
     flat = ScoreMap(ANATOMY, head=np.ones((2, 4)))
     assert select(flat, 2 * 512, "head").text == "L0.H0"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 
 import families
+import moe
 import pytest
 import torch
 from peft import get_peft_model
@@ -54,6 +55,22 @@ def test_safe_merge_refuses_what_overflows_the_base_dtype():
     with pytest.raises(ValueError, match="NaNs detected"):
         peft_model.merge_adapter(safe_merge=True)
     assert same(base_tensors(peft_model), before)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("name", ["llama", "gpt2", "mixtral"])
+def test_a_merge_rounds_once(name, dtype):
+    """To the sum in float32: a change that was rounded first would be added wrongly in the last place."""
+    text = "L0.H1 L0.N3 L1.N5" if name != "mixtral" else "L0.H1 L0.E0.N3 L1.E1.N5"
+    half = moe.attach(families.make(name, dtype), text, changed=True)
+    whole = moe.attach(families.make(name, dtype).float(), text)
+    whole.load_state_dict({key: tensor.float() for key, tensor in half.state_dict().items()})
+    half.merge_adapter()
+    whole.merge_adapter()
+    before, after = base_tensors(half), base_tensors(whole)
+    assert before.keys() == after.keys()
+    for key, tensor in before.items():
+        assert torch.equal(tensor, after[key].to(tensor.dtype)), key
 
 
 @three_families

@@ -70,6 +70,14 @@ def test_dpo_loss_starts_at_ln_2_and_pulls_apart():
     assert (task.loss(quantity + 1, quantity) < math.log(2)).all()
 
 
+def test_a_model_that_is_its_own_reference_has_the_gradient_of_dpo():
+    """-log sigmoid at 0: half of beta for each nat of the margin, downhill."""
+    model, task = make("llama"), Task.from_dataset(tiny.pairs(4), tiny.tokenizer())
+    quantity = task.quantity(model, next(task.batches())).detach().requires_grad_()
+    task.loss(quantity).sum().backward()
+    assert quantity.grad.tolist() == pytest.approx([-task.beta / 2] * 4)
+
+
 def test_formats(tmp_path):
     tokenizer = tiny.tokenizer()
     tokenizer.chat_template = "{% for m in messages %}{{ m['role'][0] }}:{{ m['content'] }};{% endfor %}{% if add_generation_prompt %}a:{% endif %}"
