@@ -27,4 +27,4 @@ def test_there_are_enough_and_each_has_a_name_of_its_own():
 
 def test_a_fault_that_no_longer_applies_is_seen():
     with pytest.raises(ValueError, match="holds 0 times"):
-        mutants.Mutant("x", "errors.py", "no such line", "", ("x",)).broken()
+        mutants.Mutant("x", "engine", "no such line", "", ("x",)).broken()

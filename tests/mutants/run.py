@@ -110,7 +110,7 @@ def main() -> int:
         if code:
             return 2
         for mutant in wanted:
-            path = copy / "guided_ft" / mutant.file
+            path = mutant.file(copy)
             whole = path.read_text(encoding="utf-8")
             path.write_text(mutant.broken(copy), encoding="utf-8")
             code, by, seconds = run(copy, mutant.tests)
