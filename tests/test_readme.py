@@ -15,10 +15,12 @@ from trl import SFTConfig, SFTTrainer
 
 from guided_ft import Task
 from guided_ft.scorers import catalogue
+from guided_ft.task import rewards
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 PAGES = [README, *(page.read_text() for page in sorted((ROOT / "guided_ft").rglob("README.md")))]
+PAGES.append((ROOT / "recipes" / "README.md").read_text())
 BLOCKS = [block for page in PAGES for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL)]
 LINKS = re.compile(r"\]\((?!https?:)([^)#]+)\)")
 
@@ -30,6 +32,7 @@ def test_block_runs(number, tmp_path, monkeypatch):
     make("llama").save_pretrained("tiny")
     tiny.tokenizer().save_pretrained("tiny")
     Path("tickets.jsonl").write_text("".join(json.dumps(row) + "\n" for row in tiny.sums(16)))
+    monkeypatch.setattr(rewards, "REWARDS", dict(rewards.REWARDS))
     args = SFTConfig(str(tmp_path), max_steps=2, use_cpu=True, bf16=False, report_to=[], save_strategy="no")
     names: dict[str, Any] = {
         "SFTTrainer": SFTTrainer,
@@ -59,6 +62,8 @@ def test_block_runs(number, tmp_path, monkeypatch):
         assert set(names["maps"]) == {"attribution", "fisher", "wanda"}
         assert names["scores"].meta["verified"]
         assert names["curve"].cmd > 0
+    elif "recipe" in names:
+        assert names["recipe"].train.reward == "near_number+short"
     else:
         assert names["scores"].top("layer", 1)[0][0].layer == 1
 
@@ -66,7 +71,7 @@ def test_block_runs(number, tmp_path, monkeypatch):
 def test_there_are_blocks_and_every_command_exists():
     from guided_ft.cli import app
 
-    assert len(BLOCKS) == 5
+    assert len(BLOCKS) == 6
     known = {c.name or c.callback.__name__ for c in app.registered_commands} | {"recipes"}
     for line in re.findall(r"guided-ft ([a-z]+(?: \| [a-z]+)*)", README):
         assert set(line.split(" | ")) <= known, line

@@ -15,7 +15,7 @@ from ..errors import GuidedError
 from ..recipe.fields import parse_share
 from ..recipe.strict_yaml import shown
 from ..task.read_file import read_file
-from ..task.reader import Reader, asked, read_all
+from ..task.reader import Reader, answered, asked, read_all
 from ..task.samples import sample
 from .hub import read_hub
 
@@ -172,6 +172,11 @@ def _check_trainer(rows: Iterable[Row], trainer: str) -> None:
             mend = "dpo" if "chosen" in row else "sft"
             raise GuidedError(
                 f"data: the rows are {what}, and trainer {trainer} cannot learn them (write trainer={mend})"
+            )
+        if trainer == "grpo" and not answered(row):
+            raise GuidedError(
+                "data: the rows ask nothing that has a right answer, which trainer grpo rewards (give prompt + "
+                "completion, or write trainer=sft)"
             )
 
 

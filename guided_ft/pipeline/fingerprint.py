@@ -34,7 +34,7 @@ PLANNED = ("train.mode", "train.mode_options", "train.rank", "train.lr_scale")
 TRAINED = (
     *("train.learning_rate", "train.lr_scheduler", "train.warmup_steps", "train.weight_decay", "train.max_grad_norm"),
     *("train.steps", "train.epochs", "train.batch_size", "train.accumulate", "train.save_steps"),
-    *("train.gradient_checkpointing", "train.prefix_cache", "train.arguments"),
+    *("train.gradient_checkpointing", "train.prefix_cache", "train.arguments", "train.reward"),
 )
 """What the training loop alone reads."""
 

@@ -76,13 +76,14 @@ def _tell_select(result: dict[str, Any]) -> str:
 
 
 def _tell_train(result: dict[str, Any]) -> str:
-    loss, frozen = result["loss"], result["frozen"]
+    name = "reward" if result.get("reward") else "loss"
+    curve, frozen = result[name], result["frozen"]
     resumed = f", resumed from {result['resumed_from']}" if result["resumed_from"] else ""
     prefix = result["prefix"]
     asked = prefix["hits"] + prefix["misses"] if prefix["cache"] else 0
     kept = f"; {prefix['hits'] / asked:.0%} of prefixes from the cache" if asked else ""
     return (
-        f"loss {loss[0][1]:.2f} -> {loss[-1][1]:.2f} in {loss[-1][0]} steps{resumed}{kept}; "
+        f"{name} {curve[0][1]:.2f} -> {curve[-1][1]:.2f} in {curve[-1][0]} steps{resumed}{kept}; "
         f"{frozen['identical']} of {frozen['total']} frozen tensors bit-identical"
     )
 

@@ -65,6 +65,8 @@ def run_record(context: Run, results: dict[str, Any], seconds: dict[str, float],
             )
         ],
     }
+    if trained.get("reward"):
+        record["reward"] = trained["reward"]
     if control:
         record["control"] = {
             "random": {
@@ -76,6 +78,8 @@ def run_record(context: Run, results: dict[str, Any], seconds: dict[str, float],
                 "seconds": round(control["train"]["seconds"], 2),
             }
         }
+        if control["train"].get("reward"):
+            record["control"]["random"]["reward"] = control["train"]["reward"]
         for sample, answer in zip(record["samples"], control["after"]["answers"], strict=True):
             sample["control"] = answer
     return checked(record)

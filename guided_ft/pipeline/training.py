@@ -1,8 +1,7 @@
-"""Train a plan with TRL: the one place that builds a trainer."""
+"""Train a plan with TRL, from the newest checkpoint if there is one, and save what came of it."""
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 import sys
@@ -10,23 +9,19 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pyarrow
 import torch
-from datasets import Dataset, disable_progress_bars
 from torch import nn
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback, set_seed
-from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from ..callback.callback import GuidedCallback
 from ..callback.resume import checkpoints, newest_complete
-from ..errors import GuidedError
 from ..export.card import describe
 from ..plan.modes import PACE
 from ..plan.plan import Plan
 from ..system.files import read_json, write_arrays, write_json
 from ..system.signals import StopRequest, stop_on_request
 from ..task.task import Task
-from ..task.tokens import read_row
+from .trainers import TRAINERS
 from .whole import Whole, WholeCallback
 
 if TYPE_CHECKING:
@@ -53,8 +48,8 @@ def train(
             saved, and a training that is stopped begins anew.
 
     Returns:
-        ``loss`` ``[[step, loss], ...]``, ``frozen``, ``learning_rate``, ``seconds`` (of training), ``resumed_from``,
-        ``trainable``.
+        ``loss`` and, of GRPO, ``reward``: ``[[step, value], ...]``; ``frozen``, ``learning_rate``, ``seconds`` (of
+        training), ``resumed_from``, ``trainable``.
     """
     checkpoint = None if key is None else _resumable(key, plan, folder / "train")
     callback = _callback(recipe, plan)
@@ -64,7 +59,7 @@ def train(
         settings["save_strategy"] = "no"
     # TRL makes the adapter before the trainer sows its seed.
     set_seed(recipe.seed)
-    trainer = _TRAINERS[recipe.train.trainer](recipe, plan, rows, model, tokenizer, settings, callback)
+    trainer = TRAINERS[recipe.train.trainer](recipe, plan, rows, model, tokenizer, settings, callback)
     _show_progress(trainer)
     began = time.perf_counter()
     with stop_on_request() as request:
@@ -81,7 +76,8 @@ def train(
     engine = callback.engine
     assert engine is not None
     return {
-        "loss": [[entry["step"], entry["loss"]] for entry in trainer.state.log_history if "loss" in entry],
+        "loss": _curve(trainer, "loss"),
+        "reward": _curve(trainer, "reward"),
         "frozen": _frozen(callback),
         "learning_rate": learning_rate(recipe, plan),
         "seconds": seconds,
@@ -89,6 +85,10 @@ def train(
         "resumed_from": checkpoint.name if checkpoint else None,
         "trainable": plan.num_parameters,
     }
+
+
+def _curve(trainer: Any, name: str) -> list[list[float]]:
+    return [[entry["step"], entry[name]] for entry in trainer.state.log_history if name in entry]
 
 
 def _callback(recipe: Recipe, plan: Plan | Whole) -> GuidedCallback | WholeCallback:
@@ -194,9 +194,6 @@ def _common(recipe: Recipe, plan: Plan | Whole, folder: Path, rows: int) -> dict
         "warmup_steps": settings.warmup_steps,
         "weight_decay": settings.weight_decay,
         "max_grad_norm": settings.max_grad_norm,
-        "max_length": settings.max_length,
-        # Few different lengths: stored states are found again only at the padded length that they were computed at.
-        "pad_to_multiple_of": 8,
         "gradient_checkpointing": settings.gradient_checkpointing,
         "save_strategy": "steps",
         "save_steps": settings.save_steps,
@@ -211,75 +208,3 @@ def _common(recipe: Recipe, plan: Plan | Whole, folder: Path, rows: int) -> dict
         "disable_tqdm": not sys.stderr.isatty(),
         **settings.arguments,
     }
-
-
-def _arguments(make: Any, **settings: Any) -> Any:
-    """A trainer's arguments. Raises GuidedError for what they refuse."""
-    try:
-        return make(**settings)
-    except (ValueError, TypeError, ImportError) as error:
-        told = " ".join(str(error).split())[:200]
-        raise GuidedError(f"train: {make.__name__} refuses it ({told})") from None
-
-
-def _sft(
-    recipe: Recipe, plan: Plan | Whole, rows: list, model: Any, tokenizer: Any, settings: dict[str, Any], callback: Any
-) -> SFTTrainer:
-    return SFTTrainer(
-        model,
-        args=_arguments(SFTConfig, **settings),
-        train_dataset=_dataset(_tokenized(rows, tokenizer, recipe.train.max_length)),
-        processing_class=tokenizer,
-        peft_config=plan.peft_config(),
-        callbacks=[callback],
-    )
-
-
-def _tokenized(rows: list[dict[str, Any]], tokenizer: Any, max_length: int) -> list[dict[str, Any]]:
-    """Ready ids, so that trained is what was localized: a table of columns would fill up tools and messages."""
-    sequences = [read_row(row, tokenizer)[0] for row in rows]
-    return [{"input_ids": list(s.ids[:max_length]), "labels": list(s.labels[:max_length])} for s in sequences]
-
-
-def _dpo(
-    recipe: Recipe, plan: Plan | Whole, rows: list, model: Any, tokenizer: Any, settings: dict[str, Any], callback: Any
-) -> DPOTrainer:
-    trainer = DPOTrainer(
-        model,
-        args=_arguments(DPOConfig, **settings, beta=recipe.train.beta),
-        # Tools as text, which TRL reads: a table would give each tool the columns of all others.
-        train_dataset=_dataset([row | {k: json.dumps(row[k]) for k in ("tools",) if k in row} for row in rows]),
-        processing_class=tokenizer,
-        peft_config=plan.peft_config(),
-        callbacks=[callback],
-    )
-    _check_same_tokens(trainer.train_dataset, rows, tokenizer)
-    return trainer
-
-
-def _check_same_tokens(dataset: Any, rows: list[dict[str, Any]], tokenizer: Any) -> None:
-    """Raise GuidedError if the trainer renders messages in other tokens than those that were localized with."""
-    if isinstance(rows[0]["prompt"], str):
-        return
-    for i, (theirs, row) in enumerate(zip(dataset, rows, strict=True)):
-        prompt = tuple(theirs["prompt_ids"])
-        ours = [sequence.ids for sequence in read_row(row, tokenizer)]
-        if ours != [prompt + tuple(theirs[key]) for key in ("chosen_ids", "rejected_ids")]:
-            raise GuidedError(
-                f"data: training row {i}: the trainer renders other tokens than were localized with (give all rows the "
-                "same keys in messages and chat_template_kwargs)"
-            )
-
-
-_TRAINERS = {"sft": _sft, "dpo": _dpo}
-
-
-def _dataset(rows: list[dict[str, Any]]) -> Dataset:
-    if not sys.stderr.isatty() or len(rows) < 10_000:
-        # Fewer are tokenized in a second or two.
-        disable_progress_bars()
-    try:
-        return Dataset.from_list(rows)
-    except (pyarrow.ArrowException, OverflowError, TypeError, ValueError) as error:
-        told = str(error).splitlines()[0][:160]
-        raise GuidedError(f"data: the rows make no table ({told}; give all messages the same keys and types)") from None

@@ -43,12 +43,16 @@ def conflicts(data: Mapping[str, Any], recipe: type[BaseModel]) -> list[Problem]
         if source == "reasoning_gym" and str(value("data", key)).endswith("%"):
             found.append((f"data.{key}", "a generator draws without end, so it has no shares (write a number)"))
     found += _of_mode(mode, value("train", "rank"), value("train", "mode_options"), data.get("quantization"))
-    if value("train", "trainer") == "dpo" and source == "reasoning_gym" and value("data", "preference") is False:
+    trainer, pairs = value("train", "trainer"), value("data", "preference")
+    if trainer == "dpo" and source == "reasoning_gym" and pairs is False:
         found.append(("data.preference", "trainer dpo needs pairs of answers (write preference: true)"))
-    if value("train", "trainer") == "sft" and source == "reasoning_gym" and value("data", "preference") is True:
-        found.append(
-            ("data.preference", "trainer sft learns single answers (write preference: false, or trainer: dpo)")
-        )
+    if trainer in ("sft", "grpo") and source == "reasoning_gym" and pairs is True:
+        mend = "write preference: false, or trainer: dpo"
+        found.append(("data.preference", f"trainer {trainer} learns single answers ({mend})"))
+    if trainer == "grpo" and value("train", "reward") is None:
+        found.append(("train.reward", "missing, trainer grpo needs one (write reward: exact_match)"))
+    if trainer in ("sft", "dpo") and value("train", "reward") is not None:
+        found.append(("train.reward", f"trainer {trainer} has none (remove it, or write trainer: grpo)"))
     return found
 
 

@@ -77,6 +77,13 @@ def _metric(value: Any) -> str:
     return "+".join(dict.fromkeys(names))
 
 
+def _reward(value: Any) -> str:
+    from ..task.rewards import REWARDS
+
+    names = [part.strip() for part in value.split("+")] if isinstance(value, str) else [value]
+    return "+".join(dict.fromkeys(_known(name, REWARDS) for name in names))
+
+
 def _columns(value: Any) -> dict[str, str]:
     from ..task.formats import TRL
 
@@ -218,6 +225,7 @@ AnswerLength = Annotated[Literal["auto"] | int, BeforeValidator(_length)]
 TrainAmount = Annotated[str | int, _amount(least=1)]
 TestAmount = Annotated[str | int, _amount(least=0)]
 LearningRate = Annotated[Literal["auto"] | float, BeforeValidator(_rate)]
+Reward = Annotated[str, BeforeValidator(_reward)]
 Sample = Annotated[str, BeforeValidator(_sample)]
 Metric = Annotated[str, BeforeValidator(_metric)]
 Format = Annotated[str, BeforeValidator(_format)]

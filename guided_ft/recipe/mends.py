@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 
 from ..errors import GuidedError, did_you_mean
 from .says import Says, leaves, listed, section, show, wrong_word
-from .trl_fields import OWN, fields
+from .trl_fields import OWN, TRAINERS, fields
 
 MAX_PROBLEMS = 50
 _HINTS = {"trust_remote_code": "a recipe cannot ask for that; give --trust-remote-code on the command line"}
@@ -111,10 +111,13 @@ def unknown_key(loc: Sequence[Any], model: type[BaseModel]) -> str:
     if elsewhere:
         # A full path has a dot; a key of the top level needs the words.
         return f"did you mean {listed(repr(p) + ('' if '.' in p else ' at the top level') for p in elsewhere)}?"
-    if len(loc) == 1 and (key in fields("sft") or key in fields("dpo")):
+    if len(loc) == 1 and any(key in fields(trainer) for trainer in TRAINERS):
         return f"did you mean 'train.{key}'?"
     if not difflib.get_close_matches(key, parent.model_fields):
-        trained = {**fields("sft"), **fields("dpo")} if loc[0] == "train" else {}
+        takers = [trainer for trainer in TRAINERS if key in fields(trainer)] if loc[0] == "train" else []
+        if takers:
+            return f"trainer {listed(takers)} has it"
+        trained = [field for trainer in TRAINERS for field in fields(trainer)] if loc[0] == "train" else []
         if difflib.get_close_matches(key, trained, n=1):
             return did_you_mean(key, trained)
         near = difflib.get_close_matches(key, {path.rpartition(".")[2]: path for path in paths}, n=1)

@@ -33,6 +33,7 @@ from .fields import (
     Place,
     Rank,
     Rate,
+    Reward,
     Sample,
     Steps,
     Strategy,
@@ -110,7 +111,12 @@ class Select(Section):
 class Train(Section):
     """How the chosen components are trained."""
 
-    trainer: Literal["sft", "dpo"] = Field(default="sft", description="supervised, or on preferences")
+    trainer: Literal["sft", "dpo", "grpo"] = Field(
+        default="sft", description="supervised, on preferences, or on rewards of its own answers"
+    )
+    reward: Reward | None = Field(
+        default=None, description="of trainer grpo: exact_match, number and others, several joined by +"
+    )
     mode: Mode = Field(
         default=Plan.mode, description="how the choice is made trainable: slice, freeze, lora or subspace"
     )
@@ -136,13 +142,13 @@ class Train(Section):
     max_grad_norm: Rate = Field(default=1.0, description="gradients are clipped to this norm")
     max_length: Count = Field(default=256, description="tokens per example, longer ones are cut")
     save_steps: Count = Field(default=50, description="steps between checkpoints")
-    beta: Rate = Field(default=0.1, description="DPO's pull towards the base model")
+    beta: Rate = Field(default=0.1, description="pull towards the base model, of DPO and GRPO")
     gradient_checkpointing: Flag = Field(default=False, description="save memory, take longer")
     prefix_cache: CacheSize = Field(
         default="auto", description="states kept between epochs: auto, none, or a size (1GB)"
     )
     arguments: Options = Field(
-        default={}, description="other fields of SFTConfig or DPOConfig, which may also be written as keys of train"
+        default={}, description="other fields of the trainer's arguments, which may also be written as keys of train"
     )
 
 

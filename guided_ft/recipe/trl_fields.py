@@ -1,4 +1,4 @@
-"""The fields of TRL's ``SFTConfig`` and ``DPOConfig`` that a recipe's train section passes on. Imports neither.
+"""The fields of the arguments of TRL's trainers that a recipe's train section passes on. Imports no trainer.
 
 Their names and types are read from the source files: importing them would take longer than all else that checks.
 """
@@ -41,10 +41,11 @@ TAKEN = (
 )
 """Fields that a run must decide itself: without its checkpoints it could not go on, and it measures in stages."""
 
-_FILES = {
-    "sft": (("trl", "trainer/sft_config.py"), ("trl", "trainer/base_config.py"), ("transformers", "training_args.py")),
-    "dpo": (("trl", "trainer/dpo_config.py"), ("trl", "trainer/base_config.py"), ("transformers", "training_args.py")),
-}
+TRAINERS = ("sft", "dpo", "grpo")
+"""TRL's trainers that a recipe can have."""
+
+_SHARED = (("trl", "trainer/base_config.py"), ("transformers", "training_args.py"))
+_FILES = {name: (("trl", f"trainer/{name}_config.py"), *_SHARED) for name in TRAINERS}
 _TYPES: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}
 
 

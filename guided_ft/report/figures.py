@@ -42,8 +42,10 @@ def figures(run: RunRecord, scores: ScoreMap | None, selection: Chosen, control:
 
 
 def loss(run: RunRecord) -> Figure | None:
-    """The training loss of the located selection and of every control on one chart."""
-    curves = {"located": run.loss} | {f"{name} control": c.loss for name, c in run.control.items()}
+    """The training loss, or the reward where there is one, of the located selection and of every control."""
+    what = "reward" if run.reward else "loss"
+    curves = {"located": getattr(run, what)}
+    curves |= {f"{name} control": getattr(c, what) for name, c in run.control.items()}
     curves = {name: points for name, points in curves.items() if points}
     if not curves:
         return None
@@ -61,14 +63,15 @@ def loss(run: RunRecord) -> Figure | None:
         }
         for i, (name, points) in enumerate(curves.items())
     ]
-    note = "What the trainer minimized. " + (
+    note = f"What the trainer {'minimized' if what == 'loss' else 'maximized, the mean of a step'}. " + (
         "Grey: a control with the same budget and the same data."
         if len(curves) > 1
         else "No control was trained to compare with."
     )
-    layout = base_layout(330, "optimizer step", "training loss (nats)")
+    unit = "training loss (nats)" if what == "loss" else "mean reward"
+    layout = base_layout(330, "optimizer step", unit)
     layout |= {"hovermode": "x unified", "showlegend": True}
-    return Figure("fig-loss", "Training loss", note, data, layout)
+    return Figure("fig-loss", "Training loss" if what == "loss" else "Reward", note, data, layout)
 
 
 def heads(scores: ScoreMap, selection: Chosen) -> Figure | None:

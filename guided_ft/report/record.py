@@ -30,7 +30,7 @@ Number = Annotated[int | float, BeforeValidator(_number)]
 """A whole number stays whole: it is shown as a count."""
 
 Curve = Annotated[list[list[int | float]], BeforeValidator(_curve)]
-"""``[[step, training loss in nats], ...]``."""
+"""``[[step, training loss in nats, or mean reward], ...]``."""
 
 Scores = dict[str, Number]
 """What was measured on the test examples, by name; ``examples`` counts them. The verdict takes the first one."""
@@ -100,6 +100,7 @@ class Control(Part):
     after: Scores
     retention: Kept | None = None
     loss: Curve = []
+    reward: Curve = []
     frozen: Frozen | None = None
     seconds: Number | None = None
 
@@ -146,6 +147,7 @@ class RunRecord(Part):
     after: Scores
     retention: Retention | None = None
     loss: Curve = []
+    reward: Curve = []
     frozen: Frozen | None = None
     prefix: Prefix | None = None
     reload: Reload | None = None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ from ..anatomy import base_model
 from ..errors import GuidedError
 from ..system.eval_mode import evaluating
 from ..system.progress import track
+from .rewards import number
 from .tokens import prompt_ids
 
 logger = logging.getLogger("guided_ft")
@@ -95,14 +95,7 @@ def exact_match(found: Sequence[str], expected: Sequence[str], special: Sequence
 
 def number_accuracy(found: Sequence[str], expected: Sequence[str]) -> float:
     """Share of answers whose last number is the expected answer's last number, 0 to 100."""
-    return (
-        100 * sum(_last_number(f) == _last_number(e) != "" for f, e in zip(found, expected, strict=True)) / len(found)
-    )
-
-
-def _last_number(text: str) -> str:
-    numbers = re.findall(r"-?\d[\d,]*(?:\.\d+)?", text)
-    return numbers[-1].replace(",", "") if numbers else ""
+    return 100 * sum(number(f, e) for f, e in zip(found, expected, strict=True)) / len(found)
 
 
 def macro_f1(found: Sequence[str], expected: Sequence[str]) -> float:

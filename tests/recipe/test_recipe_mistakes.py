@@ -113,7 +113,7 @@ MISTAKES = [
     ),
     (
         "train: {trainer: [sft]}",
-        "recipe.yaml: train.trainer: expected sft or dpo, got a list (write a word such as sft)",
+        "recipe.yaml: train.trainer: expected sft, dpo or grpo, got a list (write a word such as sft)",
     ),
     ("train: {lr_scheduler: cosin}", "recipe.yaml: train.lr_scheduler: unknown value 'cosin' (did you mean 'cosine'?)"),
     ("dtype: fp16", "recipe.yaml: dtype: unknown value 'fp16' (one of: bfloat16, float32)"),

@@ -1,0 +1,145 @@
+"""TRL's trainers: the one place that builds them, one function each."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import pyarrow
+from datasets import Dataset, disable_progress_bars
+from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
+
+from ..errors import GuidedError
+from ..plan.plan import Plan
+from ..task.answers import answer_length
+from ..task.formats import CHAT
+from ..task.reader import answered, asked
+from ..task.rewards import REWARDS
+from ..task.tokens import read_row
+from .whole import Whole
+
+if TYPE_CHECKING:
+    from ..recipe.recipe import Recipe
+
+GROUP = 8
+"""Answers to one prompt that GRPO compares, where a recipe does not say and the batch holds them."""
+
+
+def _arguments(make: Any, **settings: Any) -> Any:
+    """A trainer's arguments. Raises GuidedError for what they refuse."""
+    try:
+        return make(**settings)
+    except (ValueError, TypeError, ImportError) as error:
+        told = " ".join(str(error).split())[:200]
+        raise GuidedError(f"train: {make.__name__} refuses it ({told})") from None
+
+
+def _sft(
+    recipe: Recipe, plan: Plan | Whole, rows: list, model: Any, tokenizer: Any, settings: dict[str, Any], callback: Any
+) -> SFTTrainer:
+    return SFTTrainer(
+        model,
+        args=_arguments(SFTConfig, **_lengths(recipe) | settings),
+        train_dataset=_dataset(_tokenized(rows, tokenizer, recipe.train.max_length)),
+        processing_class=tokenizer,
+        peft_config=plan.peft_config(),
+        callbacks=[callback],
+    )
+
+
+def _tokenized(rows: list[dict[str, Any]], tokenizer: Any, max_length: int) -> list[dict[str, Any]]:
+    """Ready ids, so that trained is what was localized: a table of columns would fill up tools and messages."""
+    sequences = [read_row(row, tokenizer)[0] for row in rows]
+    return [{"input_ids": list(s.ids[:max_length]), "labels": list(s.labels[:max_length])} for s in sequences]
+
+
+def _dpo(
+    recipe: Recipe, plan: Plan | Whole, rows: list, model: Any, tokenizer: Any, settings: dict[str, Any], callback: Any
+) -> DPOTrainer:
+    trainer = DPOTrainer(
+        model,
+        args=_arguments(DPOConfig, **_lengths(recipe) | settings, beta=recipe.train.beta),
+        # Tools as text, which TRL reads: a table would give each tool the columns of all others.
+        train_dataset=_dataset([row | {k: json.dumps(row[k]) for k in ("tools",) if k in row} for row in rows]),
+        processing_class=tokenizer,
+        peft_config=plan.peft_config(),
+        callbacks=[callback],
+    )
+    _check_same_tokens(trainer.train_dataset, rows, tokenizer)
+    return trainer
+
+
+def _check_same_tokens(dataset: Any, rows: list[dict[str, Any]], tokenizer: Any) -> None:
+    """Raise GuidedError if the trainer renders messages in other tokens than those that were localized with."""
+    if isinstance(rows[0]["prompt"], str):
+        return
+    for i, (theirs, row) in enumerate(zip(dataset, rows, strict=True)):
+        prompt = tuple(theirs["prompt_ids"])
+        ours = [sequence.ids for sequence in read_row(row, tokenizer)]
+        if ours != [prompt + tuple(theirs[key]) for key in ("chosen_ids", "rejected_ids")]:
+            raise GuidedError(
+                f"data: training row {i}: the trainer renders other tokens than were localized with (give all rows the "
+                "same keys in messages and chat_template_kwargs)"
+            )
+
+
+def _grpo(
+    recipe: Recipe, plan: Plan | Whole, rows: list, model: Any, tokenizer: Any, settings: dict[str, Any], callback: Any
+) -> GRPOTrainer:
+    if any(key in row for row in rows for key in CHAT):
+        raise GuidedError(f"data: trainer grpo reads no {' and no '.join(CHAT)} (remove these columns)")
+    answers = [answered(row) for row in rows]
+    # Every batch holds whole groups.
+    batch = settings["per_device_train_batch_size"] * settings["gradient_accumulation_steps"]
+    usual = {"num_generations": math.gcd(GROUP, batch)}
+    usual["max_completion_length"] = answer_length(tokenizer, answers, recipe.train.max_length)
+    return GRPOTrainer(
+        model,
+        reward_funcs=[_rewarder(name) for name in str(recipe.train.reward).split("+")],
+        args=_arguments(GRPOConfig, **usual | settings, beta=recipe.train.beta),
+        train_dataset=_dataset(
+            [{"prompt": asked(row), "expected": answer} for row, answer in zip(rows, answers, strict=True)]
+        ),
+        processing_class=tokenizer,
+        peft_config=plan.peft_config(),
+        callbacks=[callback],
+    )
+
+
+def _rewarder(name: str) -> Any:
+    """A reward as TRL calls it: with completions, as text or as messages, and the columns of the data."""
+    reward = REWARDS[name]
+
+    def rewards(completions: list[Any], expected: list[str], **rest: Any) -> list[float]:
+        found = [each if isinstance(each, str) else str(each[-1].get("content") or "") for each in completions]
+        given = [float(reward(*pair)) for pair in zip(found, expected, strict=True)]
+        for answer, value in zip(found, given, strict=True):
+            if not math.isfinite(value):
+                raise GuidedError(f"train.reward: {name} gave {value} for {answer[:40]!r} (give a finite number)")
+        return given
+
+    rewards.__name__ = name
+    return rewards
+
+
+TRAINERS: dict[str, Callable[..., Any]] = {"sft": _sft, "dpo": _dpo, "grpo": _grpo}
+"""What builds each trainer (``train.trainer``)."""
+
+
+def _lengths(recipe: Recipe) -> dict[str, int]:
+    # Few different lengths: stored states are found again only at the padded length that they were computed at.
+    return {"max_length": recipe.train.max_length, "pad_to_multiple_of": 8}
+
+
+def _dataset(rows: list[dict[str, Any]]) -> Dataset:
+    if not sys.stderr.isatty() or len(rows) < 10_000:
+        # Fewer are tokenized in a second or two.
+        disable_progress_bars()
+    try:
+        return Dataset.from_list(rows)
+    except (pyarrow.ArrowException, OverflowError, TypeError, ValueError) as error:
+        told = str(error).splitlines()[0][:160]
+        raise GuidedError(f"data: the rows make no table ({told}; give all messages the same keys and types)") from None
