@@ -79,6 +79,7 @@ CHANGES: dict[str, tuple[Any, tuple[str, ...]]] = {
     "train.save_steps": (7, TRAIN),
     "train.gradient_checkpointing": (True, TRAIN),
     "train.prefix_cache": ("none", TRAIN),
+    "train.reward": ("number", TRAIN),
     "evaluate.max_new_tokens": (5, MEASURE),
     "evaluate.batch_size": (5, MEASURE),
     "evaluate.metric": ("loss", MEASURE),
