@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from .family import Family, Rows
-from .llamas import LLAMA, ONE_NORM, POST_NORMS
+from .llamas import GEMMA4, LLAMA, ONE_NORM, POST_NORMS
 
 _MLP = ("gate_proj", "up_proj", "down_proj")
 _DENSE = tuple(f"mlp.{name}" for name in _MLP)
@@ -75,6 +75,17 @@ MIXTURES: tuple[Family, ...] = (
         model_types=("gpt_oss",),
         up=(Rows("mlp.experts.gate_up_proj", stride=2), Rows("mlp.experts.gate_up_proj", offset=1, stride=2)),
         experts_transposed=True,
+    ),
+    # Experts beside the MLP.
+    replace(
+        GEMMA4,
+        name="gemma4_moe",
+        when=(("num_kv_shared_layers", 0), ("enable_moe_block", True)),
+        up=(Rows("experts.gate_up_proj"), Rows("experts.gate_up_proj", neurons=1)),
+        down="experts.down_proj",
+        experts="experts",
+        norms=("input_layernorm", "pre_feedforward_layernorm_2"),
+        beside=(*GEMMA4.beside, *_DENSE),
     ),
     # Without a latent vector for the queries (V2-Lite).
     replace(_DEEPSEEK, name="latent_keys", when=(("q_lora_rank", None),), query=Rows("self_attn.q_proj", free=True)),

@@ -36,6 +36,15 @@ LLAMA = Family(
 )
 ONE_NORM = ("input_layernorm", "input_layernorm")
 POST_NORMS = ("post_attention_layernorm", "post_feedforward_layernorm")
+GEMMA4 = replace(
+    LLAMA,
+    model_types=("gemma4_text",),
+    when=(("num_kv_shared_layers", 0), ("enable_moe_block", False)),
+    norms=("input_layernorm", "pre_feedforward_layernorm"),
+    post_norms=POST_NORMS,
+    beside=("per_layer_input_gate", "per_layer_projection"),
+    unproved=("writes",),
+)
 _PHI3 = replace(
     LLAMA,
     model_types=("phi3",),
@@ -76,6 +85,9 @@ LLAMAS: tuple[Family, ...] = (
         norms=("input_layernorm", "pre_feedforward_layernorm"),
         post_norms=POST_NORMS,
     ),
+    # Layers end in a factor of their own. Those of global attention have wider heads, which are not known here. Where
+    # layers use the keys and values of others, these cannot be left out.
+    GEMMA4,
     replace(LLAMA, model_types=("vaultgemma",), norms=("input_layernorm", "pre_feedforward_layernorm")),
     replace(LLAMA, model_types=("olmo",)),
     replace(LLAMA, model_types=("olmo2", "olmo3"), joint_norm=True, norms=("", ""), post_norms=POST_NORMS),

@@ -23,6 +23,10 @@ def read_model(base: PreTrainedModel, family: Family) -> dict[str, Any]:
     """
     config = base.config.get_text_config()
     decoder = decoder_of(base)
+    if not hasattr(decoder, family.layers):
+        raise GuidedError(
+            f"{config.model_type}: its {type(decoder).__name__} has no {family.layers!r} (give the text model in it)"
+        )
     prefix = next((name for name, module in base.named_modules() if module is decoder), "")
     layers = list(getattr(decoder, family.layers))
     num_heads = config.num_attention_heads

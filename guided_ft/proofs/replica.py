@@ -65,6 +65,10 @@ def roughen(model: nn.Module) -> None:
                 parameter.normal_(0, 0.2)
             else:
                 parameter.normal_(0, 0.5)
+        for buffer in module.buffers(recurse=False):
+            if buffer.shape == (1,) and buffer.is_floating_point():
+                # What a layer is scaled by at its end is learned, too.
+                buffer.mul_(0.8)
 
 
 def tokens(rows: int, length: int, seed: int = 1) -> torch.Tensor:

@@ -22,7 +22,7 @@ _SIZES: Sizes = (
     (r"moe_intermediate_size|expert_\w*intermediate_size", 24),
     (r"\w*intermediate_size\w*|n_inner|ffn_dim|ffn_hidden_size|d_ff|block_ff_dim|intermediate_dim", 40),
     (r"num_(local_)?experts|n_routed_experts|moe_num_experts", 4),
-    (r"num_experts_per_tok|moe_k|moe_topk|num_selected_experts|moe_num_experts_per_tok", 2),
+    (r"top_k_experts|num_experts_per_tok|moe_k|moe_topk|num_selected_experts|moe_num_experts_per_tok", 2),
     (r"n_group|topk_group|(mamba_)?n_groups", 1),
     (r"n_shared_experts|moe_num_shared_experts|num_shared_experts", 1),
     (r"(q|kv)_lora_rank", 24),
@@ -49,6 +49,10 @@ _SIZES: Sizes = (
     (r"moe_layer_end_index", LAYERS - 1),
     (r"logits_per_layer_input|hidden_size_per_layer_input", 8),
 )
+_SHARING = "num_kv_shared_layers"
+"""How many of the last layers use the keys and values of layers before them."""
+_APART = "per_layer_config"
+"""Settings of single layers, by their number."""
 _NOISE = r"\w*(dropout|pdrop|layerdrop|jitter\w*)\w*"
 _WIDTHS = r"hidden_size|n_embd|d_model|word_embed_proj_dim|embed_dim"
 
@@ -80,6 +84,10 @@ def _shrunk(settings: dict[str, Any], config: Any) -> dict[str, Any]:
     found: dict[str, Any] = dict(kept)
     layers = _first(settings, "num_hidden_layers", "n_layer", "n_layers", "num_layers")
     chosen = _kinds(settings, layers) if isinstance(layers, int) else []
+    if chosen and settings.get(_SHARING):
+        found[_SHARING] = sum(i >= layers - settings[_SHARING] for i in chosen)
+    if chosen and settings.get(_APART):
+        found[_APART] = {chosen.index(int(i)): _apart(v) for i, v in settings[_APART].items() if int(i) in chosen}
     for name, value in settings.items():
         if name in inside or name in found:
             continue
@@ -143,12 +151,19 @@ def _attention(settings: dict[str, Any], heads: int) -> dict[str, Any]:
 def _kinds(settings: dict[str, Any], layers: int) -> list[int]:
     """Numbers of layers so that each kind that the config tells apart is among them; at least two."""
     lists = [v for v in settings.values() if isinstance(v, list) and len(v) == layers]
+    lists += [[i >= layers - settings[_SHARING] for i in range(layers)]] if settings.get(_SHARING) else []
     kinds: dict[str, int] = {}
     for i in range(layers):
         kinds.setdefault(str([column[i] for column in lists]), i)
     chosen = sorted(kinds.values())[:4]
     chosen += [i for i in range(layers) if i not in chosen][: max(0, LAYERS - len(chosen))]
     return sorted(chosen)
+
+
+def _apart(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a layer that is unlike the others, and stays so: heads twice as wide, in a single group."""
+    other = {"head_dim": 2 * HEAD_DIM, "num_key_value_heads": 1}
+    return {name: other.get(name, _small(name, value)) for name, value in settings.items()}
 
 
 def _small(name: str, value: Any) -> Any:

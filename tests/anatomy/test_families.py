@@ -127,6 +127,17 @@ def test_a_config_that_makes_no_layout_is_refused():
         Anatomy.prove(config)
 
 
+def test_keys_and_values_of_other_layers_are_refused():
+    """Run from a layer on, a Gemma 4 that shares them would find none."""
+    with pytest.raises(GuidedError, match=r"^gemma4_text: the settings are .* num_kv_shared_layers=0, "):
+        Anatomy.prove(AutoConfig.for_model("gemma4_text", num_kv_shared_layers=10))
+
+
+def test_a_wrapper_that_hides_its_layers_is_refused_by_name():
+    with pytest.raises(GuidedError, match=r"^opt: its OPTForCausalLM has no 'layers' "):
+        Anatomy.prove(AutoConfig.for_model("blip-2"))
+
+
 def test_a_row_that_does_not_fit_the_config_is_refused():
     model = families.make("llama")
     model.config.num_attention_heads = 3

@@ -54,6 +54,14 @@ class Known:
 
 _MIXER = "heads of layers without attention"
 _DENSE = "neurons of layers without experts"
+_WIDE = "heads of global attention, which are wider"
+_GEMMA4_31B = {"hidden_size_per_layer_input": 0, "attention_k_eq_v": True, "num_global_key_value_heads": 2}
+_GEMMA4_MOE = {
+    "enable_moe_block": True,
+    "num_experts": 8,
+    "top_k_experts": 2,
+    "moe_intermediate_size": 64,
+} | _GEMMA4_31B
 _DEEPSEEK = {"num_experts_per_tok": 6}
 _DOTS1 = {"n_routed_experts": 8, "moe_intermediate_size": 64, "n_shared_experts": 2, "num_experts_per_tok": 6}
 _LLAMA4 = {"pad_token_id": 0}
@@ -78,6 +86,8 @@ TABLE: tuple[Known, ...] = (
     Known("granite", "granite", _GRANITE),
     *_rows("gemma2", "gemma2", "gemma3_text"),
     Known("gemma3_text", "gemma2", {"use_bidirectional_attention": True}, "gemma3_text, attention both ways"),
+    Known("gemma4_text", "gemma4_text", unproved=("writes",), apart=_WIDE),
+    Known("gemma4_text", "gemma4_text", _GEMMA4_31B, "gemma4_text, no embeddings a layer", ("writes",), _WIDE),
     *_rows("vaultgemma", "vaultgemma"),
     *_rows("olmo", "olmo"),
     *_rows("olmo2", "olmo2", "olmo3"),
@@ -170,8 +180,10 @@ TABLE: tuple[Known, ...] = (
         "nemotron_h", "nemotron_h", unproved=("writes", "reads"), apart=f"{_MIXER}, neurons of layers without an MLP"
     ),
     *_rows("gpt_oss", "gpt_oss"),
+    Known("gemma4_text", "gemma4_moe", _GEMMA4_MOE, "gemma4_text, experts", ("writes",), _WIDE),
     Known("paligemma", "llama", how="wrapper", cached=False),
     Known("gemma3", "gemma2", how="wrapper", cached=False),
+    Known("gemma4", "gemma4_text", unproved=("writes",), apart=_WIDE, how="wrapper", cached=False),
     Known("llava", "llama", how="wrapper", cached=False),
     Known("mistral3", "llama", how="wrapper", cached=False),
     Known("smolvlm", "llama", how="wrapper", cached=False),
@@ -180,6 +192,7 @@ TABLE: tuple[Known, ...] = (
     Known("qwen3_vl", "llama", how="wrapper", cached=False),
     Known("fuyu", "persimmon", how="wrapper", cached=False),
     Known("emu3", "llama", how="alike"),
+    Known("gemma4_unified", "gemma2", unproved=("writes",), apart=_WIDE, how="alike", cached=False),
     Known("phi4_multimodal", "phi3", how="alike"),
 )
 """Those of ``families.py``, whose every law has a test of its own, are among them."""
