@@ -124,7 +124,7 @@ def estimate(
     rank: int = 8,
     checkpointing: bool = False,
 ) -> Estimate:
-    """Work out memory, file size and relative cost of full fine-tuning, LoRA, slices and freezing.
+    """Work out memory, file size and relative cost of full fine-tuning, LoRA, slices, freezing and directions.
 
     Nothing is downloaded but a configuration, and no weights are made: the model is built on the meta device, and what
     its forward pass keeps for the backward pass is found on tensors without content.

@@ -74,6 +74,8 @@ def step_flops(
     forward = [2 * batch.tokens * sum(weights.values()) + attention] * anatomy.num_layers
     for at, chain in work.added.items():
         forward[at[0]] += 2 * batch.tokens * used(at[1], sum(chain)) * (1 + (at in work.twice))
+    for at, numbers in work.fixed.items():
+        forward[at[0]] += 2 * batch.tokens * used(at[1], numbers)
 
     lowest, start = _lowest(work, stages), work.lowest_layer
     first = len(forward) if start is None else start
@@ -89,6 +91,8 @@ def step_flops(
         total += 2 * batch.tokens * used(at[1], sum(chain)) * (2 + again)
         if (at[0], stages[at[1]]) <= lowest:
             total -= 2 * batch.tokens * used(at[1], chain[0]) * (1 + again)
+    for at, numbers in work.fixed.items():
+        total += 2 * batch.tokens * used(at[1], numbers) * ((at[0], stages[at[1]]) > lowest)
     total += 2 * batch.tokens * sum(used(name, numbers) for (_, name), numbers in work.in_place.items())
     passes = 1 + (start is not None or work.head) + work.head
     return total + 2 * passes * batch.labels * head

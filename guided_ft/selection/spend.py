@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+
 from ..errors import GuidedError, pick
 from .budget import parse_budget
 from .directions import DirectionMap
 from .selection import Selection
 from .strategies import DIRECTION_STRATEGIES
 from .subspace import Subspace
+
+logger = logging.getLogger(__name__)
 
 
 def select_directions(
@@ -53,6 +57,14 @@ def select_directions(
     if not ranks:
         least = min(found.outputs(m) for m in modules)
         raise GuidedError(f"budget: {budget} buys nothing: a direction costs {least:,} parameters (raise the budget)")
+    spent = sum(r * found.outputs(m) for m, r in ranks.items())
+    if all(ranks.get(m) == len(found.scores[m]) for m in modules) and limit - spent >= min(map(found.outputs, modules)):
+        logger.warning(
+            "budget: %s buys %s parameters, but all directions of the map take %s (map more of them: max_rank)",
+            budget,
+            f"{limit:,}",
+            f"{spent:,}",
+        )
     how = {
         "method": found.meta.get("method"),
         "strategy": strategy,

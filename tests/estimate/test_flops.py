@@ -80,8 +80,8 @@ def check(family: str, choice: str, found: int, expected: int) -> None:
     assert expected <= found <= (1 + slack) * expected
 
 
-@pytest.mark.parametrize("key", ["full", "lora"])
-def test_full_fine_tuning_and_lora_cost_what_torch_counts(family, key):
+@pytest.mark.parametrize("key", ["full", "lora", "subspace"])
+def test_what_trains_in_all_layers_costs_what_torch_counts(family, key):
     model = families.make(family, layers=LAYERS)
     anatomy = Anatomy.of(model)
     arm = next(arm for arm in arms(anatomy, 10_000, rank=3) if arm.key == key)
@@ -101,7 +101,7 @@ def test_a_plan_costs_what_torch_counts(family, choice, mode):
     check(family, choice, found, expected)
 
 
-@pytest.mark.parametrize("key", ["full", "lora"])
+@pytest.mark.parametrize("key", ["full", "lora", "subspace"])
 def test_experts_cost_what_torch_counts(moe_family, key):
     model = eager(moe_family)
     anatomy = Anatomy.of(model)

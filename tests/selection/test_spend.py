@@ -139,3 +139,12 @@ def test_hostile_subspaces_give_only_guided_errors(found, tmp_path):
         except GuidedError:
             refused += 1
     assert refused > 150
+
+
+@pytest.mark.parametrize(("budget", "told"), [("90%", True), (None, False)])
+def test_a_budget_that_the_map_cannot_spend_is_told(found, whole, budget, told, caplog):
+    """``None``: exactly what all of the map's directions take."""
+    caplog.set_level("WARNING", logger="guided_ft")
+    chosen = select_directions(found, budget or whole)
+    assert chosen.num_parameters == whole
+    assert ("map more of them: max_rank" in caplog.text) == told

@@ -17,8 +17,9 @@ from ...selection.spend import select_directions
 from ...selection.subspace import Subspace
 from ...system.places import cache_folder
 from .located import Located
+from .lora import factors
 from .mode import ADAPTER, Mode
-from .typical import Example
+from .typical import Example, spread_directions
 from .work import Work
 
 if TYPE_CHECKING:
@@ -77,19 +78,19 @@ class SubspaceMode(Mode[Subspace]):
 
     def work(self, selection: Subspace) -> Work:
         anatomy = selection.anatomy
-        added = {}
-        for module, rank in selection.ranks.items():
-            outputs, inputs = anatomy.outputs_inputs(anatomy.relative(module))
-            added[anatomy.layer_of(module), anatomy.relative(module)] = (rank * inputs, rank * outputs)
-        return Work(added=added)
+        sizes = {
+            (anatomy.layer_of(module), anatomy.relative(module)): factors(anatomy, anatomy.relative(module), rank)
+            for module, rank in selection.ranks.items()
+        }
+        return Work(added={at: (b,) for at, (_, b) in sizes.items()}, fixed={at: a for at, (a, _) in sizes.items()})
 
     def rate(self, share: float) -> float:
         """Steady up to 3 % of the parameters, less by ``1 / sqrt(share)`` above."""
         return RATE * min(1.0, math.sqrt(0.03 / share))
 
     def examples(self, anatomy: Anatomy, budget: int) -> list[Example]:
-        """None yet: what ``Work`` says of an added matrix counts the gradient of the fixed ``A``, too."""
-        return []
+        layers = range(anatomy.num_layers)
+        return [Example("subspace", "directions, all layers", lambda: spread_directions(anatomy, budget, layers))]
 
     # -- from a question to a selection -----------------------------------------------------------------------------
     def question(self) -> list[Any]:

@@ -6,9 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from ...anatomy import Anatomy, Component
 from ...errors import GuidedError
 from ...selection.selection import Selection
+from ...selection.subspace import Subspace
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,28 @@ def spread(anatomy: Anatomy, budget: int, layers: Sequence[int]) -> Selection:
         here = (i + 1) * count // len(layers) - i * count // len(layers)
         chosen += [anatomy.component("neuron", layer, j * anatomy.num_neurons // here) for j in range(here)]
     return Selection(anatomy, tuple(chosen))
+
+
+def spread_directions(anatomy: Anatomy, budget: int, layers: Sequence[int]) -> Subspace:
+    """As many directions as a budget buys, spread evenly over the linear layers: unit vectors, as any cost the same."""
+    names = [name for name in anatomy.shapes if not anatomy.family.of_experts(name)]
+    sizes = {name: anatomy.outputs_inputs(name) for name in names}
+    left, ranks = budget, dict.fromkeys(((layer, name) for layer in layers for name in names), 0)
+    for rank in range(max(inputs for _, inputs in sizes.values())):
+        for layer, name in ranks:
+            outputs, inputs = sizes[name]
+            if rank < inputs and left >= outputs:
+                left -= outputs
+                ranks[layer, name] += 1
+    if not any(ranks.values()):
+        least = min(outputs for outputs, _ in sizes.values())
+        raise GuidedError(f"a budget of {budget:,} parameters buys no direction (one takes {least:,})")
+    bases = {
+        anatomy.module(layer, name): np.eye(rank, sizes[name][1], dtype=np.float32)
+        for (layer, name), rank in ranks.items()
+        if rank
+    }
+    return Subspace(anatomy, bases)
 
 
 def top_third(anatomy: Anatomy) -> Sequence[int]:

@@ -21,6 +21,7 @@ class Work:
     Args:
         in_place: trained weights of the base itself.
         added: numbers in matrices that are computed beside the base's, one after the other: a slice is one, LoRA two.
+        fixed: numbers in a matrix before those of ``added`` that is never trained: the ``A`` of chosen directions.
         twice: those of ``added`` beside which as many frozen numbers are computed once more (neurons of experts).
         other: layers with trained numbers outside the projections (norms, biases).
         embedding, head: whether the token embedding and the output head are trained.
@@ -28,6 +29,7 @@ class Work:
 
     in_place: Mapping[Place, int] = field(default_factory=dict)
     added: Mapping[Place, tuple[int, ...]] = field(default_factory=dict)
+    fixed: Mapping[Place, int] = field(default_factory=dict)
     twice: frozenset[Place] = frozenset()
     other: frozenset[int] = frozenset()
     embedding: bool = False
