@@ -19,7 +19,8 @@ class Arm:
     Args:
         label: its name in tables and legends.
         way: how it trains.
-        rates: the learning rates of its sweep, by suite; None: no sweep, but what a recipe takes (``rule``).
+        rates: the learning rates of its sweep, by suite, or by the one whose model a suite of fronts takes; None: no
+            sweep, but what a recipe takes (``rule``).
         help: one line.
         colour: in plots; empty: that of its family, which is the arm whose name is its own up to the first colon.
         budgeted: it trains as many parameters as the cell's budget says.

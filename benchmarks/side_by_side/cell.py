@@ -125,7 +125,7 @@ def _cells(
 
     if campaign.front:
         for seed in campaign.seeds:
-            for rate in arms[arm].rates[scale(suite)][: campaign.rates]:
+            for rate in _front_rates(arms[arm].rates, suite)[: campaign.rates]:
                 for draw in range(campaign.draws if arms[arm].drawn else 1):
                     yield cell(rate, seed, draw, "front")
         return
@@ -142,6 +142,11 @@ def _cells(
     for seed in campaign.seeds:
         for draw in range(campaign.draws if arms[arm].drawn else 1):
             yield cell(best, seed, draw, "main")
+
+
+def _front_rates(rates: dict[str, tuple[float, ...]], suite: str) -> tuple[float, ...]:
+    """Those for fronts, where an arm has some of its own."""
+    return rates.get(suite) or rates[scale(suite)]
 
 
 def scale(suite: str) -> str:
