@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from ..anatomy import Anatomy
@@ -55,6 +56,7 @@ def arms(anatomy: Anatomy, budget: int, rank: int = 8) -> list[Arm]:
 
 
 def _planned(mode: type[Mode[Any]], example: Example) -> Arm:
+    @cache
     def plan() -> Plan:
         return Plan(example.choose(), mode.name)
 

@@ -47,7 +47,10 @@ def spread(anatomy: Anatomy, budget: int, layers: Sequence[int]) -> Selection:
 
 
 def spread_directions(anatomy: Anatomy, budget: int, layers: Sequence[int]) -> Subspace:
-    """As many directions as a budget buys, spread evenly over the linear layers: unit vectors, as any cost the same."""
+    """As many directions as a budget buys, spread evenly over the linear layers.
+
+    Which they are does not matter to the cost: one unit vector stands for all of a layer, and so takes no memory.
+    """
     names = [name for name in anatomy.shapes if not anatomy.family.of_experts(name)]
     sizes = {name: anatomy.outputs_inputs(name) for name in names}
     left, ranks = budget, dict.fromkeys(((layer, name) for layer in layers for name in names), 0)
@@ -61,11 +64,15 @@ def spread_directions(anatomy: Anatomy, budget: int, layers: Sequence[int]) -> S
         least = min(outputs for outputs, _ in sizes.values())
         raise GuidedError(f"a budget of {budget:,} parameters buys no direction (one takes {least:,})")
     bases = {
-        anatomy.module(layer, name): np.eye(rank, sizes[name][1], dtype=np.float32)
-        for (layer, name), rank in ranks.items()
-        if rank
+        anatomy.module(layer, name): _repeated(rank, sizes[name][1]) for (layer, name), rank in ranks.items() if rank
     }
     return Subspace(anatomy, bases)
+
+
+def _repeated(rank: int, inputs: int) -> np.ndarray:
+    first = np.zeros(inputs, dtype=np.float32)
+    first[0] = 1
+    return np.lib.stride_tricks.as_strided(first, (rank, inputs), (0, first.itemsize))
 
 
 def top_third(anatomy: Anatomy) -> Sequence[int]:
