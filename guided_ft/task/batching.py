@@ -29,6 +29,28 @@ def pad_rows(rows: Sequence[Tokens], pad_id: int, padding: str = "right") -> dic
     return batch if padding == "right" else batch | {"position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
 
 
+def padded(
+    examples: Sequence[tuple[Tokens, ...]],
+    corrupted: Sequence[tuple[Tokens, ...]] | None,
+    wrong: Sequence[tuple[int, ...]] | None,
+    reference: Sequence[float] | None,
+    *,
+    pad_id: int,
+    padding: str,
+) -> dict[str, torch.Tensor]:
+    """A batch of a Task, as ``Task.batches`` describes it."""
+    rows = side_by_side(examples)
+    batch = pad_rows(rows, pad_id, padding)
+    if corrupted is not None:
+        batch["corrupted_ids"] = pad_rows(side_by_side(corrupted), pad_id, padding)["input_ids"]
+    if wrong is not None:
+        labelled = [Tokens(row.ids, labels) for row, labels in zip(rows, wrong, strict=True)]
+        batch["wrong"] = pad_rows(labelled, pad_id, padding)["labels"]
+    if reference is not None:
+        batch["reference"] = torch.tensor(reference)
+    return batch
+
+
 def side_by_side(examples: Sequence[tuple[Tokens, ...]]) -> list[Tokens]:
     """Rows of a batch: first all examples' first sequences, then all their second ones."""
     return [sequence for column in zip(*examples, strict=True) for sequence in column]

@@ -53,6 +53,16 @@ def read_rows(dataset: Given, tokenizer: Any, max_length: int | None, name: str)
     }
 
 
+def check_examples(name: str, examples: Sequence[Example]) -> None:
+    """Raise GuidedError, with the example's index, where one is of another format than the first, or has no answer."""
+    for i, example in enumerate(examples):
+        if len(example) != len(examples[0]):
+            raise GuidedError(f"task {name!r}: example {i} mixes SFT and preference rows (use one format)")
+        for sequence in example:
+            if all(label == IGNORE for label in sequence.labels[1:]):
+                raise GuidedError(f"task {name!r}: example {i} has no answer tokens (is the completion empty?)")
+
+
 def check_pairs(
     name: str,
     examples: Sequence[Example],

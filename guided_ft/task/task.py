@@ -11,14 +11,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from ..anatomy import base_model, original
 from ..errors import GuidedError, pick
 from ..system.files import digest, write_text
-from .batching import model_inputs, pad_rows, side_by_side
+from .batching import model_inputs, padded
+from .fits import check_fits
 from .given import Given
 from .metrics import Metric, answer_nll, check_metric, logit_difference, metric_name, of_function
-from .rows import Example, check_pairs, id_rows, read_lines, read_rows
-from .tokens import IGNORE, Tokens
+from .rows import Example, check_examples, check_pairs, id_rows, read_lines, read_rows
+from .tokens import IGNORE
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,14 +65,7 @@ class Task:
             raise GuidedError(f"task {self.name!r}: it has no examples")
         if isinstance(self.batch_size, bool) or not isinstance(self.batch_size, int) or self.batch_size < 1:
             raise GuidedError(f"task {self.name!r}: batch_size: expected a number from 1 up, got {self.batch_size!r}")
-        for i, example in enumerate(self.examples):
-            if len(example) != len(self.examples[0]):
-                raise GuidedError(f"task {self.name!r}: example {i} mixes SFT and preference rows (use one format)")
-            for sequence in example:
-                if all(label == IGNORE for label in sequence.labels[1:]):
-                    raise GuidedError(
-                        f"task {self.name!r}: example {i} has no answer tokens (is the completion empty?)"
-                    )
+        check_examples(self.name, self.examples)
         check_pairs(self.name, self.examples, self.corrupted, self.wrong)
         if self.metric == "logit_diff" and self.wrong is None:
             raise GuidedError(f"task {self.name!r}: example 0 has no wrong answer (metric 'logit_diff' needs 'wrong')")
@@ -155,30 +148,7 @@ class Task:
 
     def check(self, model: torch.nn.Module) -> None:
         """Raise GuidedError, with the example's index, if an example does not fit into the model."""
-        base: Any = base_model(model)
-        window = getattr(base.config.get_text_config(), "max_position_embeddings", None)
-        vocabulary = original(base.get_input_embeddings()).num_embeddings
-        for i, example in enumerate(self.examples):
-            longest = max(len(sequence.ids) for sequence in example)
-            if window is not None and longest > window:
-                raise GuidedError(
-                    f"task {self.name!r}: example {i} has {longest} tokens, but the model's window is {window} (lower "
-                    "max_length)"
-                )
-            ids = self._ids(i)
-            unknown = next((token for token in (min(ids), max(ids)) if not 0 <= token < vocabulary), None)
-            if unknown is not None:
-                raise GuidedError(
-                    f"task {self.name!r}: example {i} has token id {unknown}, but the model knows {vocabulary} (use "
-                    "the model's own tokenizer)"
-                )
-
-    def _ids(self, index: int) -> list[int]:
-        """All token ids that are read or asked for in an example."""
-        sequences = (*self.examples[index], *(self.corrupted[index] if self.corrupted else ()))
-        answers = (*(s.labels for s in sequences), *((self.wrong[index],) if self.wrong else ()))
-        asked = [label for labels in answers for label in labels if label != IGNORE]
-        return [*(token for s in sequences for token in s.ids), *asked]
+        check_fits(model, self.name, self.examples, self.corrupted, self.wrong)
 
     # -- reading ----------------------------------------------------------------------------------------------------
     @property
@@ -226,17 +196,14 @@ class Task:
         """
         for start in range(0, len(self.examples), self.batch_size):
             part = slice(start, start + self.batch_size)
-            rows = side_by_side(self.examples[part])
-            batch = pad_rows(rows, self.pad_id, self.padding)
-            if self.corrupted is not None:
-                batch["corrupted_ids"] = pad_rows(side_by_side(self.corrupted[part]), self.pad_id, self.padding)[
-                    "input_ids"
-                ]
-            if self.wrong is not None:
-                wrong = [Tokens(row.ids, labels) for row, labels in zip(rows, self.wrong[part], strict=True)]
-                batch["wrong"] = pad_rows(wrong, self.pad_id, self.padding)["labels"]
-            if self.reference is not None:
-                batch["reference"] = torch.tensor(self.reference[part])
+            batch = padded(
+                self.examples[part],
+                self.corrupted and self.corrupted[part],
+                self.wrong and self.wrong[part],
+                self.reference and self.reference[part],
+                pad_id=self.pad_id,
+                padding=self.padding,
+            )
             yield {name: tensor.to(device) for name, tensor in batch.items()}
 
     # -- asking -----------------------------------------------------------------------------------------------------
