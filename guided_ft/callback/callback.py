@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +15,15 @@ from ..engine import Engine, close_left_open
 from ..errors import GuidedError
 from ..plan.fits import check_same_model
 from ..plan.modes import make_mode
-from ..plan.plan import Plan
+from ..plan.plan import Plan, PlanOptions
 from ..scorers.settings import LocalizeOptions
 from ..selection.scoremap import ScoreMap
 from ..selection.settings import SelectOptions
 from ..slice.storage import forbid_packing
 from ..system import processes
-from ..system.files import digest, parse_size, write_json
+from ..system.files import parse_size
 from ..task.task import Task
-from .asked import Rows, as_task, check_asked
+from .asked import Rows, check_asked
 from .call import TrainerCall, trainer_here
 from .certify import Certificate, canonical, fingerprint
 from .finite import scales_loss
@@ -33,7 +32,8 @@ from .guards import check_labels, check_optimizer, check_resumed, check_trainabl
 from .page import Seen, write
 from .rates import LearningRate, check_rate, set_rate
 from .readers import other_reader
-from .resume import PLAN, guard_resuming, keep, kept, seal
+from .request import Request
+from .resume import PLAN, guard_resuming, seal
 from .telling import told
 
 logger = logging.getLogger(__name__)
@@ -114,11 +114,12 @@ class GuidedCallback(Guarded):
         check_rate(learning_rate)
         self._learning_rate = learning_rate
         self._prefix_cache, self._full_logits = prefix_cache, full_logits
-        self._task = task
-        self._localize = LocalizeOptions(method, retain, seed=seed, options=options or {})
-        self._select = SelectOptions(budget, kinds, strategy, seed, first_layer)
-        self._way = make_mode(mode, rank, mode_options)
-        self._plan: dict[str, Any] = {"mode": mode, "rank": rank, "lr_scale": lr_scale, "options": mode_options or {}}
+        # Wrong words are refused here, also beside a ready plan.
+        localize = LocalizeOptions(method, retain, seed=seed, options=options or {})
+        select = SelectOptions(budget, kinds, strategy, seed, first_layer)
+        make_mode(mode, rank, mode_options)
+        trained = PlanOptions(mode=mode, rank=rank, lr_scale=lr_scale, options=mode_options or {})
+        self._request = None if task is None else Request(task, localize, select, trained)
         self._frozen: dict[str, str] | None = None
         self._seen: Seen | None = None
         self._decoder: nn.Module | None = None
@@ -129,19 +130,18 @@ class GuidedCallback(Guarded):
     ) -> None:
         """The only moment before the optimizer is made: find the plan, apply it, fingerprint the rest."""
         # Whatever is refused is refused before the model is touched.
-        if self.plan is None or self._task is not None:
+        if self.plan is None or self._request is not None:
             Anatomy.of(model)
         else:
             check_same_model(self.plan.selection.anatomy, model)
         forbid_packing(model)
         close_left_open(model)
         # A plan that was made for another model does not fit this one.
-        if self.plan is None or (self._task is not None and not self.plan.is_attached(model)):
-            tokenizer = kwargs.get("processing_class")
-            self._task = as_task(self._task, "task", args, tokenizer)
-            retain = as_task(self._localize.retain, "retain", args, tokenizer)
-            self._localize = replace(self._localize, retain=retain)
-            self.plan = self._make_plan(model, _folder(args) / "guided", write=args.should_save)
+        if self.plan is None or (self._request is not None and not self.plan.is_attached(model)):
+            assert self._request is not None
+            self._request = self._request.read(args, kwargs.get("processing_class"))
+            folder = _folder(args) / "guided"
+            self.plan, self.scores = self._request.make(model, folder, write=args.should_save)
         if not self.plan.is_attached(model):
             if hasattr(model, "peft_config"):
                 raise GuidedError(
@@ -159,25 +159,6 @@ class GuidedCallback(Guarded):
         guard_resuming(trainer_here(), lambda: self._ready().hash)
         # The one level that a script shows which sets up no logging.
         (logger.warning if args.should_log else logger.debug)(told(self.plan, self.scores))
-
-    def _make_plan(self, model: nn.Module, folder: Path, *, write: bool) -> Plan:
-        """Localize and select; or take what the same request found before, so that a resumed run trains the same."""
-        assert isinstance(self._task, Task)
-        asked = [self._localize.identity(), self._select.arguments(), self._plan]
-        request = digest(self._task.hash, asked, fingerprint(model))
-        # The first process decides for all: it may have written its plan before another one comes to look.
-        found = kept(folder, request)
-        firsts = processes.same(found.to_dict() if found else None)
-        if firsts is not None:
-            return Plan.from_dict(firsts)
-        self.scores = self._way.localize(model, self._task, **self._localize.arguments())
-        plan = Plan(self._way.choose(self.scores, **self._select.arguments()), **self._plan)
-        # Every process trains what the first one chose: rounding may order close scores differently.
-        plan = Plan.from_dict(processes.same(plan.to_dict()))
-        if write:
-            self.scores.save(folder / "scores.safetensors")
-            keep(plan, folder, request)
-        return plan
 
     # -- guarding ---------------------------------------------------------------------------------------------------
     def on_train_begin(
@@ -248,12 +229,8 @@ class GuidedCallback(Guarded):
         after = fingerprint(model, skip=trained, fixed=True)
         self.certificate = Certificate.compare(self._frozen, after)
         if args.should_save:
-            data = {"kind": "certificate", "version": 1, "moved": list(self.certificate.moved)}
-            data |= {"identical": self.certificate.identical, "total": self.certificate.total, "plan": plan.hash}
-            write_json(_folder(args) / "guided" / "certificate.json", data)
-        if not self.certificate.ok:
-            moved = self.certificate.moved
-            raise GuidedError(f"certificate: {moved[0]} moved although it is frozen ({len(moved)} tensors in all)")
+            self.certificate.save(_folder(args) / "guided" / "certificate.json", plan.hash)
+        self.certificate.check()
         logger.info("%s", self.certificate)
 
     # -- telling ----------------------------------------------------------------------------------------------------
@@ -262,7 +239,8 @@ class GuidedCallback(Guarded):
 
         ``guided-ft show FOLDER`` tells the same as text. Raises GuidedError if nothing was trained yet.
         """
-        task = self._task if isinstance(self._task, Task) else None
+        asked = self._request and self._request.task
+        task = asked if isinstance(asked, Task) else None
         return write(folder, self._ready(), self.scores, task, self.certificate, self._seen)
 
 

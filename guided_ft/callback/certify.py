@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
+from ..errors import GuidedError
 from ..slice.fingerprint import base_tensors as base_tensors
 from ..slice.fingerprint import canonical as canonical
 from ..slice.fingerprint import fingerprint as fingerprint
+from ..system.files import write_json
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,17 @@ class Certificate:
     @property
     def ok(self) -> bool:
         return not self.moved and self.total > 0
+
+    def save(self, path: Path, plan_hash: str) -> None:
+        """Write it as JSON, with what it is of."""
+        data = {"kind": "certificate", "version": 1, "moved": list(self.moved)}
+        write_json(path, data | {"identical": self.identical, "total": self.total, "plan": plan_hash})
+
+    def check(self) -> None:
+        """Raise GuidedError if anything has moved."""
+        if self.moved:
+            count = len(self.moved)
+            raise GuidedError(f"certificate: {self.moved[0]} moved although it is frozen ({count} tensors in all)")
 
     def __str__(self) -> str:
         return f"{self.identical} of {self.total} frozen tensors bit-identical"

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from ..errors import GuidedError
 from ..system.files import digest, read_json, write_json
@@ -17,6 +17,15 @@ from .modes import Chosen, Mode, make_mode
 if TYPE_CHECKING:
     from peft import PeftConfig
     from torch import nn
+
+
+class PlanOptions(TypedDict):
+    """What a ``Plan`` is told beside its selection."""
+
+    mode: str
+    rank: int | None
+    lr_scale: float
+    options: Mapping[str, Any]
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ def test_every_face_localizes_alike() -> None:
     for name, face in faces.items():
         named = {key: value for key, value in asked.items() if key not in ONLY_SOME[name]}
         assert {key: face[key] for key in named} == named, name
-    assert vars(GuidedCallback(task=tiny.sums(2))._localize) == asked
+    assert vars(GuidedCallback(task=tiny.sums(2))._request.localize) == asked
 
 
 def test_every_face_selects_alike() -> None:
@@ -55,7 +55,7 @@ def test_every_face_selects_alike() -> None:
     faces = {"select": defaults(select), "callback": defaults(GuidedCallback), "recipe": recipe_defaults("select")}
     for name, face in faces.items():
         assert {key: face[key] for key in asked} == asked, name
-    assert vars(GuidedCallback(task=tiny.sums(2))._select) == asked
+    assert vars(GuidedCallback(task=tiny.sums(2))._request.select) == asked
     assert defaults(estimate)["budget"] is None
 
 
