@@ -10,10 +10,10 @@ from . import words
 from .compare import located
 from .groups import sweeps
 from .labels import arm_of
+from .rate_tables import Rule, trained
 from .rates import Sweep, sweep_of
 from .rows import Row
 from .rule import WITHIN, mode_of
-from .tables import Rule, trained
 
 MULTIPLES = {"half": 0.5, "the rate": 1.0, "twice": 2.0}
 """Of the default rate. Few sweeps reach further on both sides."""

@@ -12,7 +12,7 @@ from typing import Any
 from guided_ft.errors import GuidedError
 from guided_ft.system import files
 
-from . import around, figures, labels, regimes, tables, words
+from . import around, figures, labels, rate_tables, regimes, tables, words
 from .compare import REFERENCES, Comparison, against, against_random, located
 from .duels import duels, tally
 from .goals import goals
@@ -137,10 +137,10 @@ def _write_report(folder: Path, out: Path, drawing: Path) -> list[Path]:
             _task(page, mine)
         compared += _compared(groups)
         every |= groups
-        page.parts += ["### Learning rates", tables.kept_by_the_rule(runs, rule)]
+        page.parts += ["### Learning rates", rate_tables.kept_by_the_rule(runs, rule)]
         around_it = around.table(runs, rule)
         page.parts += [_AROUND, around_it] if around_it else []
-        page.parts.append(words.folded("The best of every sweep", tables.learning_rates(runs, rule)))
+        page.parts.append(words.folded("The best of every sweep", rate_tables.learning_rates(runs, rule)))
         page.parts += ["### What stands behind it", tables.behind(runs, len(rows), _refused(folder, suite))]
     plots = {out / drawing.name / path.name: path.read_text(encoding="utf-8") for path in page.drawn}
     sheets = {out / LINES: lines_sheet(every), out / COMPARISONS: comparisons_sheet(compared)}
