@@ -1,15 +1,16 @@
-"""TRL's trainers: the one place that builds them, one function each."""
+"""TRL's trainers for a recipe: one function builds each, from rows that hold the tokens that were localized with."""
 
 from __future__ import annotations
 
 import json
 import math
 import sys
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow
 from datasets import Dataset, disable_progress_bars
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
 from ..errors import GuidedError
@@ -24,11 +25,19 @@ from .whole import Whole
 if TYPE_CHECKING:
     from ..recipe.recipe import Recipe
 
+Row = dict[str, Any]
+"""A row of a data set: JSON data by column."""
+
+Settings = dict[str, Any]
+"""Fields of a trainer's arguments, of whatever type each has."""
+
+C = TypeVar("C")
+
 GROUP = 8
 """Answers to one prompt that GRPO compares, where a recipe does not say and the batch holds them."""
 
 
-def _arguments(make: Any, **settings: Any) -> Any:
+def _arguments(make: Callable[..., C], **settings: object) -> C:
     """A trainer's arguments. Raises GuidedError for what they refuse."""
     try:
         return make(**settings)
@@ -38,7 +47,13 @@ def _arguments(make: Any, **settings: Any) -> Any:
 
 
 def _sft(
-    recipe: Recipe, plan: Plan | Whole, rows: list, model: Any, tokenizer: Any, settings: dict[str, Any], callback: Any
+    recipe: Recipe,
+    plan: Plan | Whole,
+    rows: list[Row],
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    settings: Settings,
+    callback: TrainerCallback,
 ) -> SFTTrainer:
     return SFTTrainer(
         model,
@@ -50,14 +65,20 @@ def _sft(
     )
 
 
-def _tokenized(rows: list[dict[str, Any]], tokenizer: Any, max_length: int) -> list[dict[str, Any]]:
+def _tokenized(rows: list[Row], tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[Row]:
     """Ready ids, so that trained is what was localized: a table of columns would fill up tools and messages."""
     sequences = [read_row(row, tokenizer)[0] for row in rows]
     return [{"input_ids": list(s.ids[:max_length]), "labels": list(s.labels[:max_length])} for s in sequences]
 
 
 def _dpo(
-    recipe: Recipe, plan: Plan | Whole, rows: list, model: Any, tokenizer: Any, settings: dict[str, Any], callback: Any
+    recipe: Recipe,
+    plan: Plan | Whole,
+    rows: list[Row],
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    settings: Settings,
+    callback: TrainerCallback,
 ) -> DPOTrainer:
     trainer = DPOTrainer(
         model,
@@ -68,11 +89,12 @@ def _dpo(
         peft_config=plan.peft_config(),
         callbacks=[callback],
     )
+    assert isinstance(trainer.train_dataset, Dataset)
     _check_same_tokens(trainer.train_dataset, rows, tokenizer)
     return trainer
 
 
-def _check_same_tokens(dataset: Any, rows: list[dict[str, Any]], tokenizer: Any) -> None:
+def _check_same_tokens(dataset: Iterable[Row], rows: list[Row], tokenizer: PreTrainedTokenizerBase) -> None:
     """Raise GuidedError if the trainer renders messages in other tokens than those that were localized with."""
     if isinstance(rows[0]["prompt"], str):
         return
@@ -87,7 +109,13 @@ def _check_same_tokens(dataset: Any, rows: list[dict[str, Any]], tokenizer: Any)
 
 
 def _grpo(
-    recipe: Recipe, plan: Plan | Whole, rows: list, model: Any, tokenizer: Any, settings: dict[str, Any], callback: Any
+    recipe: Recipe,
+    plan: Plan | Whole,
+    rows: list[Row],
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    settings: Settings,
+    callback: TrainerCallback,
 ) -> GRPOTrainer:
     if any(key in row for row in rows for key in CHAT):
         raise GuidedError(f"data: trainer grpo reads no {' and no '.join(CHAT)} (remove these columns)")
@@ -109,23 +137,23 @@ def _grpo(
     )
 
 
-def _rewarder(name: str) -> Any:
+def _rewarder(name: str) -> Callable[..., list[float | None]]:
     """A reward as TRL calls it: with completions, as text or as messages, and the columns of the data."""
     reward = REWARDS[name]
 
-    def rewards(completions: list[Any], expected: list[str], **rest: Any) -> list[float]:
+    def rewards(completions: list[str | list[Row]], expected: list[str], **rest: object) -> list[float | None]:
         found = [each if isinstance(each, str) else str(each[-1].get("content") or "") for each in completions]
         given = [float(reward(*pair)) for pair in zip(found, expected, strict=True)]
         for answer, value in zip(found, given, strict=True):
             if not math.isfinite(value):
                 raise GuidedError(f"train.reward: {name} gave {value} for {answer[:40]!r} (give a finite number)")
-        return given
+        return list(given)
 
     rewards.__name__ = name
     return rewards
 
 
-TRAINERS: dict[str, Callable[..., Any]] = {"sft": _sft, "dpo": _dpo, "grpo": _grpo}
+TRAINERS: dict[str, Callable[..., SFTTrainer | DPOTrainer | GRPOTrainer]] = {"sft": _sft, "dpo": _dpo, "grpo": _grpo}
 """What builds each trainer (``train.trainer``)."""
 
 
@@ -134,7 +162,7 @@ def _lengths(recipe: Recipe) -> dict[str, int]:
     return {"max_length": recipe.train.max_length, "pad_to_multiple_of": 8}
 
 
-def _dataset(rows: list[dict[str, Any]]) -> Dataset:
+def _dataset(rows: list[Row]) -> Dataset:
     if not sys.stderr.isatty() or len(rows) < 10_000:
         # Fewer are tokenized in a second or two.
         disable_progress_bars()

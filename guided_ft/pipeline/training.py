@@ -10,8 +10,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from peft import PeftModel
 from torch import nn
-from transformers import PrinterCallback, ProgressCallback, TrainerCallback, set_seed
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
 
 from ..callback.callback import GuidedCallback
 from ..callback.resume import checkpoints, newest_complete
@@ -21,7 +33,7 @@ from ..plan.plan import Plan
 from ..system.files import read_json, write_arrays, write_json
 from ..system.signals import StopRequest, stop_on_request
 from ..task.task import Task
-from .trainers import TRAINERS
+from .trainers import TRAINERS, Row, Settings
 from .whole import Whole, WholeCallback
 
 if TYPE_CHECKING:
@@ -31,10 +43,10 @@ if TYPE_CHECKING:
 def train(
     recipe: Recipe,
     plan: Plan | Whole,
-    rows: list[dict[str, Any]],
+    rows: list[Row],
     probe: Task,
-    model: nn.Module,
-    tokenizer: Any,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     folder: Path,
     key: str | None,
 ) -> dict[str, Any]:
@@ -69,7 +81,7 @@ def train(
             raise KeyboardInterrupt
     seconds = time.perf_counter() - began
     trained = trainer.model
-    assert trained is not None
+    assert isinstance(trained, PreTrainedModel | PeftModel)
     trained.eval()
     _save(trained, tokenizer, folder / "adapter", plan, recipe.model)
     write_arrays(folder / "probe.safetensors", {"logits": probe_logits(trained, probe).numpy()})
@@ -87,7 +99,7 @@ def train(
     }
 
 
-def _curve(trainer: Any, name: str) -> list[list[float]]:
+def _curve(trainer: Trainer, name: str) -> list[list[float]]:
     return [[entry["step"], entry[name]] for entry in trainer.state.log_history if name in entry]
 
 
@@ -129,11 +141,17 @@ def _resumable(key: str, plan: Plan | Whole, folder: Path) -> Path | None:
     return None
 
 
-def _save(model: nn.Module, tokenizer: Any, folder: Path, plan: Plan | Whole, base: str) -> None:
+def _save(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    plan: Plan | Whole,
+    base: str,
+) -> None:
     """Write the adapter (or, in freeze mode, the model) into a folder that appears complete or not at all."""
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    model.save_pretrained(temporary)  # type: ignore[operator]
+    model.save_pretrained(str(temporary))
     tokenizer.save_pretrained(temporary)
     if isinstance(plan, Plan):
         # What was trained as a whole is compared, and not kept.
@@ -148,7 +166,9 @@ class _SaveAndStop(TrainerCallback):
     def __init__(self, request: StopRequest, save: bool) -> None:
         self.request, self.save = request, save
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
         if self.request.asked:
             control.should_save, control.should_training_stop = self.save, True
 
@@ -156,11 +176,11 @@ class _SaveAndStop(TrainerCallback):
 class _Bar(ProgressCallback):
     """A progress bar without a line per logged step."""
 
-    def on_log(self, *args: Any, **kwargs: Any) -> None:
+    def on_log(self, *args: object, **kwargs: object) -> None:
         pass
 
 
-def _show_progress(trainer: Any) -> None:
+def _show_progress(trainer: Trainer) -> None:
     for chatty in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(chatty)
     if sys.stderr.isatty():
@@ -182,7 +202,7 @@ def num_steps(recipe: Recipe, rows: int) -> int:
     return math.ceil(settings.epochs * math.ceil(batches / settings.accumulate))
 
 
-def _common(recipe: Recipe, plan: Plan | Whole, folder: Path, rows: int) -> dict[str, Any]:
+def _common(recipe: Recipe, plan: Plan | Whole, folder: Path, rows: int) -> Settings:
     settings = recipe.train
     return {
         "output_dir": str(folder),
