@@ -13,7 +13,7 @@ from own_rows import ROWS, TEMPLATE, chat
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from guided_ft.errors import GuidedError
-from guided_ft.pipeline import measure, training
+from guided_ft.pipeline import measure, trainers, training
 from guided_ft.pipeline.evaluate import likeliest
 from guided_ft.pipeline.lengths import fitting
 from guided_ft.pipeline.pipeline import run
@@ -55,7 +55,7 @@ def test_localized_trained_and_loaded_are_the_same_tokens(base, tmp_path, name):
     assert (len(context.rows[0]), len(context.rows[1])) == (20, 4)
     localized = context.task(rows, 8).examples
     if len(localized[0]) == 1:
-        trained = training._tokenized(rows, context.tokenizer, 256)
+        trained = trainers._tokenized(rows, context.tokenizer, 256)
         assert [(tuple(r["input_ids"]), tuple(r["labels"])) for r in trained] == [
             (s.ids, s.labels) for (s,) in localized
         ]
@@ -103,10 +103,10 @@ def test_what_the_trainer_would_render_otherwise_is_refused(base, tmp_path):
         {"prompt_ids": [], "chosen_ids": a.ids, "rejected_ids": b.ids}
         for a, b in (read_row(r, context.tokenizer) for r in rows)
     ]
-    training._check_same_tokens(good, rows, context.tokenizer)
+    trainers._check_same_tokens(good, rows, context.tokenizer)
     good[3]["chosen_ids"] = good[3]["chosen_ids"][1:]
     with pytest.raises(GuidedError, match="training row 3: the trainer renders other tokens"):
-        training._check_same_tokens(good, rows, context.tokenizer)
+        trainers._check_same_tokens(good, rows, context.tokenizer)
 
 
 @pytest.mark.slow
