@@ -21,6 +21,7 @@ from ..recipe.recipe import keys as paths
 from ..system.files import digest, sha256, write_json
 from ..system.machine import versions
 from ..system.places import EMBEDDED, cache_folder
+from . import standard
 
 if TYPE_CHECKING:
     from ..recipe.recipe import Recipe
@@ -51,6 +52,9 @@ WITHOUT: Mapping[str, tuple[str, ...]] = {
 FOLDERS = ("model", "data.name")
 """Keys that may name a folder, whose content then counts."""
 
+BEHIND = {"evaluate.lm_eval": standard.files}
+"""Keys whose files name further files, and how these are found."""
+
 NOT_CONTENT = (".md", ".lock")
 """Endings of files in a folder that nothing reads."""
 
@@ -68,7 +72,7 @@ def stage_keys(recipe: Recipe) -> dict[str, str]:
     """A digest, for each stage, of everything that it depends on."""
     common = [versions(), {name: _version(name) for name in _DRAWN_BY}]
     values = {path: functools.reduce(getattr, path.split("."), recipe) for path in paths()}
-    content = functools.cache(lambda path: [path, _content(values[path], path in FOLDERS)])
+    content = functools.cache(lambda path: [path, _content(values[path], path in FOLDERS), *behind(path, values[path])])
     found = {}
     for stage, without in WITHOUT.items():
         counted = [path for path in values if not any(f"{path}.".startswith(f"{w}.") for w in without)]
@@ -111,6 +115,11 @@ def _content(value: Any, folders: bool) -> Any:
             elif folders and path.is_dir():
                 found.append({p.name: file_hash(p) for p in sorted(path.iterdir()) if _counts(p)})
     return [value, *found]
+
+
+def behind(path: str, value: Any) -> list[str]:
+    """The hashes of files that are named in the files that a value names."""
+    return [file_hash(file) for file in BEHIND[path](value) if file.is_file()] if path in BEHIND else []
 
 
 def _counts(path: Path) -> bool:

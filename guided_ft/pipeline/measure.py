@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ..errors import GuidedError
 from ..task import samples
 from ..task.reader import answered, asked
+from . import standard
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -188,6 +189,7 @@ def measure(run: Run, rows: list[dict[str, Any]], model: Any, reference: Any) ->
 
     held = Held(run, rows, model)
     scores: dict[str, Any] = {name: METRICS[name][1](held) for name in metrics_of(run)} if rows else {}
+    scores |= standard.evaluate(model, run.tokenizer, run.recipe)
     text = _held_out_text(run)
     kept = retention(model, text, reference) if text is not None else None
     return {"scores": scores | {"examples": len(rows)}, "retention": kept, "answers": held.found(SAMPLES)}

@@ -12,6 +12,7 @@ from ..recipe.strict_yaml import shown
 from ..scorers.options import option_names
 from ..system.places import EMBEDDED_LAYERS
 from ..task.samples import SAMPLES
+from . import standard
 from .data import load_rows
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ def preflight(recipe: Recipe, *, rows: bool = False) -> None:
         rows: read a file's rows too, as the run will.
     """
     problems = [*_files(recipe), *_layers(recipe), *_options(recipe)]
+    if (told := standard.problem(recipe)) is not None:
+        problems.append(("evaluate.lm_eval", told))
     if problems:
         raise RecipeError(problems)
     if rows and recipe.data.source == "file":

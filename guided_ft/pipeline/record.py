@@ -7,6 +7,7 @@ from typing import Any
 
 from ..report.record import RunRecord, checked
 from ..system.machine import machine, versions
+from . import standard
 from .measure import shown
 from .stages import Run
 
@@ -55,7 +56,7 @@ def run_record(context: Run, results: dict[str, Any], seconds: dict[str, float],
         "use": _use(context),
         "seconds": seconds,
         "peak_bytes": peak,
-        "versions": versions(),
+        "versions": versions() | standard.versions(recipe),
         "machine": machine(),
         "seed": recipe.seed,
         "samples": [

@@ -161,6 +161,10 @@ class Evaluate(Section):
     metric: Metric = Field(
         default="auto", description="what is measured (auto: as the rows are), several joined by +: exact_match + loss"
     )
+    lm_eval: Place | None = Field(
+        default=None, description="tasks of lm-eval, by name or as files, between commas: piqa, tasks/mine.yaml"
+    )
+    lm_eval_limit: Count | None = Field(default=None, description="examples of each of these tasks (default: all)")
     batch_size: Count = Field(default=50, description="questions per batch")
     retention: Kept = Field(default="self", description="text that must stay as likely: self, none, or a file")
     retention_examples: Count = Field(default=32, description="texts of retention")

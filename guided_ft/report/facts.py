@@ -15,7 +15,7 @@ _NOT_METRICS = {"examples"}
 # -- numbers into words ------------------------------------------------------------------------------------------------
 def is_percent(metric: str) -> bool:
     """Whether a metric is on a 0 to 100 scale, by its name."""
-    return metric in ("exact_match", "accuracy") or metric.endswith("_accuracy")
+    return metric.endswith(("exact_match", "accuracy"))
 
 
 def lower_is_better(metric: str) -> bool:

@@ -83,6 +83,8 @@ CHANGES: dict[str, tuple[Any, tuple[str, ...]]] = {
     "evaluate.max_new_tokens": (5, MEASURE),
     "evaluate.batch_size": (5, MEASURE),
     "evaluate.metric": ("loss", MEASURE),
+    "evaluate.lm_eval": ("piqa", MEASURE),
+    "evaluate.lm_eval_limit": (5, MEASURE),
     "evaluate.retention": ("none", MEASURE),
     "evaluate.retention_examples": (5, MEASURE),
     "evaluate.retention_tokens": (5, MEASURE),

@@ -94,7 +94,7 @@ def test_the_last_override_wins_and_touches_nothing_else() -> None:
             "train..x=5",
             "override: train.'': unknown key (one of: accumulate, arguments, batch_size, beta, epochs, gradient_checkpointing, "
             "learning_rate, lr_scale, lr_scheduler, max_grad_norm, max_length, mode, mode_options, prefix_cache, rank, "
-            "save_steps, steps, trainer, warmup_steps, weight_decay)",
+            "reward, save_steps, steps, trainer, warmup_steps, ... (21 in all))",
         ),
         ("rank=0", "override: train.rank: expected an integer above 0, got 0 (write a number such as 8)"),
         (

@@ -78,7 +78,8 @@ def test_quickstart_spells_out_what_a_first_reader_may_change() -> None:
         "train.beta",
     }
     of_other_recipes |= {"data.format", "data.columns", "data.prompt", "train.mode_options"}
-    of_other_recipes |= {"train.epochs", "train.arguments"}
+    of_other_recipes |= {"train.epochs", "train.arguments", "train.reward"}
+    of_other_recipes |= {"evaluate.lm_eval", "evaluate.lm_eval_limit"}
     assert spelled == set(keys()) - of_other_recipes
 
 
@@ -90,6 +91,9 @@ def _paths(data: dict[str, Any]) -> list[str]:
 
 
 FROZEN = {
+    "train.reward": None,
+    "evaluate.lm_eval": None,
+    "evaluate.lm_eval_limit": None,
     "name": "recipe",
     "description": "",
     "model": "smollm2-135m-instruct",
