@@ -1,13 +1,16 @@
 """The merged model as one GGUF file, for llama.cpp and what is built on it.
 
-Written are Llama, Mistral, Qwen2 and Qwen3 with a byte-level vocabulary: what transformers reads back, so that a test
-compares the two. All else is refused and needs llama.cpp's own converter, on the checkpoint that ``merged`` writes.
+Written is what transformers reads back, so that a test compares the two: some ``model_type``s (``WRITTEN``), with a
+byte-level vocabulary. All else is refused, and needs llama.cpp's own converter on the checkpoint that ``merged``
+writes.
 Names and values of the metadata: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,14 +24,56 @@ from .gguf_vocabulary import write_vocabulary
 if TYPE_CHECKING:
     from gguf import GGUFWriter
 
-ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
-"""llama.cpp's name of each ``model_type``."""
 
-_ROTATED_IN_PAIRS = {"llama"}
-"""Architectures whose rotary pairs lie beside each other in llama.cpp, not half a head apart."""
+@dataclass(frozen=True)
+class Written:
+    """How models of one ``model_type`` are written.
 
-_FIXED_HEAD_DIM = {"qwen3": 128}
-"""Architectures whose files are read back with this width of a head, whatever they say."""
+    Args:
+        name: of the architecture in llama.cpp.
+        paired: rotary pairs lie beside each other there, not half a head apart.
+        transposed: parts of the names, in the file, of matrices that are stored the other way round here.
+        taken: settings that a file cannot say, and what they are taken for when it is read.
+        biases: whether there is room for biases.
+    """
+
+    name: str
+    paired: bool = False
+    transposed: tuple[str, ...] = ()
+    taken: tuple[tuple[str, Any], ...] = ()
+    biases: bool = True
+
+
+_LLAMA = Written("llama", paired=True, biases=False)
+WRITTEN: dict[str, Written] = {
+    "llama": _LLAMA,
+    "mistral": _LLAMA,
+    "qwen2": Written("qwen2"),
+    "qwen3": Written("qwen3", taken=(("head_dim", 128),)),
+    "qwen3_moe": Written(
+        "qwen3moe",
+        taken=(
+            ("moe_intermediate_size", 768),
+            ("norm_topk_prob", True),
+            ("mlp_only_layers", []),
+            ("decoder_sparse_step", 1),
+        ),
+    ),
+    "phi3": Written("phi3"),
+    "gpt2": Written(
+        "gpt2",
+        transposed=("attn_qkv", "attn_output", "ffn_up", "ffn_down"),
+        taken=(
+            ("activation_function", "gelu_new"),
+            ("scale_attn_weights", True),
+            ("scale_attn_by_inverse_layer_idx", False),
+            ("n_inner", None),
+            ("n_positions", 1024),
+            ("tie_word_embeddings", True),
+        ),
+    ),
+}
+"""By ``model_type``."""
 
 
 def to_gguf(model: nn.Module, tokenizer: Any, path: str | os.PathLike[str]) -> Path:
@@ -52,7 +97,7 @@ def to_gguf(model: nn.Module, tokenizer: Any, path: str | os.PathLike[str]) -> P
     base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     _check(base)
     with replacing(target) as temporary:
-        writer = GGUFWriter(temporary, ARCHITECTURES[base.config.model_type])
+        writer = GGUFWriter(temporary, WRITTEN[base.config.model_type].name)
         try:
             write_vocabulary(writer, tokenizer, base.get_input_embeddings().num_embeddings)
             plain = merged_copy(model) if isinstance(model, PeftModel) else model
@@ -74,17 +119,20 @@ def needs_converter(what: str) -> GuidedError:
 def _check(model: Any) -> None:
     config = model.config
     kind = config.model_type
-    if kind not in ARCHITECTURES:
-        raise needs_converter(f"{kind} is not written here, but {', '.join(ARCHITECTURES)} are")
+    if kind not in WRITTEN:
+        raise needs_converter(f"{kind} is not written here, but {', '.join(WRITTEN)} are")
     rope = getattr(config, "rope_parameters", None) or {}
     if rope.get("rope_type", "default") != "default":
         raise needs_converter(f"rotary embeddings of type {rope['rope_type']} are not written here")
+    if rope.get("partial_rotary_factor", 1) != 1:
+        raise needs_converter("rotary embeddings of a part of each head are not written here")
     window = getattr(config, "sliding_window", None)
     if window and getattr(config, "use_sliding_window", True) and window < config.max_position_embeddings:
         raise needs_converter("attention in a sliding window is not written here")
-    if kind in _FIXED_HEAD_DIM and config.head_dim != _FIXED_HEAD_DIM[kind]:
-        raise needs_converter(f"heads of {kind} that are {config.head_dim} wide are not written here")
-    if ARCHITECTURES[kind] == "llama" and any(name.endswith(".bias") for name, _ in model.named_parameters()):
+    for name, value in WRITTEN[kind].taken:
+        if (getattr(config, name, value) or None) != (value or None):
+            raise needs_converter(f"{name} {getattr(config, name)} of {kind} is not written here")
+    if not WRITTEN[kind].biases and any(name.endswith(".bias") for name, _ in model.named_parameters()):
         raise needs_converter(f"a {kind} with biases is not written here")
 
 
@@ -98,15 +146,22 @@ def _write_shape(writer: GGUFWriter, model: Any) -> None:
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
-    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_feed_forward_length(getattr(config, "intermediate_size", None) or 4 * config.hidden_size)
     writer.add_head_count(heads)
+    writer.add_vocab_size(config.vocab_size)
+    if getattr(config, "rope_parameters", None) is None:
+        writer.add_layer_norm_eps(config.layer_norm_epsilon)
+        return
     writer.add_head_count_kv(config.num_key_value_heads)
     writer.add_key_length(width)
     writer.add_value_length(width)
     writer.add_rope_dimension_count(width)
     writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_vocab_size(config.vocab_size)
+    if hasattr(config, "num_experts"):
+        writer.add_expert_count(config.num_experts)
+        writer.add_expert_used_count(config.num_experts_per_tok)
+        writer.add_expert_feed_forward_length(config.moe_intermediate_size)
 
 
 def _write_tensors(writer: GGUFWriter, model: Any) -> None:
@@ -122,18 +177,31 @@ def _write_tensors(writer: GGUFWriter, model: Any) -> None:
     architecture = next(key for key, name in MODEL_ARCH_NAMES.items() if name == writer.arch)
     names = get_tensor_name_map(architecture, config.num_hidden_layers)
     writer.add_file_type(kinds[model.dtype][1])
+    how = WRITTEN[config.model_type]
     # A tied output head is named once here, and left out of the file.
     for name, parameter in model.named_parameters():
-        known = names.get_name(name, try_suffixes=(".weight", ".bias"))
-        if known is None:
-            raise needs_converter(f"{name} has no name in a file of {writer.arch}")
-        numbers = parameter.detach().cpu().float().numpy()
-        if writer.arch in _ROTATED_IN_PAIRS and (".attn_q." in known or ".attn_k." in known):
-            numbers = _paired(
-                numbers, config.num_attention_heads if ".attn_q." in known else config.num_key_value_heads
-            )
-        kind = kinds[parameter.dtype][0] if numbers.ndim > 1 else GGMLQuantizationType.F32
-        writer.add_tensor(known, quants.quantize(numbers, kind), raw_dtype=kind)
+        for part, numbers in _as_named(name, parameter.detach().cpu().float().numpy()):
+            known = names.get_name(part, try_suffixes=(".weight", ".bias"))
+            if known is None:
+                raise needs_converter(f"{name} has no name in a file of {writer.arch}")
+            if how.paired and (".attn_q." in known or ".attn_k." in known):
+                heads = config.num_attention_heads if ".attn_q." in known else config.num_key_value_heads
+                numbers = _paired(numbers, heads)
+            if numbers.ndim > 1 and any(f".{t}." in known for t in how.transposed):
+                numbers = numbers.T.copy()
+            kind = kinds[parameter.dtype][0] if numbers.ndim > 1 else GGMLQuantizationType.F32
+            writer.add_tensor(known, quants.quantize(numbers, kind), raw_dtype=kind)
+
+
+def _as_named(name: str, numbers: Any) -> Iterator[tuple[str, Any]]:
+    """A parameter under the name that the table of names has; of experts, whose matrices are joined here, several."""
+    experts, _, which = name.rpartition(".")
+    if which == "gate_up_proj":
+        half = numbers.shape[1] // 2
+        yield f"{experts}.gate_proj.weight", numbers[:, :half].copy()
+        yield f"{experts}.up_proj.weight", numbers[:, half:].copy()
+    else:
+        yield (f"{name}.weight" if numbers.ndim == 3 else name), numbers
 
 
 def _paired(weight: Any, heads: int) -> Any:

@@ -31,6 +31,9 @@ KINDS = {
     "mistral": {"sliding_window": None, "head_dim": 16},
     "qwen2": {},
     "qwen3": {"head_dim": 128},
+    "qwen3_moe": {"head_dim": 16, "num_experts": 4, "num_experts_per_tok": 2, "norm_topk_prob": True},
+    "phi3": {"sliding_window": None, "pad_token_id": 0},
+    "gpt2": {"max_position_embeddings": 1024},
 }
 TEXT = "What's 12 + 3456?\n\n  Zwölf."
 
@@ -64,7 +67,9 @@ def logits(found, ids) -> torch.Tensor:
 @pytest.mark.parametrize("kind", KINDS)
 def test_transformers_reads_back_what_an_adapter_learned(kind, tmp_path):
     base = model(kind)
-    adapted = Plan(Selection.parse("L0.H0 L0.H1 L0.N3 L1.N5", Anatomy.of(base))).attach(base).eval()
+    anatomy = Anatomy.of(base)
+    neurons = [anatomy.component("neuron", layer, i) for layer, i in ((0, 3), (1, 5))]
+    adapted = Plan(Selection.parse(f"L0.H0 L0.H1 {neurons[0]} {neurons[1]}", anatomy)).attach(base).eval()
     for parameter in adapted.parameters():
         if parameter.requires_grad:
             torch.nn.init.normal_(parameter, std=0.2)
@@ -74,6 +79,8 @@ def test_transformers_reads_back_what_an_adapter_learned(kind, tmp_path):
         assert (logits(adapted, ids) - expected).abs().max() > 0.01
     assert to_gguf(adapted, tokenizer(), tmp_path / "model.gguf") == tmp_path / "model.gguf"
     again = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="model.gguf", dtype=torch.float32).eval()
+    for router in (m for m in again.modules() if hasattr(m, "norm_topk_prob")):
+        router.norm_topk_prob = True  # as llama.cpp does without being told
     assert (logits(again, ids) - expected).abs().max() <= 1e-4
     assert torch.equal(logits(adapted, ids), expected), "the model can be used on"
     read = AutoTokenizer.from_pretrained(tmp_path, gguf_file="model.gguf")
@@ -137,6 +144,7 @@ def normalized():
     return made
 
 
+PARTIAL = {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}
 CONVERTER = "(write the merged checkpoint, and give it to llama.cpp's convert_hf_to_gguf.py)"
 
 
@@ -144,9 +152,9 @@ CONVERTER = "(write the merged checkpoint, and give it to llama.cpp's convert_hf
     ("made", "with_tokenizer", "message"),
     [
         (
-            lambda: make("gpt2"),
+            lambda: make("opt"),
             tokenizer,
-            f"gguf: gpt2 is not written here, but llama, mistral, qwen2, qwen3 are {CONVERTER}",
+            f"gguf: opt is not written here, but llama, mistral, qwen2, qwen3, qwen3_moe, phi3, gpt2 are {CONVERTER}",
         ),
         (
             lambda: model(rope_parameters={"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}),
@@ -158,7 +166,18 @@ CONVERTER = "(write the merged checkpoint, and give it to llama.cpp's convert_hf
             tokenizer,
             "gguf: attention in a sliding window is not written here",
         ),
-        (lambda: model("qwen3", head_dim=16), tokenizer, "gguf: heads of qwen3 that are 16 wide are not written here"),
+        (lambda: model("qwen3", head_dim=16), tokenizer, "gguf: head_dim 16 of qwen3 is not written here"),
+        (lambda: model("gpt2", n_inner=48), tokenizer, "gguf: n_inner 48 of gpt2 is not written here"),
+        (
+            lambda: model("qwen3_moe", norm_topk_prob=False),
+            tokenizer,
+            "gguf: norm_topk_prob False of qwen3_moe is not ",
+        ),
+        (
+            lambda: model("phi3", rope_parameters=PARTIAL),
+            tokenizer,
+            "gguf: rotary embeddings of a part of each head are",
+        ),
         (lambda: model(attention_bias=True), tokenizer, "gguf: a llama with biases is not written here"),
         (
             model,
