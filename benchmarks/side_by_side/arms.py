@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .arm import Arm, Rates
 from .parts import Directed, Located, Quickstart, TopLayers
-from .ways import Adapter, Mixed, Untrained, Whole
+from .ways import Adapter, Mixed, Started, Untrained, Whole
 
 LATE = 0.4
 """The share of the layers that late arms leave alone, from the bottom."""
@@ -24,6 +24,11 @@ _LORA: Rates = {
 }
 _VECTOR: Rates = {"testbed": (3e-3, 1e-2, 3e-2, 1e-1), "smollm2": (3e-3, 1e-2, 3e-2, 1e-1)}
 
+
+def _lora(label: str, start: str, help: str) -> Arm:
+    return Arm(label, Adapter("lora", options=(("init_lora_weights", start),)), _LORA, help)
+
+
 WHOLE = {
     "base": Arm("frozen base", Untrained(), _NONE, "no training", "#8a8f98", budgeted=False),
     "full": Arm("full fine-tuning", Whole(), _WHOLE, "full fine-tuning", "#111111", budgeted=False),
@@ -34,6 +39,12 @@ ADAPTERS = {
     "lora:qv": Arm("LoRA, q and v", Adapter("lora", ("q_proj", "v_proj")), _LORA, "LoRA on q and v"),
     "rslora": Arm("rsLoRA", Adapter("lora", options=(("use_rslora", True),)), _LORA, "rank-stabilized LoRA", "#e6a03c"),
     "dora": Arm("DoRA", Adapter("lora", options=(("use_dora", True),)), _LORA, "DoRA", "#a6561a"),
+    "lora:pissa": _lora("PiSSA", "pissa_niter_16", "LoRA from the largest singular vectors of the weights"),
+    "lora:olora": _lora("OLoRA", "olora", "LoRA from the orthonormal factors of the weights"),
+    "lora:mica": _lora("MiCA", "mica", "LoRA into the smallest singular vectors of the weights"),
+    "eva": Arm("EVA", Started("eva"), _LORA, "LoRA from what varies most at the inputs on the task", "#b15928"),
+    "corda": Arm("CorDA", Started("corda"), _LORA, "LoRA from what retained text uses least of the weights", "#fb9a99"),
+    "oft": Arm("OFT", Adapter("oft"), _LORA, "rotations of the inputs, in blocks", "#cab2d6"),
     "shira": Arm("SHiRA", Adapter("shira"), _PARTS, "SHiRA: random single weights", "#7b3294"),
     "ia3": Arm("IA3", Adapter("ia3"), _VECTOR, "IA3: scales of k, v and the MLP", "#c2a5cf", budgeted=False),
 }

@@ -28,6 +28,8 @@ from .suite import Suite
 CORE = ("directions", "directions:random", "lora", "full")
 PRIMARY = (*CORE, "full:mixed")
 
+PEERS = ("rslora", "corda", "eva", "lora:olora", "lora:pissa", "lora:mica", "oft", "shira", "lisa")
+
 CONTROLS = ("directions:one-sided", "directions:shuffled", "directions:even", "directions:random-even")
 
 
@@ -40,6 +42,7 @@ def testbed(rows: Path | None, quick: bool) -> Suite:
     campaigns += (Campaign(tasks, PRIMARY, (3.0,), seeds=(1, 2, 3, 4, 5), draws=1, front=True),)
     campaigns += (
         Campaign(tasks, CONTROLS, (3.0,), draws=1, front=True),
+        Campaign(tasks, PEERS, (3.0,), draws=1, front=True),
         Campaign(tasks, ("lora", "directions", "directions:random"), (1.0, 10.0), draws=1, front=True),
         Campaign(tasks, ("lora", "directions", "directions:random"), (3.0,), (50,), draws=1, front=True),
     )
@@ -64,6 +67,7 @@ def smollm2(data: Path | None, quick: bool) -> Suite:
     )
     campaigns += (
         Campaign(("facts", "sums"), CONTROLS, (3.0,), draws=1, steps=100, front=True),
+        Campaign(("facts", "sums"), PEERS, (3.0,), draws=1, steps=100, front=True),
         Campaign(("facts", "sums"), ("lora", "directions", "directions:random"), (1.0, 10.0), draws=1, front=True),
     )
     if quick:

@@ -16,14 +16,15 @@ from guided_ft.errors import GuidedError
 def lora(modules: str | list[str], **options: Any) -> Callable[[Any, int, int], Any]:
     """LoRA (arXiv 2106.09685) of the rank that comes nearest to a number of parameters, at least 1; alpha is 2 r.
 
-    PEFT's ``use_rslora`` (arXiv 2312.03732) and ``use_dora`` (arXiv 2402.09353) are options.
+    PEFT's ``use_rslora`` (arXiv 2312.03732), ``use_dora`` (arXiv 2402.09353) and ``init_lora_weights`` are options:
+    ``pissa`` (arXiv 2404.02948), ``olora`` (arXiv 2406.01775), ``mica`` (arXiv 2604.01694).
     """
 
     def change(model: Any, parameters: int, seed: int) -> Any:
         import torch
         from peft import LoraConfig, get_peft_model
 
-        rank = _rank(model, modules, parameters)
+        rank = rank_for(model, modules, parameters)
         torch.manual_seed(seed)
         config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=modules, task_type="CAUSAL_LM", **options)
         return get_peft_model(model, config)
@@ -35,10 +36,24 @@ def shira(model: Any, parameters: int, seed: int) -> Any:
     """SHiRA (arXiv 2406.13175): single weights drawn at random, ``r (m + n)`` of each matrix."""
     from peft import ShiraConfig, get_peft_model
 
-    names = sorted({name.split(".")[-1] for name, _ in _linear(model)})
+    names = sorted({name.split(".")[-1] for name, _ in linear(model)})
     config = ShiraConfig(
-        r=_rank(model, names, parameters), target_modules=names, random_seed=seed, task_type="CAUSAL_LM"
+        r=rank_for(model, names, parameters), target_modules=names, random_seed=seed, task_type="CAUSAL_LM"
     )
+    return get_peft_model(model, config)
+
+
+def oft(model: Any, parameters: int, seed: int) -> Any:
+    """OFT (arXiv 2306.07280): inputs turned by blocks of rotations, as large as a number of parameters buys."""
+    import torch
+    from peft import OFTConfig, get_peft_model
+
+    torch.manual_seed(seed)
+    inputs = [module.in_features for _, module in linear(model)]
+    # A block of size b has b (b - 1) / 2 numbers, and must divide every layer's input.
+    sizes = [b for b in range(2, min(inputs) + 1) if all(i % b == 0 for i in inputs)]
+    size = min(sizes, key=lambda b: abs(sum(i // b * b * (b - 1) // 2 for i in inputs) - parameters))
+    config = OFTConfig(r=0, oft_block_size=size, target_modules="all-linear", task_type="CAUSAL_LM")
     return get_peft_model(model, config)
 
 
@@ -49,7 +64,7 @@ def ia3(model: Any, parameters: int, seed: int) -> Any:
     return get_peft_model(model, IA3Config(task_type="CAUSAL_LM"))
 
 
-def _linear(model: Any) -> list[tuple[str, Any]]:
+def linear(model: Any) -> list[tuple[str, Any]]:
     """The linear layers inside the blocks."""
     from torch import nn
 
@@ -57,10 +72,11 @@ def _linear(model: Any) -> list[tuple[str, Any]]:
     return [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear) and n.startswith(f"{prefix}.")]
 
 
-def _rank(model: Any, modules: str | list[str], parameters: int) -> int:
+def rank_for(model: Any, modules: str | list[str], parameters: int) -> int:
+    """The rank of a LoRA on these layers that comes nearest to a number of parameters, at least 1."""
     one = sum(
         m.in_features + m.out_features
-        for name, m in _linear(model)
+        for name, m in linear(model)
         if isinstance(modules, str) or name.split(".")[-1] in modules
     )
     return max(1, round(parameters / one))

@@ -10,7 +10,8 @@ from .directed import directed, mixed
 from .located import located, top_layers
 from .parts import Directed, Located, TopLayers
 from .setup import Setup, Trial
-from .ways import Adapter, Mixed, Untrained, Way, Whole
+from .started import started
+from .ways import Adapter, Mixed, Started, Untrained, Way, Whole
 
 
 def untrained(way: Untrained, trial: Trial) -> Setup:
@@ -38,6 +39,7 @@ READY: dict[type[Way], Callable[[Any, Trial], Setup]] = {
     Whole: whole,
     Mixed: mixed,
     Adapter: adapter,
+    Started: started,
     TopLayers: top_layers,
     Located: located,
     Directed: directed,

@@ -70,7 +70,7 @@ class Mixed(Whole):
 
 @dataclass(frozen=True)
 class Adapter(Way):
-    """An adapter of PEFT: ``lora``, ``shira`` or ``ia3``."""
+    """An adapter of PEFT: ``lora``, ``shira``, ``oft`` or ``ia3``."""
 
     kind: str
     modules: str | tuple[str, ...] = "all-linear"
@@ -79,6 +79,20 @@ class Adapter(Way):
     @property
     def own_mode(self) -> str:
         return "lora" if self == Adapter("lora") else ""
+
+    @property
+    def form(self) -> str:
+        return self.kind
+
+    def about(self) -> dict[str, Any]:
+        return super().about() | {"mode": self.kind}
+
+
+@dataclass(frozen=True)
+class Started(Way):
+    """A LoRA whose start is computed from text: ``eva`` or ``corda``."""
+
+    kind: str
 
     @property
     def form(self) -> str:

@@ -127,3 +127,12 @@ def test_badam_trains_one_layer_at_a_time(tmp_path, monkeypatch):
     model = deep()
     _, moved = train(model, optimizer=peers.badam(model, 1e-2))
     assert {layer(n) for n in moved} == {"4"}
+
+
+@pytest.mark.parametrize("wanted", [200, 5000])
+def test_oft_comes_nearest_to_the_number_of_parameters(wanted):
+    model = make("llama")
+    inputs = [module.in_features for _, module in peers.linear(model)]
+    sizes = [sum(i * (b - 1) // 2 for i in inputs) for b in (2, 4, 8, 16, 32)]
+    found = sum(p.numel() for p in peers.oft(model, wanted, 0).parameters() if p.requires_grad)
+    assert abs(found - wanted) == min(abs(size - wanted) for size in sizes)
