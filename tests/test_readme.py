@@ -15,7 +15,7 @@ from trl import SFTConfig, SFTTrainer
 
 from guided_ft import Task
 from guided_ft.scorers import catalogue
-from guided_ft.task import rewards
+from guided_ft.task import measures, rewards
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -28,6 +28,7 @@ LINKS = re.compile(r"\]\((?!https?:)([^)#]+)\)")
 @pytest.mark.parametrize("number", range(len(BLOCKS)))
 def test_block_runs(number, tmp_path, monkeypatch):
     monkeypatch.setattr(catalogue, "CATALOGUE", dict(catalogue.CATALOGUE))
+    monkeypatch.setattr(measures, "OWN", {})
     monkeypatch.chdir(tmp_path)
     make("llama").save_pretrained("tiny")
     tiny.tokenizer().save_pretrained("tiny")
@@ -64,6 +65,8 @@ def test_block_runs(number, tmp_path, monkeypatch):
         assert names["curve"].cmd > 0
     elif "recipe" in names:
         assert names["recipe"].train.reward == "near_number+short"
+    elif "measures" in names:
+        assert measures.measured("queue_accuracy", ["a b", "c"], ["a", "d"]) == 50
     else:
         assert names["scores"].top("layer", 1)[0][0].layer == 1
 
@@ -71,7 +74,7 @@ def test_block_runs(number, tmp_path, monkeypatch):
 def test_there_are_blocks_and_every_command_exists():
     from guided_ft.cli import app
 
-    assert len(BLOCKS) == 6
+    assert len(BLOCKS) == 7
     known = {c.name or c.callback.__name__ for c in app.registered_commands} | {"recipes"}
     for line in re.findall(r"guided-ft ([a-z]+(?: \| [a-z]+)*)", README):
         assert set(line.split(" | ")) <= known, line

@@ -21,6 +21,7 @@ from ..recipe.recipe import keys as paths
 from ..system.files import digest, sha256, write_json
 from ..system.machine import versions
 from ..system.places import EMBEDDED, cache_folder
+from ..task import measures
 from . import standard
 
 if TYPE_CHECKING:
@@ -52,8 +53,8 @@ WITHOUT: Mapping[str, tuple[str, ...]] = {
 FOLDERS = ("model", "data.name")
 """Keys that may name a folder, whose content then counts."""
 
-BEHIND = {"evaluate.lm_eval": standard.files}
-"""Keys whose files name further files, and how these are found."""
+BEHIND = {"evaluate.lm_eval": standard.files, "evaluate.metric": measures.files}
+"""Keys whose values name further files, and how these are found."""
 
 NOT_CONTENT = (".md", ".lock")
 """Endings of files in a folder that nothing reads."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import GuidedError
-from ..task import samples
+from ..task import measures, samples
 from ..task.reader import answered, asked
 from . import standard
 
@@ -134,6 +134,18 @@ METRICS: dict[str, tuple[str, Callable[[Held], float]]] = {
 }
 """Every metric by name (``evaluate.metric``): what the rows must be, and what measures it."""
 
+assert set(METRICS) == set(measures.SHIPPED)
+
+
+def _measuring(name: str) -> tuple[str, Callable[[Held], float]]:
+    """A metric of the table, or one's own."""
+
+    def own(held: Held) -> float:
+        right = [text.strip() for text in held.run.expected]
+        return measures.measured(name, held.found(len(held.rows)), right)
+
+    return METRICS.get(name) or ("questions", own)
+
 
 def metrics_of(run: Run) -> tuple[str, ...]:
     """The metrics of a recipe, or those that suit its rows; the verdict goes by the first."""
@@ -157,7 +169,7 @@ def check_metrics(run: Run, rows: Sequence[dict[str, Any]]) -> None:
     """Raise GuidedError for a metric that these rows do not have."""
     kinds = _kinds(run)
     for name in metrics_of(run) if rows else ():
-        need = METRICS[name][0]
+        need = _measuring(name)[0]
         if need not in kinds:
             known = " or ".join(k for k, (kind, _) in METRICS.items() if kind in kinds)
             what = {
@@ -188,7 +200,7 @@ def measure(run: Run, rows: list[dict[str, Any]], model: Any, reference: Any) ->
     from .evaluate import retention
 
     held = Held(run, rows, model)
-    scores: dict[str, Any] = {name: METRICS[name][1](held) for name in metrics_of(run)} if rows else {}
+    scores: dict[str, Any] = {name: _measuring(name)[1](held) for name in metrics_of(run)} if rows else {}
     scores |= standard.evaluate(model, run.tokenizer, run.recipe)
     text = _held_out_text(run)
     kept = retention(model, text, reference) if text is not None else None

@@ -66,14 +66,13 @@ def _format(value: Any) -> str:
     return _known(value, {"auto": None, **FORMATS})
 
 
-METRICS = ("exact_match", "number_accuracy", "label_accuracy", "f1", "loss", "preference_accuracy")
-"""What can be measured on held-out rows; ``pipeline/measure.py`` says how."""
-
-
 def _metric(value: Any) -> str:
+    from ..task.measures import OWN, SHIPPED, announced
+
     names = [part.strip() for part in value.split("+")] if isinstance(value, str) else [value]
     for name in names:
-        _known(name, dict.fromkeys(("auto", *METRICS) if len(names) == 1 else METRICS))
+        if not (isinstance(name, str) and name not in (*SHIPPED, "auto") and announced(name)):
+            _known(name, dict.fromkeys((*(("auto",) if len(names) == 1 else ()), *SHIPPED, *OWN)))
     return "+".join(dict.fromkeys(names))
 
 

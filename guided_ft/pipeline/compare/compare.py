@@ -15,6 +15,7 @@ from ...report.compared_page import write_comparison
 from ...report.comparison import RECORD, Comparison
 from ...report.facts import measured, signed, words
 from ...system.files import write_json
+from ...task.measures import here_only
 from .. import run_folder
 from ..hub import within_reach
 from ..preflight import preflight
@@ -60,6 +61,12 @@ def compare(
     """
     asked = Asked.of(recipe, arms, rates, seeds, quick)
     preflight(recipe)
+    unknown = here_only(recipe.evaluate.metric) if isolated else ()
+    if unknown:
+        raise GuidedError(
+            f"compare: evaluate.metric: {unknown[0]} is known to this process only (pass isolated=False, or announce "
+            "it as an entry point)"
+        )
     asked = replace(asked, recipe=within_reach(recipe))
     say: Say = (lambda text: None) if quiet else (lambda text: print(text, flush=True))
     with run_folder.inside(recipe.output_dir, asked.home.name) as home:
