@@ -37,7 +37,7 @@ GROUP = 8
 """Answers to one prompt that GRPO compares, where a recipe does not say and the batch holds them."""
 
 
-def _arguments(make: Callable[..., C], **settings: object) -> C:
+def make_arguments(make: Callable[..., C], **settings: object) -> C:
     """A trainer's arguments. Raises GuidedError for what they refuse."""
     try:
         return make(**settings)
@@ -57,8 +57,8 @@ def _sft(
 ) -> SFTTrainer:
     return SFTTrainer(
         model,
-        args=_arguments(SFTConfig, **_lengths(recipe) | settings),
-        train_dataset=_dataset(_tokenized(rows, tokenizer, recipe.train.max_length)),
+        args=make_arguments(SFTConfig, **_lengths(recipe) | settings),
+        train_dataset=dataset_of(_tokenized(rows, tokenizer, recipe.train.max_length)),
         processing_class=tokenizer,
         peft_config=plan.peft_config(),
         callbacks=[callback],
@@ -82,9 +82,9 @@ def _dpo(
 ) -> DPOTrainer:
     trainer = DPOTrainer(
         model,
-        args=_arguments(DPOConfig, **_lengths(recipe) | settings, beta=recipe.train.beta),
+        args=make_arguments(DPOConfig, **_lengths(recipe) | settings, beta=recipe.train.beta),
         # Tools as text, which TRL reads: a table would give each tool the columns of all others.
-        train_dataset=_dataset([row | {k: json.dumps(row[k]) for k in ("tools",) if k in row} for row in rows]),
+        train_dataset=dataset_of([row | {k: json.dumps(row[k]) for k in ("tools",) if k in row} for row in rows]),
         processing_class=tokenizer,
         peft_config=plan.peft_config(),
         callbacks=[callback],
@@ -127,8 +127,8 @@ def _grpo(
     return GRPOTrainer(
         model,
         reward_funcs=[_rewarder(name) for name in str(recipe.train.reward).split("+")],
-        args=_arguments(GRPOConfig, **usual | settings, beta=recipe.train.beta),
-        train_dataset=_dataset(
+        args=make_arguments(GRPOConfig, **usual | settings, beta=recipe.train.beta),
+        train_dataset=dataset_of(
             [{"prompt": asked(row), "expected": answer} for row, answer in zip(rows, answers, strict=True)]
         ),
         processing_class=tokenizer,
@@ -162,7 +162,8 @@ def _lengths(recipe: Recipe) -> dict[str, int]:
     return {"max_length": recipe.train.max_length, "pad_to_multiple_of": 8}
 
 
-def _dataset(rows: list[Row]) -> Dataset:
+def dataset_of(rows: list[Row]) -> Dataset:
+    """Rows as a table. Raises GuidedError if they make none."""
     if not sys.stderr.isatty() or len(rows) < 10_000:
         # Fewer are tokenized in a second or two.
         disable_progress_bars()

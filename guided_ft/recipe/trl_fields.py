@@ -54,16 +54,16 @@ def fields(trainer: str) -> Mapping[str, str]:
     """The fields of a trainer's arguments: names and annotations. Empty where they cannot be read."""
     found: dict[str, str] = {}
     for package, file in reversed(_FILES.get(trainer, ())):
-        spec = importlib.util.find_spec(package)
-        for folder in spec.submodule_search_locations or () if spec else ():
-            path = Path(folder) / file
-            if path.is_file():
-                found |= _annotations(ast.parse(path.read_text(encoding="utf-8")))
+        found |= annotated(package, file)
     return MappingProxyType(found)
 
 
-def _annotations(tree: ast.Module) -> dict[str, str]:
-    lines = (line for node in tree.body if isinstance(node, ast.ClassDef) for line in node.body)
+def annotated(package: str, file: str) -> dict[str, str]:
+    """The annotated names in the classes of a package's file, by reading it."""
+    spec = importlib.util.find_spec(package)
+    paths = [Path(folder) / file for folder in (spec.submodule_search_locations or () if spec else ())]
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in paths if path.is_file()]
+    lines = (line for tree in trees for node in tree.body if isinstance(node, ast.ClassDef) for line in node.body)
     return {
         line.target.id: ast.unparse(line.annotation)
         for line in lines
@@ -78,11 +78,18 @@ def check_field(trainer: str, name: str, value: Any) -> None:
         raise GuidedError(f"a recipe has a key for that (write {OWN[name]})")
     if name in TAKEN or name.startswith(("eval_", "load_best", "hub_", "fsdp", "deepspeed")):
         raise GuidedError("a run decides that itself (remove it, or train in a script of your own with GuidedCallback)")
+    if name == "trust_remote_code":
+        raise GuidedError("a recipe cannot ask for that (give --trust-remote-code on the command line)")
     if name == "assistant_only_loss":
         raise GuidedError("a recipe learns whole messages or the last answer (write completion_only_loss: true)")
     if name not in known:
         raise GuidedError(f"no field of the {trainer} trainer ({did_you_mean(name[:60], known)})")
-    kinds = [part.strip() for part in known[name].split("|")]
+    check_type(known[name], value)
+
+
+def check_type(annotation: str, value: Any) -> None:
+    """Raise GuidedError, without the key, for a value of another type than a field's; of plain types only."""
+    kinds = [part.strip() for part in annotation.split("|")]
     if not all(kind in _TYPES or kind == "None" for kind in kinds):
         return
     right = any(_is(value, kind) for kind in kinds)

@@ -58,6 +58,14 @@ def compared(monkeypatch: pytest.MonkeyPatch) -> list[tuple[tuple, dict[str, Any
 
 
 @pytest.fixture
+def drop_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stands in for guided_ft.pipeline.drop_in."""
+    fake = types.ModuleType("guided_ft.pipeline.drop_in")
+    fake.train = lambda config, trust: (types.SimpleNamespace(certificate="all"), "out")  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "guided_ft.pipeline.drop_in", fake)
+
+
+@pytest.fixture
 def report(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("guided_ft.report.write_report", lambda folder: folder / "report.html")
     monkeypatch.setattr("guided_ft.report.story", lambda run: f"the story of {run.name}")
@@ -245,13 +253,13 @@ COMMANDS = list(commands(typer.main.get_command(app)))
 
 def test_all_commands_are_there() -> None:
     names = {" ".join(path) for path in COMMANDS}
-    commands_there = {*STAGES, "check", "compare", "estimate", "report", "show", "methods", *USES}
+    commands_there = {*STAGES, "check", "compare", "estimate", "report", "show", "methods", *USES, "sft", "dpo"}
     assert names == {"", *commands_there, "recipes", "recipes copy"}
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
 def test_every_help_ends_with_examples_that_run(
-    capsys, pipeline, compared, report, estimates, uses, here: Path, path: tuple[str, ...]
+    capsys, pipeline, compared, report, estimates, uses, drop_in, here: Path, path: tuple[str, ...]
 ) -> None:
     code, out, err = call(capsys, *path, "--help")
     assert (code, err) == (0, "")
@@ -259,6 +267,7 @@ def test_every_help_ends_with_examples_that_run(
     assert examples
     (here / "recipes").symlink_to(REPOSITORY / "recipes")
     (here / "tickets.jsonl").touch()
+    (here / "trl.yaml").write_text("dataset_name: trl-lib/Capybara\n")
     (here / "questions.jsonl").write_text('{"prompt": "1+1="}\n')
     for example in examples:
         program, *arguments = shlex.split(example)

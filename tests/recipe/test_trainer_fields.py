@@ -14,9 +14,9 @@ from guided_ft.recipe.trl_fields import fields
 
 
 def test_the_fields_are_trls_own():
-    from trl import DPOConfig, SFTConfig
+    from trl import DPOConfig, GRPOConfig, SFTConfig
 
-    for name, config in (("sft", SFTConfig), ("dpo", DPOConfig)):
+    for name, config in (("sft", SFTConfig), ("dpo", DPOConfig), ("grpo", GRPOConfig)):
         theirs = {field.name for field in dataclasses.fields(config) if field.init}
         assert theirs - set(fields(name)) == set()
         assert len(set(fields(name)) - theirs) < 5
@@ -36,6 +36,7 @@ def test_fields_are_passed_on_and_saved(tmp_path):
 @pytest.mark.parametrize(
     ("typed", "message"),
     [
+        ("train.trust_remote_code=true", "train.trust_remote_code: a recipe cannot ask for that (give --trust-remote"),
         ("lr=1e-4", "lr: unknown key (did you mean 'train.learning_rate'?)"),
         ("report_to=wandb", "report_to: unknown key (did you mean 'train.report_to'?)"),
         ("train=48", "train: expected keys below it, got 48 (did you mean 'data.train'?)"),
