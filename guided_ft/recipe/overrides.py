@@ -23,7 +23,7 @@ def apply(overrides: Sequence[str], data: dict[str, Any], model: type[BaseModel]
 
     A key may be written without its section where only one section has it: ``budget=1%``. Unknown keys are set as they
     are, for the validation to find. ``data=FILE`` trains on a file; where the source of the data changes, what the
-    recipe says about its own data is dropped.
+    recipe says about its own data is dropped, and with another model its lowest layer.
 
     Raises:
         GuidedError: if a text is not ``key=value``, the value is not YAML, or the key could be one of several.
@@ -48,6 +48,7 @@ def apply(overrides: Sequence[str], data: dict[str, Any], model: type[BaseModel]
             values.append((path, read))
     _steps_or_epochs({".".join(path) for path, _ in values}, data)
     _change_source({".".join(path): value for path, value in values}, data)
+    _change_model({".".join(path): value for path, value in values}, data)
     for path, value in values:
         if _put(data, path, value):
             touched.add(spell(path))
@@ -63,6 +64,13 @@ def _steps_or_epochs(typed: set[str], data: dict[str, Any]) -> None:
     train = data.get("train")
     if "train.steps" in typed and "train.epochs" not in typed and isinstance(train, dict):
         train.pop("epochs", None)
+
+
+def _change_model(values: Mapping[str, Any], data: dict[str, Any]) -> None:
+    """Drop a recipe's lowest layer if another model is named: it counts its own model's, and others may have fewer."""
+    select = data.get("select")
+    if values.get("model", data.get("model")) != data.get("model") and isinstance(select, dict):
+        select.pop("first_layer", None)
 
 
 def _change_source(values: Mapping[str, Any], data: dict[str, Any]) -> None:

@@ -101,7 +101,7 @@ def test_each_format_runs_from_a_file_to_a_report(form, home, capsys, monkeypatc
     name = form.replace(", ", "-")
     Path(f"{name}.jsonl").write_text("".join(json.dumps(ROWS[form](i)) + "\n" for i in range(20)))
     with pytest.raises(SystemExit) as left:
-        main(["run", f"{name}.jsonl", "model=tiny", "first_layer=0", "budget=15%", *QUICK])
+        main(["run", f"{name}.jsonl", "model=tiny", "budget=15%", *QUICK])
     out, err = capsys.readouterr()
     assert (left.value.code, err) == (0, "")
     assert f"report: runs/{name}/report.html" in out

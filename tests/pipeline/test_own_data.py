@@ -54,6 +54,15 @@ def test_what_else_is_typed_holds(tickets):
     assert again == Recipe.load("quickstart", ["data.train=3"])
 
 
+def test_another_model_has_other_layers(tickets):
+    """The twelfth layer of the recipe's own is beyond the last one of many."""
+    quick = Recipe.load("quickstart")
+    assert quick.select.first_layer == 12
+    assert own(tickets, f"model={quick.model}").select == quick.select
+    assert own(tickets, "model=gpt2").select.first_layer == 0
+    assert own(tickets, "model=gpt2", "first_layer=3").select.first_layer == 3
+
+
 def test_another_generator_or_dataset_drops_the_filter_too(tmp_path):
     other = Recipe.load("dpo_sums", ["data.name=gcd"])
     assert other.data == Data(name="gcd", preference=True)
