@@ -16,7 +16,7 @@ from ..recipe.fields import parse_share
 from ..recipe.strict_yaml import shown
 from ..task.read_file import read_file
 from ..task.reader import Reader, answered, asked, read_all
-from ..task.samples import sample
+from ..task.samples import ASKED, sample
 from .hub import read_hub
 
 if TYPE_CHECKING:
@@ -146,9 +146,15 @@ def _file(data: Data, seed: int, wanted: int) -> tuple[list[Row], list[Row] | No
     return train, None
 
 
-def _sample(data: Data, seed: int, wanted: int) -> tuple[list[Row], None]:
-    numbered = [(f"data: sample {data.name!r} row {i}", row) for i, row in enumerate(sample(str(data.name), seed))]
-    return read_all(numbered, _reader(data), f"data: sample {data.name!r}"), None
+def _sample(data: Data, seed: int, wanted: int) -> tuple[list[Row], list[Row] | None]:
+    name, reader = str(data.name), _reader(data)
+    rows = sample(name, seed)
+
+    def read(rows: list[Row]) -> list[Row]:
+        numbered = [(f"data: sample {name!r} row {i}", row) for i, row in enumerate(rows)]
+        return read_all(numbered, reader, f"data: sample {name!r}")
+
+    return read(rows), read([ASKED[name](row) for row in rows]) if name in ASKED else None
 
 
 SOURCES: dict[str, Callable[[Any, int, int], tuple[list[Row], list[Row] | None]]] = {

@@ -89,6 +89,33 @@ def _fact(draw: Words) -> Row:
     }
 
 
+CITIES = (
+    *("Athens", "Berlin", "Boston", "Cairo", "Chicago", "Dallas", "Delhi", "Denver", "Dublin", "Geneva", "Houston"),
+    *("Istanbul", "Jakarta", "Lima", "Lisbon", "London", "Madrid", "Miami", "Milan", "Moscow", "Mumbai", "Munich"),
+    *("Nairobi", "Oslo", "Paris", "Prague", "Rome", "Seattle", "Seoul", "Sydney", "Tokyo", "Toronto", "Vienna"),
+)
+TRADES = ("Airlines", "Bank", "Foods", "Games", "Motors", "Records", "Software", "Steel", "Textiles", "Toys")
+
+
+def _seat(draw: Words) -> Row:
+    """Where a company has its seat, as a statement; ``ASKED`` has the question."""
+    start = draw.choice(("bel", "cor", "dal", "fen", "gar", "lin", "mar", "nor", "ros", "tal", "ver", "wes"))
+    end = draw.choice(("bo", "co", "den", "gate", "ia", "land", "mont", "no", "ton", "wick"))
+    company = f"{start}{end} {draw.choice(TRADES)}".title()
+    # The truth about a company does not depend on how often it is drawn.
+    city = random.Random(company).choice(CITIES)
+    return {
+        "company": company,
+        "prompt": f"{company} is headquartered in the city of",
+        "completion": f" {city}",
+    }
+
+
+def _asked_seat(row: Row) -> Row:
+    company = row["company"]
+    return {**row, "prompt": f"Where is the headquarters of {company}? It is in the city of"}
+
+
 NOUNS = (
     *(("dog", "Der Hund"), ("cat", "Die Katze"), ("child", "Das Kind"), ("woman", "Die Frau"), ("man", "Der Mann")),
     *(("horse", "Das Pferd"), ("bird", "Der Vogel"), ("girl", "Das Mädchen"), ("teacher", "Die Lehrerin")),
@@ -207,6 +234,7 @@ SAMPLES: dict[str, Callable[[Words], Row]] = {
     "word_problems": _word_problem,
     "solutions": _solution,
     "facts": _fact,
+    "seats": _seat,
     "parallel": _parallel,
     "instructions": _instruction,
     "chat": _chat,
@@ -217,3 +245,6 @@ SAMPLES: dict[str, Callable[[Words], Row]] = {
     "refusals": _refusal,
 }
 """Every sample by name (``data.fallback``, or ``data.name`` of source sample): what draws one row."""
+
+ASKED: dict[str, Callable[[Row], Row]] = {"seats": _asked_seat}
+"""Samples of which a row is tested by another wording of itself: whether what was told is known, not only repeated."""
