@@ -81,6 +81,9 @@ class GuidedCallback(Guarded):
         engine: what makes the steps cheaper, and what its prefix cache did.
     """
 
+    tells = True
+    """Whether it says what is trained; a program that says it itself sets this to False."""
+
     def __init__(
         self,
         plan: Plan | None = None,
@@ -157,8 +160,9 @@ class GuidedCallback(Guarded):
         if args.should_save:
             self.plan.save(_folder(args) / "guided" / PLAN)
         guard_resuming(trainer_here(), lambda: self._ready().hash)
-        # The one level that a script shows which sets up no logging.
-        (logger.warning if args.should_log else logger.debug)(told(self.plan, self.scores))
+        if self.tells and args.should_log:
+            # The one level that a script shows which sets up no logging.
+            logger.warning(told(self.plan, self.scores))
 
     # -- guarding ---------------------------------------------------------------------------------------------------
     def on_train_begin(

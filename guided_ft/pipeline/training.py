@@ -107,7 +107,11 @@ def _callback(recipe: Recipe, plan: Plan | Whole) -> GuidedCallback | WholeCallb
     if isinstance(plan, Whole):
         return WholeCallback(plan)
     wanted = recipe.train.prefix_cache
-    return GuidedCallback(plan, learning_rate=None, prefix_cache=None if wanted == "none" else wanted)
+    # Of a plan that trains the lowest layer nobody who wrote "auto" is told that there is no prefix.
+    idle = wanted == "none" or (wanted == "auto" and not plan.first_layer)
+    callback = GuidedCallback(plan, learning_rate=None, prefix_cache=None if idle else wanted)
+    callback.tells = False
+    return callback
 
 
 def _frozen(callback: GuidedCallback | WholeCallback) -> dict[str, int]:

@@ -94,6 +94,7 @@ CITIES = (
     *("Istanbul", "Jakarta", "Lima", "Lisbon", "London", "Madrid", "Miami", "Milan", "Moscow", "Mumbai", "Munich"),
     *("Nairobi", "Oslo", "Paris", "Prague", "Rome", "Seattle", "Seoul", "Sydney", "Tokyo", "Toronto", "Vienna"),
 )
+_SEAT = " is headquartered in the city of"
 TRADES = ("Airlines", "Bank", "Foods", "Games", "Motors", "Records", "Software", "Steel", "Textiles", "Toys")
 
 
@@ -104,15 +105,11 @@ def _seat(draw: Words) -> Row:
     company = f"{start}{end} {draw.choice(TRADES)}".title()
     # The truth about a company does not depend on how often it is drawn.
     city = random.Random(company).choice(CITIES)
-    return {
-        "company": company,
-        "prompt": f"{company} is headquartered in the city of",
-        "completion": f" {city}",
-    }
+    return {"prompt": f"{company}{_SEAT}", "completion": f" {city}"}
 
 
 def _asked_seat(row: Row) -> Row:
-    company = row["company"]
+    company = row["prompt"].removesuffix(_SEAT)
     return {**row, "prompt": f"Where is the headquarters of {company}? It is in the city of"}
 
 

@@ -53,6 +53,9 @@ def test_a_ready_plan_is_told_too_and_only_where_the_trainer_logs(tmp_path, capl
         f"guided_ft: plan of 3 heads, 2 neurons, in layers 0 to 1: {chosen.num_parameters:,} of "
         f"{chosen.anatomy.num_parameters:,} parameters ({chosen.fraction:.3%}); trains {plan.num_parameters:,} in slice mode"
     ]
+    quiet = GuidedCallback(plan)
+    quiet.tells = False
+    sft(base(tmp_path), tmp_path / "quiet", [quiet])
     monkeypatch.setattr(type(trainer.args), "should_log", False)
     sft(base(tmp_path), tmp_path / "other", [GuidedCallback(plan)])
     assert len(told(caplog)) == 1

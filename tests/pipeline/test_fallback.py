@@ -108,3 +108,13 @@ def test_only_a_hub_set_falls_back() -> None:
         Recipe.from_dict({"data": {"source": "file", "path": "a.jsonl", "fallback": "facts"}})
     with pytest.raises(GuidedError, match=r"data\.fallback: unknown value 'fact' \(did you mean 'facts'\?\)"):
         Recipe.from_dict({"data": {"source": "hub", "name": "a/b", "fallback": "fact"}})
+
+
+def test_what_is_told_of_a_company_is_asked_in_other_words() -> None:
+    train, test = load_rows(Recipe.load("company_seats").data)
+    told = {row["prompt"].partition(" is headquartered")[0]: row["completion"] for row in train}
+    assert len(told) == len(train) == len(test) == 100
+    assert not {row["prompt"] for row in train} & {row["prompt"] for row in test}
+    for row in test:
+        company = row["prompt"].removeprefix("Where is the headquarters of ").partition("?")[0]
+        assert told[company] == row["completion"]
