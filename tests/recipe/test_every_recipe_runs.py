@@ -55,8 +55,8 @@ def test_a_recipe_runs(name: str, base: str, offline: None) -> None:
     assert record["loss"][-1][0] <= 2
     assert {check["ok"] for check in record["checks"]} == {True}
     assert (record["task"]["train"], record["task"]["test"]) == (16, 4)
-    fallback = Recipe.load(name).data.fallback
-    assert record["task"]["name"] == (fallback or "chain_sum"), "the record names what was read"
+    data = Recipe.load(name).data
+    assert record["task"]["name"] == (data.fallback or data.name), "the record names what was read"
     assert Path(f"runs/{name}/report.html").is_file()
     wanted = recipe.evaluate.metric
     assert wanted == "auto" or {*wanted.split("+")} <= {*record["after"]}
