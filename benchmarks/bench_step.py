@@ -38,6 +38,7 @@ from guided_ft.engine.labelled import labelled_only
 from guided_ft.engine.prefix import Prefix
 from guided_ft.engine.store import PrefixStore
 from guided_ft.models import load_model
+from guided_ft.plan.modes.typical import spread_directions
 from guided_ft.system.files import write_text
 from guided_ft.system.machine import machine, versions
 
@@ -124,6 +125,13 @@ def _lora(
     return prepare
 
 
+def _directions(model: nn.Module, setting: Setting) -> nn.Module:
+    """As many directions as the budget buys, in all linear layers; which they are does not change a step."""
+    anatomy = Anatomy.of(model)
+    budget = round(setting.budget * anatomy.num_parameters)
+    return Plan(spread_directions(anatomy, budget, range(anatomy.num_layers)), "subspace").attach(model)
+
+
 def _full(model: nn.Module, setting: Setting) -> nn.Module:
     return model.requires_grad_(True)
 
@@ -142,10 +150,12 @@ THIRD = 2 / 3
 ARMS = {
     "full": Arm("full fine-tuning", _full, owns=True),
     "lora": Arm("LoRA r8, all linear layers", _lora(8)),
+    "lora-same": Arm("LoRA, all linear layers, same parameters", _lora(None)),
     "lora-mlp": Arm("LoRA, MLPs, same parameters", _lora(None, MLP)),
     "lora-top": Arm("LoRA, top third, same parameters", _lora(None, share=THIRD)),
     "frozen": Arm("nothing trained, gradients flow", _frozen),
     "slice": Arm("slices, all layers", _slices()),
+    "directions": Arm("directions, all layers", _directions),
     "slice-top": Arm("slices, top third", _slices(THIRD)),
     "slice-top-filling": Arm("slices, top third, filling the cache", _slices(THIRD), first=20, filling=True),
     "slice-top-cache": Arm("slices, top third, cached", _slices(THIRD), first=20),
