@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from ..errors import did_you_mean
 from ..plan.modes import MODES
+from ..scorers.catalogue import CATALOGUE
 from .mends import Problem, spell
 from .says import listed
 
@@ -49,11 +50,23 @@ def conflicts(data: Mapping[str, Any], recipe: type[BaseModel]) -> list[Problem]
     if trainer in ("sft", "grpo") and source == "reasoning_gym" and pairs is True:
         mend = "write preference: false, or trainer: dpo"
         found.append(("data.preference", f"trainer {trainer} learns single answers ({mend})"))
+    found += _of_method(value("localize", "method"), value("localize", "retain"), value("localize", "options"), trainer)
     if trainer == "grpo" and value("train", "reward") is None:
         found.append(("train.reward", "missing, trainer grpo needs one (write reward: exact_match)"))
     if trainer in ("sft", "dpo") and value("train", "reward") is not None:
         found.append(("train.reward", f"trainer {trainer} has none (remove it, or write trainer: grpo)"))
     return found
+
+
+def _of_method(name: Any, retain: Any, options: Any, trainer: Any) -> list[Problem]:
+    """A method that compares sets, and only one set."""
+    method = CATALOGUE.get(name) if isinstance(name, str) else None
+    named = isinstance(options, Mapping) and "against" in options
+    # Preferences may be both sets.
+    if method is None or not method.against or named or retain != "none" or trainer == "dpo":
+        return []
+    mend = "write self, a file or a sample, or options: {against: others.jsonl}"
+    return [("localize.retain", f"method {name} compares the task with another set, and there is none ({mend})")]
 
 
 def _of_mode(name: Any, rank: Any, options: Any, quantization: Any) -> list[Problem]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
 from collections.abc import Mapping
@@ -50,8 +51,12 @@ def _kept(value: Any) -> str:
 
     if isinstance(value, str) and (value in ("self", "none", *SAMPLES) or value.lower().endswith(ENDINGS)):
         return _place(value)
-    mend = "write none" if value is None or value is False else "write self, or a path that ends in .jsonl or .txt"
-    raise GuidedError(f"expected self, none or a .jsonl or .txt file, got {show(value)} ({mend})")
+    mend = f"write self, a path that ends in .jsonl or .txt, or a sample: {', '.join(sorted(SAMPLES))}"
+    if value is None or value is False:
+        mend = "write none"
+    elif isinstance(value, str) and (near := difflib.get_close_matches(value[:60], ("self", "none", *SAMPLES), n=1)):
+        mend = f"did you mean '{near[0]}'?"
+    raise GuidedError(f"expected self, none, a sample or a .jsonl or .txt file, got {show(value)} ({mend})")
 
 
 def _sample(value: Any) -> str:

@@ -18,7 +18,12 @@ BUDGET = (
     "(write 2%, 0.02 or 100000)"
 )
 
-KEPT = "expected self, none or a .jsonl or .txt file, got {} (write {})"
+KEPT = "expected self, none, a sample or a .jsonl or .txt file, got {} ({})"
+
+SAMPLED = (
+    "write self, a path that ends in .jsonl or .txt, or a sample: chat, facts, instructions, news, parallel, persona, "
+    "ranked, refusals, solutions, stories, word_problems"
+)
 
 MISTAKES = [
     # keys
@@ -154,14 +159,14 @@ MISTAKES = [
         "recipe.yaml: model: 'https://example.org/m' is a URL, and these are not read (write a hub id or a path)",
     ),
     ("data: {name: x, contains: 5}", "recipe.yaml: data.contains: expected text, got 5 (put it in quotes)"),
-    ("localize: {retain: off}", "recipe.yaml: localize.retain: " + KEPT.format("false", "none")),
+    ("localize: {retain: off}", "recipe.yaml: localize.retain: " + KEPT.format("false", "write none")),
     (
         "localize: {retain: selff}",
-        "recipe.yaml: localize.retain: " + KEPT.format("'selff'", "self, or a path that ends in .jsonl or .txt"),
+        "recipe.yaml: localize.retain: " + KEPT.format("'selff'", "did you mean 'self'?"),
     ),
     (
         "evaluate: {retention: x.doc}",
-        "recipe.yaml: evaluate.retention: " + KEPT.format("'x.doc'", "self, or a path that ends in .jsonl or .txt"),
+        "recipe.yaml: evaluate.retention: " + KEPT.format("'x.doc'", SAMPLED),
     ),
     # budgets and kinds
     *[
@@ -228,6 +233,15 @@ MISTAKES = [
     (
         "train: {rank: 4, mode: freeze}",
         "recipe.yaml: train.rank: mode freeze has none (remove it, or write mode: slice or mode: lora)",
+    ),
+    (
+        "localize: {retain: refusal}",
+        "recipe.yaml: localize.retain: " + KEPT.format("'refusal'", "did you mean 'refusals'?"),
+    ),
+    (
+        "localize: {method: contrast, retain: none}",
+        "recipe.yaml: localize.retain: method contrast compares the task with another set, and there is none (write self, "
+        "a file or a sample, or options: {against: others.jsonl})",
     ),
     (
         "train: {trainer: dpo}",
