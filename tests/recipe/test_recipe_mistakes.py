@@ -9,6 +9,7 @@ import pytest
 from guided_ft.errors import GuidedError
 from guided_ft.recipe import mends
 from guided_ft.recipe.recipe import Recipe
+from guided_ft.task.samples import SAMPLES
 from recipes import NUMBER, errors_of
 
 RATE = "recipe.yaml: train.learning_rate: expected auto or a number above 0, got {} (write a number such as 0.005)"
@@ -20,10 +21,7 @@ BUDGET = (
 
 KEPT = "expected self, none, a sample or a .jsonl or .txt file, got {} ({})"
 
-SAMPLED = (
-    "write self, a path that ends in .jsonl or .txt, or a sample: chat, facts, instructions, news, parallel, persona, "
-    "ranked, refusals, solutions, stories, word_problems"
-)
+SAMPLED = f"write self, a path that ends in .jsonl or .txt, or a sample: {', '.join(sorted(SAMPLES))}"
 
 MISTAKES = [
     # keys
