@@ -21,7 +21,7 @@ import statistics
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -33,10 +33,13 @@ from guided_ft import Anatomy, Task, localize
 from guided_ft.models import load_model, load_tokenizer
 from guided_ft.system.places import locate
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 Scores = Callable[[], np.ndarray]
 
 
-def ours(model: Any, task: Task, **options: Any) -> Scores:
+def ours(model: PreTrainedModel, task: Task, **options: Any) -> Scores:
     return lambda: localize(model, task, "attribution", None, ("head",), signed=True, **options).of("head")
 
 

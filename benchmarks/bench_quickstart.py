@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from datasets import Dataset
@@ -36,6 +36,9 @@ from guided_ft.scorers.self_text import self_text
 from guided_ft.system.files import write_text
 from guided_ft.system.machine import machine, peak_bytes, versions
 from guided_ft.task.answers import answers, exact_match
+
+if TYPE_CHECKING:
+    from torch import nn
 
 PINNED = ["data.train=800", "data.test=200"]
 """Every example is seen once, and half of the held-out ones pick the rate."""
@@ -82,7 +85,7 @@ class Bench:
         return [self.train[i] for i in order]
 
 
-def _full(model: Any, bench: Bench, seed: int) -> Any:
+def _full(model: nn.Module, bench: Bench, seed: int) -> Any:
     return model
 
 
@@ -96,7 +99,7 @@ def _lora(rank: int, modules: Any) -> Callable[[Any, Bench, int], Any]:
 
 
 def _slice(strategy: str) -> Callable[[Any, Bench, int], Any]:
-    def prepare(model: Any, bench: Bench, seed: int) -> Any:
+    def prepare(model: nn.Module, bench: Bench, seed: int) -> Any:
         chosen = bench.recipe.select
         return Plan(select(bench.scores(seed), chosen.budget, chosen.kinds, strategy, seed=seed)).attach(model)
 

@@ -296,11 +296,11 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def add_rows(path: Path, setting: Setting, rows: list[dict[str, Any]], suite: str) -> None:
+def add_rows(path: Path, setting: Setting, rows: list[dict[str, object]], suite: str) -> None:
     """Replace the rows of the same suite, setting, kind and arm."""
     new = [{"suite": suite, **asdict(setting), **row, "machine": machine(), "versions": versions()} for row in rows]
 
-    def key(row: dict[str, Any]) -> tuple:
+    def key(row: dict[str, object]) -> tuple:
         return (row["suite"], *(row[name] for name in asdict(setting)), row["kind"], row["arm"])
 
     kept = [row for row in read_rows(path) if key(row) not in {key(r) for r in new}]
@@ -382,7 +382,7 @@ def bounds(row: dict[str, Any]) -> float | None:
     return 1 / cost(row, first[name], row["trained"], row["arm"].endswith("-cache"))
 
 
-def plots(rows: list[dict[str, Any]], folder: Path) -> None:
+def plots(rows: list[dict[str, object]], folder: Path) -> None:
     """Step cost relative to full fine-tuning, one figure per axis; dashed: the matmul cost model."""
     import matplotlib
 

@@ -59,7 +59,7 @@ QUANTIZATIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def _quantized(name: str, dtype: Any, device: str) -> dict[str, Any]:
+def _quantized(name: str, dtype: object, device: str) -> dict[str, Any]:
     """What ``from_pretrained`` is told to quantize a model."""
     settings = pick(QUANTIZATIONS, name, "quantization")
     if not settings:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,6 +19,10 @@ from .rows import Rows
 from .runs import methods
 from .tasks import TASKS, answered, pairs_of
 
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedTokenizerBase
+
 NEURONS = 150
 """So many of all neurons, drawn at random, are ablated exactly."""
 
@@ -28,7 +32,14 @@ REPLACED = {"head": ("zero", "corrupted"), "layer": ("zero", "corrupted"), "neur
 RANDOM_SEEDS = 20
 
 
-def agreement(model: Any, tokenizer: Any, rows: Rows, examples: int, relations: str | None, only: set[str]) -> None:
+def agreement(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Rows,
+    examples: int,
+    relations: str | None,
+    only: set[str],
+) -> None:
     anatomy = Anatomy.of(model)
     rng = np.random.default_rng(0)
     drawn = [
@@ -70,7 +81,7 @@ def agreement(model: Any, tokenizer: Any, rows: Rows, examples: int, relations: 
                 rows.add(kind="agreement", **keys, **_agreement([truth[kind, "zero"]], truth[kind, "corrupted"]))
 
 
-def exact(model: Any, task: Task, rows: Rows, kind: str, chosen: list[Component], replace: str) -> np.ndarray:
+def exact(model: nn.Module, task: Task, rows: Rows, kind: str, chosen: list[Component], replace: str) -> np.ndarray:
     """The exact effects of components, from the file if they are there."""
     keys = {"kind": "exact", "task": task.name, "component": kind, "replace": replace}
     row = rows.find(**keys)

@@ -5,13 +5,17 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 from guided_ft import Task
 
 from .rows import Rows
 from .runs import EXACT, plain, runs
 from .tasks import of_shape
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel
 
 SHAPES = {"16x5": (16, 5), "4x128": (4, 128)}
 """Rows and tokens of the batches that cost is measured on."""
@@ -20,7 +24,7 @@ SLOW = 4
 """What costs more plain passes than this is measured once, on the first shape only, but for what is exact."""
 
 
-def cost(model: Any, rows: Rows, repeats: int, only: set[str]) -> None:
+def cost(model: PreTrainedModel, rows: Rows, repeats: int, only: set[str]) -> None:
     for shape, size in SHAPES.items():
         task, against = of_shape(*size)
         wanted = {k: f for k, f in runs(model, task, against).items() if not only or k in only}
@@ -45,11 +49,11 @@ def cost(model: Any, rows: Rows, repeats: int, only: set[str]) -> None:
             rows.add(kind="cost", shape=shape, method=label, cpu_seconds=statistics.median(m for _, m in pairs), **row)
 
 
-def _pair(model: Any, task: Task, run: Callable[[], Any]) -> tuple[float, float]:
+def _pair(model: nn.Module, task: Task, run: Callable[[], object]) -> tuple[float, float]:
     return seconds_of(lambda: plain(model, task)), seconds_of(run)
 
 
-def seconds_of(run: Callable[[], Any]) -> float:
+def seconds_of(run: Callable[[], object]) -> float:
     began = time.process_time()
     run()
     return time.process_time() - began

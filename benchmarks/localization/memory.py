@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from .rows import Rows
 from .runs import plain, runs
 from .tasks import of_shape
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 MEMORY_SHAPE = (8, 128)
 
 
-def memory(model: Any, rows: Rows, only: set[str]) -> None:
+def memory(model: PreTrainedModel, rows: Rows, only: set[str]) -> None:
     """Peak resident memory of each method, in a forked process of its own."""
     task, against = of_shape(*MEMORY_SHAPE)
     todo = {"plain": lambda: plain(model, task), **runs(model, task, against)}
@@ -25,7 +28,7 @@ def memory(model: Any, rows: Rows, only: set[str]) -> None:
             rows.add(kind="memory", method=label, peak_mib=_peak(run))
 
 
-def _peak(run: Callable[[], Any]) -> float:
+def _peak(run: Callable[[], object]) -> float:
     """MiB above what was in use before."""
     reader, writer = os.pipe()
     child = os.fork()

@@ -18,13 +18,13 @@ class Rows:
         lines = path.read_text().splitlines() if path.exists() else []
         self.rows: list[dict[str, Any]] = [json.loads(line) for line in lines if line.strip()]
 
-    def find(self, **keys: Any) -> dict[str, Any] | None:
+    def find(self, **keys: object) -> dict[str, Any] | None:
         return next((row for row in self.rows if all(row.get(k) == v for k, v in keys.items())), None)
 
-    def has(self, **keys: Any) -> bool:
+    def has(self, **keys: object) -> bool:
         return self.find(**keys) is not None
 
-    def later(self, **row: Any) -> None:
+    def later(self, **row: object) -> None:
         """Add a row that ``write`` writes, so that rows that belong together come together."""
         self.rows.append({**row, "machine": machine(), "versions": versions()})
         print({k: v for k, v in row.items() if k != "halves"}, flush=True)
@@ -33,6 +33,6 @@ class Rows:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_text(self.path, "".join(json.dumps(r) + "\n" for r in self.rows))
 
-    def add(self, **row: Any) -> None:
+    def add(self, **row: object) -> None:
         self.later(**row)
         self.write()

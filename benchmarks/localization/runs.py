@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from guided_ft import Anatomy, Task, localize
 from guided_ft.scorers import catalogue
 from guided_ft.scorers.watch.tap import Tap
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "attribution mean": {"method": "attribution", "replace": "mean"},
@@ -30,21 +34,21 @@ TOGETHER = ("attribution", "fisher", "activation", "wanda", "block_influence", "
 EXACT = ("ablation of all heads", "attribution, verify=60")
 
 
-def plain(model: Any, task: Task) -> None:
+def plain(model: nn.Module, task: Task) -> None:
     """The pass that everything is measured against."""
     with Tap(model, start_graph=True):
         for batch in task.batches():
             task.loss(task.quantity(model, batch)).sum().backward()
 
 
-def forward(model: Any, task: Task) -> None:
+def forward(model: nn.Module, task: Task) -> None:
     """The forward half of the plain pass."""
     with Tap(model), torch.no_grad():
         for batch in task.batches():
             task.quantity(model, batch)
 
 
-def captum_all(model: Any, task: Task) -> None:
+def captum_all(model: PreTrainedModel, task: Task) -> None:
     """Captum's one-pass attribution of all heads and neurons."""
     from captum.attr import LayerGradientXActivation
 
@@ -84,7 +88,7 @@ def methods(against: Task) -> dict[str, dict[str, Any]]:
     return found
 
 
-def runs(model: Any, task: Task, against: Task) -> dict[str, Callable[[], Any]]:
+def runs(model: PreTrainedModel, task: Task, against: Task) -> dict[str, Callable[[], Any]]:
     """What to measure, by name."""
     found: dict[str, Callable[[], Any]] = {"forward alone": lambda: forward(model, task)}
     found |= {"captum LayerGradientXActivation": lambda: captum_all(model, task)}

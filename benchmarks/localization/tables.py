@@ -72,7 +72,7 @@ def _agreement_table(rows: Rows) -> Iterable[str]:
             yield f"| {label} | {told} | " + " | ".join(_mean(spearmans(label, k)) for k in replaced) + " |"
 
 
-def _three(row: dict[str, Any] | None, first: str) -> str:
+def _three(row: dict[str, object] | None, first: str) -> str:
     return f"{row[first]:.2f} / {row['pearson']:.2f} / {row['overlap']:.2f}" if row else ""
 
 
@@ -80,5 +80,5 @@ def _mean(values: list[Any]) -> str:
     return f"{np.mean(values):.2f}" if values and None not in values else ""
 
 
-def _cell(value: Any, form: str) -> str:
+def _cell(value: object, form: str) -> str:
     return "" if value is None else form.format(value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,6 +13,9 @@ from guided_ft import Task
 from guided_ft.pipeline.data import load_rows
 from guided_ft.recipe.recipe import Data
 from guided_ft.task.tokens import Tokens
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 NAMES = ["Mary", "John", "Tom", "James", "Anna", "Paul", "Sarah", "David", "Mark", "Peter", "Laura", "Kate"]
 
@@ -34,7 +37,7 @@ def capitals(tokenizer: Any, relations: str | None) -> list[dict[str, Any]]:
     return _paired([row for row in rows if _length(tokenizer, row["completion"]) <= 2], tokenizer)
 
 
-def sums(tokenizer: Any, relations: str | None) -> list[dict[str, Any]]:
+def sums(tokenizer: PreTrainedTokenizerBase, relations: str | None) -> list[dict[str, Any]]:
     """Arithmetic: the problems of reasoning-gym's ``chain_sum``, without its words, after one that is solved."""
     asked = {"min_terms": 2, "max_terms": 2, "min_digits": 2, "max_digits": 2}
     found, _ = load_rows(
@@ -45,7 +48,7 @@ def sums(tokenizer: Any, relations: str | None) -> list[dict[str, Any]]:
     return _paired(rows, tokenizer)
 
 
-def indirect_object(tokenizer: Any, relations: str | None) -> list[dict[str, Any]]:
+def indirect_object(tokenizer: PreTrainedTokenizerBase, relations: str | None) -> list[dict[str, Any]]:
     """Indirect object identification (Wang et al. 2022, arXiv 2211.00593); corrupted: the names change places."""
     rng = np.random.default_rng(0)
     names = [name for name in NAMES if _length(tokenizer, f" {name}") == 1]
@@ -57,11 +60,11 @@ def indirect_object(tokenizer: Any, relations: str | None) -> list[dict[str, Any
     return rows
 
 
-def _length(tokenizer: Any, text: str) -> int:
+def _length(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
     return len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def _paired(rows: list[dict[str, Any]], tokenizer: Any) -> list[dict[str, Any]]:
+def _paired(rows: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase) -> list[dict[str, Any]]:
     """Give each row the prompt of another one of the same length and another answer; drop those that find none."""
     found = []
     for i, row in enumerate(rows):
@@ -81,7 +84,7 @@ TASKS: dict[str, Callable[[Any, str | None], list[dict[str, Any]]]] = {
 }
 
 
-def answered(rows: list[dict[str, Any]], tokenizer: Any) -> list[dict[str, Any]]:
+def answered(rows: list[dict[str, object]], tokenizer: PreTrainedTokenizerBase) -> list[dict[str, Any]]:
     """Rows as token ids, so that no end token is scored beside the one that is asked."""
     made = []
     for row in rows:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from guided_ft import Anatomy, localize
 from guided_ft.scorers.watch.tap import Tap
@@ -14,8 +14,14 @@ from .rows import Rows
 from .runs import plain
 from .tasks import TASKS, answered, pairs_of
 
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedTokenizerBase
 
-def verification(model: Any, tokenizer: Any, rows: Rows, examples: int, relations: str | None) -> None:
+
+def verification(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, rows: Rows, examples: int, relations: str | None
+) -> None:
     for name, make in TASKS.items():
         if rows.has(kind="verify", task=name):
             continue
@@ -36,7 +42,7 @@ def verification(model: Any, tokenizer: Any, rows: Rows, examples: int, relation
         rows.add(kind="verify", task=name, examples=len(task), **costs, counted=of_part / of_whole, **chosen)
 
 
-def _measured(model: Any, run: Callable[[], Any]) -> tuple[float, int]:
+def _measured(model: nn.Module, run: Callable[[], object]) -> tuple[float, int]:
     """CPU seconds, and how many times a layer's MLP took a token in: the same on every machine."""
     anatomy, count = Anatomy.of(model), 0
 

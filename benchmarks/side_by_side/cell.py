@@ -130,9 +130,9 @@ def _cells(
                     yield cell(rate, seed, draw, "front")
         return
     if arms[arm].rates is None:
-        rate = rule(suite, task, arm, budget or 0.0)
+        by_rule = rule(suite, task, arm, budget or 0.0)
         # It names a run, so it must not depend on the last bits.
-        best = rate and float(f"{rate:.3g}")
+        best = by_rule and float(f"{by_rule:.3g}")
     else:
         best = yield from _swept(
             lambda rate: cell(rate, SWEEP_SEED, 0, "sweep"), arms[arm].rates[suite], campaign.rates, done
@@ -155,7 +155,7 @@ def scale(suite: str) -> str:
 
 
 def _swept(
-    cell: Callable[[float], Cell], rates: tuple[float, ...], most: int | None, done: dict[Cell, dict[str, Any]]
+    cell: Callable[[float], Cell], rates: tuple[float, ...], most: int | None, done: dict[Cell, dict[str, object]]
 ) -> Generator[Cell, None, float | None]:
     """Yield what is missing of a sweep, and return the best rate once nothing is.
 

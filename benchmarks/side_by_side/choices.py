@@ -6,7 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 ITEMS = 150
 """Of each set, the first ones."""
@@ -64,7 +67,7 @@ def _sciq(sets: Path) -> list[Question]:
 SETS: dict[str, Callable[[Path], list[Question]]] = {"arc_easy": _arc, "piqa": _piqa, "sciq": _sciq}
 
 
-def accuracy(model: Any, tokenizer: Any, questions: list[Question], batch_size: int = 16) -> float:
+def accuracy(model: PreTrainedModel, tokenizer: Any, questions: list[Question], batch_size: int = 16) -> float:
     """Share of questions whose right answer has the highest log-likelihood per character, 0 to 100.
 
     A question is read once, with all its answers behind it, each of which sees the question and itself.
@@ -122,7 +125,7 @@ class _Tree:
     answers: list[tuple[int, int]]
 
     @classmethod
-    def of(cls, question: Question, tokenizer: Any) -> _Tree:
+    def of(cls, question: Question, tokenizer: PreTrainedTokenizerBase) -> _Tree:
         prompt = len(tokenizer(question.prompt)["input_ids"])
         whole = [tokenizer(question.prompt + answer)["input_ids"] for answer in question.answers]
         ids, places, answers = whole[0][:prompt], list(range(prompt)), []

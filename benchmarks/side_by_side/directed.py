@@ -57,7 +57,10 @@ def mixed(way: Mixed, trial: Trial) -> Setup:
     key = "mixed", count, trial.cell.seed
     if key not in trial.lab.maps:
         task = self_text(trial.model, num_examples=count, num_tokens=64, seed=trial.cell.seed, progress=False)
-        rows = [_split(trial.lab.tokenizer.decode(text.ids, skip_special_tokens=True)) for (text,) in task.examples]
+        rows = [
+            _split(str(trial.lab.tokenizer.decode(list(text.ids), skip_special_tokens=True)))
+            for (text,) in task.examples
+        ]
         trial.lab.maps[key] = rows, (time.perf_counter() - wall, time.process_time() - cpu)
     rows, spent = trial.lab.maps[key]
     return Setup(trial.model, rows=trial.rows + rows, localize_seconds=spent[0], localize_cpu=spent[1])

@@ -13,7 +13,7 @@ import random
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from guided_ft.errors import GuidedError
 from guided_ft.system.files import read_text
@@ -24,6 +24,9 @@ from . import smollm2 as real
 from . import testbed as small
 from .cell import Campaign
 from .suite import Suite
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 CORE = ("directions", "directions:random", "lora", "full")
 PRIMARY = (*CORE, "full:mixed")
@@ -81,13 +84,13 @@ def smollm2(data: Path | None, quick: bool) -> Suite:
 
 
 def _skill(name: str) -> Callable[[Any], Task]:
-    def make(tokenizer: Any) -> Task:
+    def make(tokenizer: PreTrainedTokenizerBase) -> Task:
         return Task.from_dataset(skills.rows(name, 100, seed=-2), tokenizer, batch_size=25, name=name)
 
     return make
 
 
-def _texts(tokenizer: Any, texts: list[str], name: str, count: int = 32) -> Task:
+def _texts(tokenizer: PreTrainedTokenizerBase, texts: list[str], name: str, count: int = 32) -> Task:
     random.Random(0).shuffle(texts)
     rows = [{"text": text} for text in texts[:count]]
     return Task.from_dataset(rows, tokenizer, max_length=96, batch_size=16, name=name)

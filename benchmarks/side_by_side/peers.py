@@ -5,12 +5,15 @@ from __future__ import annotations
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
 from guided_ft.anatomy import Anatomy
 from guided_ft.errors import GuidedError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def lora(modules: str | list[str], **options: Any) -> Callable[[Any, int, int], Any]:
@@ -20,7 +23,7 @@ def lora(modules: str | list[str], **options: Any) -> Callable[[Any, int, int], 
     ``pissa`` (arXiv 2404.02948), ``olora`` (arXiv 2406.01775), ``mica`` (arXiv 2604.01694).
     """
 
-    def change(model: Any, parameters: int, seed: int) -> Any:
+    def change(model: PreTrainedModel, parameters: int, seed: int) -> Any:
         import torch
         from peft import LoraConfig, get_peft_model
 
@@ -32,7 +35,7 @@ def lora(modules: str | list[str], **options: Any) -> Callable[[Any, int, int], 
     return change
 
 
-def shira(model: Any, parameters: int, seed: int) -> Any:
+def shira(model: PreTrainedModel, parameters: int, seed: int) -> Any:
     """SHiRA (arXiv 2406.13175): single weights drawn at random, ``r (m + n)`` of each matrix."""
     from peft import ShiraConfig, get_peft_model
 
@@ -43,7 +46,7 @@ def shira(model: Any, parameters: int, seed: int) -> Any:
     return get_peft_model(model, config)
 
 
-def oft(model: Any, parameters: int, seed: int) -> Any:
+def oft(model: PreTrainedModel, parameters: int, seed: int) -> Any:
     """OFT (arXiv 2306.07280): inputs turned by blocks of rotations, as large as a number of parameters buys."""
     import torch
     from peft import OFTConfig, get_peft_model
@@ -57,14 +60,14 @@ def oft(model: Any, parameters: int, seed: int) -> Any:
     return get_peft_model(model, config)
 
 
-def ia3(model: Any, parameters: int, seed: int) -> Any:
+def ia3(model: PreTrainedModel, parameters: int, seed: int) -> Any:
     """IA3 (arXiv 2205.05638): a scale for each output of k, v and each input of the MLP's last projection."""
     from peft import IA3Config, get_peft_model
 
     return get_peft_model(model, IA3Config(task_type="CAUSAL_LM"))
 
 
-def linear(model: Any) -> list[tuple[str, Any]]:
+def linear(model: PreTrainedModel) -> list[tuple[str, Any]]:
     """The linear layers inside the blocks."""
     from torch import nn
 
@@ -72,7 +75,7 @@ def linear(model: Any) -> list[tuple[str, Any]]:
     return [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear) and n.startswith(f"{prefix}.")]
 
 
-def rank_for(model: Any, modules: str | list[str], parameters: int) -> int:
+def rank_for(model: PreTrainedModel, modules: str | list[str], parameters: int) -> int:
     """The rank of a LoRA on these layers that comes nearest to a number of parameters, at least 1."""
     one = sum(
         m.in_features + m.out_features
@@ -87,12 +90,12 @@ class _Rotating(TrainerCallback, ABC):
 
     every = 0
 
-    def __init__(self, model: Any, seed: int) -> None:
+    def __init__(self, model: PreTrainedModel, seed: int) -> None:
         self.layers = Anatomy.of(model).prefix
         self.rng = random.Random(seed)
 
     @abstractmethod
-    def chosen(self, model: Any) -> set[str]: ...
+    def chosen(self, model: PreTrainedModel) -> set[str]: ...
 
     def on_step_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         if state.global_step and (not self.every or state.global_step % self.every):
@@ -107,7 +110,7 @@ class _Rotating(TrainerCallback, ABC):
                 parameter.grad = None
                 states.pop(parameter, None)
 
-    def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+    def on_train_end(self, args: object, state: object, control: object, model: Any = None, **kwargs: Any) -> None:
         for parameter in model.parameters():
             parameter.requires_grad_(True)
 
@@ -118,7 +121,7 @@ class Lisa(_Rotating):
     every = 20
     at_once = 2
 
-    def chosen(self, model: Any) -> set[str]:
+    def chosen(self, model: PreTrainedModel) -> set[str]:
         names = [name for name, _ in model.named_parameters()]
         layers = {layer for name in names if (layer := self._layer(name)) is not None}
         drawn = self.rng.sample(sorted(layers), self.at_once)
@@ -135,7 +138,7 @@ class HalfFineTuning(_Rotating):
     Of the MLP's three matrices two and one in turn. Embeddings, final norm and head train. One draw a run.
     """
 
-    def chosen(self, model: Any) -> set[str]:
+    def chosen(self, model: PreTrainedModel) -> set[str]:
         groups: dict[tuple[str, str], list[str]] = {}
         kept = set()
         for name, _ in model.named_parameters():
@@ -154,7 +157,7 @@ class HalfFineTuning(_Rotating):
         return kept
 
 
-def badam(model: Any, rate: float) -> Any:
+def badam(model: PreTrainedModel, rate: float) -> Any:
     """BAdam (arXiv 2404.02827) from its authors' package: one layer at a time, from the last to the first.
 
     Raises GuidedError if the package is not installed.

@@ -27,11 +27,11 @@ carries the steps of the arms it is compared with."""
 PHASES = ("sweep", "main", "front")
 
 
-def _number(value: Any) -> bool:
+def _number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _count(value: Any) -> bool:
+def _count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
@@ -105,7 +105,7 @@ that were written before have none of these."""
 _POINT = {"step": "count", "score": "percent", "forgetting": "number?", "seconds": "amount"}
 
 
-def key(row: Mapping[str, Any]) -> Key:
+def key(row: Mapping[str, object]) -> Key:
     """The identity of a run: rows with equal keys are the same run."""
     return tuple(row[name] for name in IDENTITY)
 
@@ -115,7 +115,7 @@ def dedupe(rows: Iterable[Row]) -> list[Row]:
     return list({key(row): row for row in rows}.values())
 
 
-def check_row(row: Any, where: str, *, new: bool = False) -> None:
+def check_row(row: object, where: str, *, new: bool = False) -> None:
     """Raise GuidedError, beginning with ``where``, unless this is a complete row; a ``new`` one tells its arm, too."""
     if not isinstance(row, dict):
         raise GuidedError(f"{where}: not a JSON object (a row is one object a line)")
@@ -134,7 +134,7 @@ def check_row(row: Any, where: str, *, new: bool = False) -> None:
             )
 
 
-def _check(row: Mapping[str, Any], fields: Mapping[str, str], where: str) -> None:
+def _check(row: Mapping[str, object], fields: Mapping[str, str], where: str) -> None:
     for name, kind in fields.items():
         if name not in row:
             # Only what is no field itself can be a mistyped one.
@@ -146,7 +146,7 @@ def _check(row: Mapping[str, Any], fields: Mapping[str, str], where: str) -> Non
             raise GuidedError(f"{where}: {name} is {_shown(row[name])}, not {words}{' or null' * kind.endswith('?')}")
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     text = json.dumps(value, default=str)
     return text if len(text) <= 40 else f"{text[:37]}..."
 

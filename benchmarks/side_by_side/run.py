@@ -168,11 +168,11 @@ def _wanted(cell: Cell, only: dict[str, set[str]]) -> bool:
     return all(_text(fields[name]) in values for name, values in only.items())
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _pool(processes: int, threads: int | None, what: tuple[Any, ...]) -> ProcessPoolExecutor:
+def _pool(processes: int, threads: int | None, what: tuple[object, ...]) -> ProcessPoolExecutor:
     # A fresh interpreter each: a forked torch deadlocks.
     context = multiprocessing.get_context("spawn")
     return ProcessPoolExecutor(processes, context, initializer=_start, initargs=(threads, what))

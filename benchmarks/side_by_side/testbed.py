@@ -8,7 +8,7 @@ import random
 import string
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from guided_ft.system.files import digest
 from guided_ft.system.places import cached
@@ -18,6 +18,9 @@ from guided_ft.task.task import Task
 from . import skills
 from .cell import Campaign
 from .suite import Lab, Problem, Suite
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 SIZES = {
     # 3.2 million parameters: a fine-tuning run takes seconds.
@@ -78,7 +81,7 @@ def _lines() -> Iterator[str]:
         yield skills.mixture(rng) + END
 
 
-def _pretrain(size: str, tokenizer: Any) -> Any:
+def _pretrain(size: str, tokenizer: PreTrainedTokenizerBase) -> Any:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -140,7 +143,7 @@ def _rows(name: str) -> Callable[[int, int], Any]:
     return lambda count, seed: skills.split(name, count, 100, seed)
 
 
-def _held_out(tokenizer: Any) -> Task:
+def _held_out(tokenizer: PreTrainedTokenizerBase) -> Task:
     rng = random.Random("held out")
     texts = [skills.mixture(rng) for _ in range(300)]
     # Long beside long, within each third: less padding to compute, and a third still stands for the whole.
@@ -149,7 +152,7 @@ def _held_out(tokenizer: Any) -> Task:
     return Task.from_dataset(rows, tokenizer, batch_size=25, name="old skills and text")
 
 
-def _old_skills(lab: Lab, model: Any) -> float:
+def _old_skills(lab: Lab, model: PreTrainedModel) -> float:
     problem = next(iter(lab.suite.problems.values()))
     found = [lab.score(model, problem, skills.rows(name, 40, seed=-1)) for name in skills.OLD]
     return sum(found) / len(found)

@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from datasets import Dataset, disable_progress_bars
@@ -26,6 +26,9 @@ from .cell import Cell
 from .ready import ready
 from .setup import Setup, Trial
 from .suite import Lab, Problem
+
+if TYPE_CHECKING:
+    from transformers import TrainerControl, TrainerState, TrainingArguments
 
 LOOKS = (0.125, 0.25, 0.5, 0.75)
 """Shares of the training of a main run after which score and forgetting are looked at, besides its end."""
@@ -107,17 +110,23 @@ class _Watch(TrainerCallback):
         self.peak = 0
         self._began = self._cpu = 0.0
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
+    ) -> None:
         self.note_peak()
         if self.looks:
             score, forgetting = self.lab.start(self.cell, self.rows)
             self._note(0, score, forgetting)
         reset_peak()
 
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         self._began, self._cpu = time.perf_counter(), time.process_time()
 
-    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
+    ) -> None:
         self.steps.append(time.perf_counter() - self._began)
         self.seconds += self.steps[-1]
         self.cpu_seconds += time.process_time() - self._cpu

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import GuidedError
 
 if TYPE_CHECKING:
     from torch import nn
+    from transformers import PreTrainedModel
 
 
-def check_causal(model: nn.Module, base: Any) -> None:
+def check_causal(model: nn.Module, base: PreTrainedModel) -> None:
     """Raise GuidedError unless ``model`` is a Hugging Face model with a decoder and a language-model head.
 
     Args:

@@ -7,13 +7,16 @@ numbers count heads' widths (for heads) or single rows (for neurons), so that on
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ..errors import GuidedError
 from .experts import MIXTURES
 from .family import Family
 from .gpts import GPTS
 from .llamas import LLAMAS
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 FAMILIES: tuple[Family, ...] = (*LLAMAS, *GPTS, *MIXTURES)
 
@@ -30,7 +33,7 @@ def family_of(model_type: str, layout: str = "") -> Family:
     raise unknown(model_type)
 
 
-def rows_of(config: Any) -> list[Family]:
+def rows_of(config: PreTrainedConfig) -> list[Family]:
     """The layouts of a config's model type: one whose settings are met, or none; several for no type."""
     return [f for f in FAMILIES if config.model_type in f.model_types and f.meets(config)]
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 PROVED_APART = {
     "writes": "each layer adds to the residual stream what heads and MLP write, through the norms named, and no more",
@@ -100,7 +103,7 @@ class Family:
         """What the layout is called."""
         return self.name or self.model_types[0]
 
-    def meets(self, config: Any) -> bool:
+    def meets(self, config: PreTrainedConfig) -> bool:
         """Whether a config has the settings that mean this layout."""
         return all(getattr(config, name, None) == value for name, value in self.when)
 

@@ -17,7 +17,7 @@ def alone(hidden: torch.Tensor) -> Any:
     return hidden
 
 
-def form_of(output: Any) -> Form:
+def form_of(output: object) -> Form:
     """The form of what a layer has returned: some return a tuple, of which only the hidden states are read."""
     if not isinstance(output, tuple):
         return alone

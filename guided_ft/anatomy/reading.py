@@ -114,7 +114,7 @@ def bare(module: Any) -> Any:
     return module
 
 
-def original(module: Any) -> Any:
+def original(module: nn.Module) -> Any:
     """Return the module that stood here before adapters and trained copies of it, or the module itself."""
     for name in ("base_layer", "original_module"):
         if hasattr(module, name):

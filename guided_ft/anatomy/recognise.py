@@ -10,6 +10,7 @@ from .family import Family
 from .reading import decoder_of
 
 if TYPE_CHECKING:
+    from torch import nn
     from transformers import PreTrainedModel
 
 
@@ -25,14 +26,14 @@ def recognised(base: PreTrainedModel) -> Family | None:
     return next((family for family in FAMILIES if _looks_like(decoder, family, heads)), None)
 
 
-def _looks_like(decoder: Any, family: Family, heads: int) -> bool:
+def _looks_like(decoder: nn.Module, family: Family, heads: int) -> bool:
     layers = getattr(decoder, family.layers, None)
     if not layers or not hasattr(decoder, family.final_norm) or family.when:
         return False
     return all(_accounts_for(layer, family, heads) for layer in layers)
 
 
-def _accounts_for(layer: Any, family: Family, heads: int) -> bool:
+def _accounts_for(layer: nn.Module, family: Family, heads: int) -> bool:
     names = {name: parameter.shape for name, parameter in layer.named_parameters()}
     weights = {p if family.of_experts(p) else f"{p}.weight" for p in family.projections}
     norms = {norm for norm in (*family.norms, *family.post_norms) if norm}

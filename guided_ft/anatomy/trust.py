@@ -15,7 +15,8 @@ from .proof import Proof
 from .recognise import recognised
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from torch import nn
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 WRAPPERS: tuple[str, ...] = ()
 """Types of models around a text model that the tests prove."""
@@ -66,7 +67,7 @@ def what_is_unproved(base: PreTrainedModel, family: Family) -> tuple[str, ...]:
     return proof.unproved
 
 
-Prover = Callable[[Any], Proof]
+Prover = Callable[["nn.Module | PreTrainedConfig"], Proof]
 
 _PROVERS: list[Prover] = []
 
@@ -76,7 +77,7 @@ def proved_by(prover: Prover) -> None:
     _PROVERS[:] = [prover]
 
 
-def prove(model: Any) -> Proof:
+def prove(model: nn.Module | PreTrainedConfig) -> Proof:
     """See ``Anatomy.prove``."""
     return _PROVERS[0](model)
 
@@ -105,7 +106,7 @@ def remember(config: Any, proof: Proof) -> None:
     _PROVED[_key(config)] = proof
 
 
-def _key(config: Any) -> str:
+def _key(config: PreTrainedConfig) -> str:
     """Name of a type and all of its settings but sizes, which the proof does not depend on."""
     found = config.get_text_config().to_dict().items()
     settings = {k: str(v) for k, v in found if type(v) in (bool, float, str, type(None)) and k not in _NO_SETTINGS}

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import GuidedError
 from ..scorers.settings import LocalizeOptions
 from ..task.given import rows_of
 from ..task.task import Task
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
 
 Rows = Iterable[Mapping[str, Any]]
 
@@ -26,7 +29,7 @@ def check_asked(task: Any, retain: Any) -> None:
             raise GuidedError(f"{what}: neither a Task nor a data set: {reason}") from None
 
 
-def as_task(given: Any, what: str, args: Any, tokenizer: Any) -> Any:
+def as_task(given: Any, what: str, args: TrainingArguments, tokenizer: Any) -> Any:
     """The Task of the first rows of a data set, cut as the trainer cuts its own; anything else as it is.
 
     Args:

@@ -98,12 +98,12 @@ class GuidedCallback(Guarded):
         mode: str = Plan.mode,
         rank: int | None = Plan.rank,
         lr_scale: float = Plan.lr_scale,
-        mode_options: dict[str, Any] | None = None,
+        mode_options: dict[str, object] | None = None,
         learning_rate: LearningRate = "auto",
         seed: int = LocalizeOptions.seed,
         prefix_cache: str | int | None = None,
         full_logits: bool = False,
-        options: dict[str, Any] | None = None,
+        options: dict[str, object] | None = None,
     ) -> None:
         super().__init__()
         if (plan is None) == (task is None):
@@ -207,7 +207,7 @@ class GuidedCallback(Guarded):
         self._finite.open(model, scaled=scales_loss(call.trainer, args))
         self.engine.on_close(self._finite.close)
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
         if self.engine is not None:
             self.engine.flush()
         # The others may still be writing their random states into it.
@@ -222,7 +222,7 @@ class GuidedCallback(Guarded):
 
     # -- certifying -------------------------------------------------------------------------------------------------
     def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: object
     ) -> None:
         self._close_engine()
         plan = self._ready()

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from ..errors import GuidedError
 from ..scorers.watch.tap import GradientWatch
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
 
 SKIPS = 30
 """Steps that fp16's loss scaler may skip one after the other: halved so often, it has left its first scale behind."""
@@ -52,7 +55,7 @@ class FiniteGuard:
                 "or lower the learning rate)"
             )
 
-    def after_step(self, step: int, optimizer: Any, saving: bool) -> None:
+    def after_step(self, step: int, optimizer: torch.optim.Optimizer, saving: bool) -> None:
         """Raise GuidedError if a trained parameter, or what is to be saved of the optimizer, is not finite."""
         self._skipped = self._skipped + 1 if getattr(optimizer, "step_was_skipped", False) else 0
         if self._skipped == SKIPS:
@@ -68,7 +71,7 @@ class FiniteGuard:
         if saving and optimizer is not None:
             self._check_optimizer(step, optimizer)
 
-    def _check_optimizer(self, step: int, optimizer: Any) -> None:
+    def _check_optimizer(self, step: int, optimizer: torch.optim.Optimizer) -> None:
         for name, parameter in self._trained.items():
             for key, value in optimizer.state.get(parameter, {}).items():
                 if isinstance(value, torch.Tensor) and value.is_floating_point() and not _finite([value]):
@@ -78,7 +81,7 @@ class FiniteGuard:
                     )
 
 
-def scales_loss(trainer: Any, args: Any) -> bool:
+def scales_loss(trainer: Any, args: TrainingArguments) -> bool:
     """Whether the training scales its loss, as fp16 wants on a GPU."""
     if trainer is None:
         return bool(args.fp16)

@@ -37,7 +37,7 @@ class Guarded(TrainerCallback):
             raise
 
     def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
         with self._closing():
             self._finite.before_step(state.global_step + 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -13,6 +13,9 @@ from ..errors import GuidedError
 from ..plan.attaching import trainable_names
 from ..plan.plan import Plan
 from .resume import fault, refusal
+
+if TYPE_CHECKING:
+    import torch
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +39,7 @@ def check_trainable(plan: Plan, model: nn.Module, decoder: nn.Module | None) -> 
     raise GuidedError(f"plan: {wrong[0]} is {state} ({len(expected ^ found)} parameters differ in all)")
 
 
-def check_optimizer(plan: Plan, model: nn.Module, optimizer: Any) -> None:
+def check_optimizer(plan: Plan, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Raise GuidedError unless the optimizer holds exactly the plan's parameters, each once."""
     names = {id(p): name for name, p in model.named_parameters()}
     held = [id(p) for group in optimizer.param_groups for p in group["params"]]
@@ -68,7 +71,7 @@ def check_labels(batches: dict[bool, int]) -> None:
         logger.warning("%d of %d training batches had no label and trained nothing", without, total)
 
 
-def scale_learning_rate(optimizer: Any, scheduler: Any, scale: float) -> None:
+def scale_learning_rate(optimizer: torch.optim.Optimizer, scheduler: Any, scale: float) -> None:
     """Scale the whole schedule, once: a trainer that trains again keeps its optimizer."""
     for group in optimizer.param_groups:
         if not group.get("guided_scaled"):

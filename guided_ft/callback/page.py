@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sized
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from ..anatomy import base_model
 from ..errors import GuidedError
@@ -21,6 +21,10 @@ from ..system.files import write_json
 from ..system.machine import machine, peak_bytes, versions
 from ..task.task import Task
 from .certify import Certificate
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import TrainerState, TrainingArguments
 
 _SPEEDS = ("_runtime", "_per_second", "_time")
 """Endings of what an evaluation logs that measure the machine, not the model."""
@@ -43,7 +47,7 @@ class Seen:
     rows: int | None
 
     @classmethod
-    def of(cls, args: Any, state: Any, model: Any, loader: Any) -> Seen:
+    def of(cls, args: TrainingArguments, state: TrainerState, model: nn.Module, loader: object) -> Seen:
         dataset = getattr(loader, "dataset", None)
         rows = len(dataset) if isinstance(dataset, Sized) else None
         base = base_model(model)
@@ -139,7 +143,7 @@ def _record(
     }
 
 
-def _measured(history: list[dict[str, Any]]) -> dict[str, float]:
+def _measured(history: list[dict[str, object]]) -> dict[str, float]:
     """What the last evaluation measured."""
     evaluated = [entry for entry in history if any(key.startswith("eval_") for key in entry)]
     last = evaluated[-1] if evaluated else {}

@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import GuidedError
 from ..plan.modes import PACE
 from ..plan.plan import Plan
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
 
 logger = logging.getLogger("guided_ft")
 
@@ -22,7 +25,7 @@ _TRAINERS = {"SFTConfig": "sft", "DPOConfig": "dpo", "TrainingArguments": "sft"}
 """The rule's trainer, by the class of the arguments: no rule was measured for TRL's other trainers."""
 
 
-def check_rate(wanted: Any) -> None:
+def check_rate(wanted: object) -> None:
     """Raise GuidedError unless it is a rate above 0, ``auto`` or None."""
     number = isinstance(wanted, int | float) and not isinstance(wanted, bool) and 0 < wanted < math.inf
     if not (number or wanted is None or wanted == "auto"):
@@ -71,7 +74,7 @@ def set_rate(plan: Plan, args: Any, wanted: LearningRate, optimizer: Any = None)
         )
 
 
-def _rule(plan: Plan, args: Any) -> tuple[float | None, float | None, str]:
+def _rule(plan: Plan, args: TrainingArguments) -> tuple[float | None, float | None, str]:
     """The plan's rate for this trainer, the default of its arguments, and the name of their class."""
     # A user's own class inherits from one of these; a default that it brings is a choice, not a trap.
     base = next(c for c in type(args).__mro__ if c.__module__.startswith(("trl.", "transformers.")))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from ..anatomy import Anatomy, base_model
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 _KNOWN = ("transformers", "trl", "peft", "accelerate", "torch", "builtins", "typing", "abc")
 """Their code takes the loss, or what it is made of per labelled token; what it reads besides was looked at."""
@@ -37,16 +40,16 @@ def other_reader(trainer: Any, model: nn.Module) -> str | None:
     return _hooked(base)
 
 
-def _loss(base: Any) -> Any:
+def _loss(base: PreTrainedModel) -> Any:
     return getattr(base, "loss_function", nn.functional.cross_entropy)
 
 
-def _known(thing: Any) -> bool:
+def _known(thing: object) -> bool:
     thing = getattr(thing, "func", thing)
     return (getattr(thing, "__module__", None) or type(thing).__module__).split(".")[0] in _KNOWN
 
 
-def _hooked(base: Any) -> str | None:
+def _hooked(base: PreTrainedModel) -> str | None:
     """A hook that sees outputs which hold nothing but labelled positions."""
     anatomy = Anatomy.of(base)
     last = base.get_submodule(anatomy.layer_module(anatomy.num_layers - 1))

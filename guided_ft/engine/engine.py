@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakValueDictionary
 
 import torch
@@ -19,6 +19,9 @@ from ..system.files import digest, parse_size
 from .labelled import labelled_only, wrapped_forward
 from .prefix import Prefix
 from .store import PrefixStore, clear_others
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
 
 ONE_STEP_BYTES = 64 << 20
 """Enough for the states that two passes over one batch share."""
@@ -56,7 +59,7 @@ class Engine:
         self,
         model: nn.Module,
         first: int,
-        args: Any,
+        args: TrainingArguments,
         epochs: float,
         cache: str | int | None,
         folder: Path,
@@ -159,11 +162,11 @@ def close_left_open(model: nn.Module) -> None:
         engine.close()
 
 
-def _as_it_is(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def _as_it_is(forward: Callable[..., object], *args: object, **kwargs: object) -> Any:
     return forward(*args, **kwargs)
 
 
-def _needs_the_model_as_it_is(args: Any) -> bool:
+def _needs_the_model_as_it_is(args: TrainingArguments) -> bool:
     # `accelerate launch` says it in the environment alone.
     launched = any(os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true" for name in ("FSDP", "DEEPSPEED"))
     # More than one device in one process: DataParallel's replicas would run the wrappers of the first.
@@ -204,7 +207,7 @@ def _hooked(model: nn.Module, anatomy: Anatomy, first: int) -> str | None:
     return None
 
 
-def _useless(args: Any, first: int, epochs: float) -> str | None:
+def _useless(args: TrainingArguments, first: int, epochs: float) -> str | None:
     if not first:
         return "the plan trains layer 0, so there is nothing below it to keep"
     if getattr(args, "packing", False) or getattr(args, "padding_free", False):

@@ -9,13 +9,16 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from ..anatomy import Anatomy, base_model, behind_attention, cut_alike, decoder_of
 from ..task.tokens import IGNORE
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def always() -> bool:
@@ -67,7 +70,7 @@ def labelled_only(
             out.last_hidden_state = out.last_hidden_state[:, :-1][scored[-1]][None]
         return out
 
-    def compute(forward: Callable[..., torch.Tensor], x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def compute(forward: Callable[..., torch.Tensor], x: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
         mask = nn.functional.pad(scored[-1], (0, 1)) if scored else None
         if mask is None or x.shape[:2] != mask.shape:
             return forward(x, *args, **kwargs)
@@ -82,7 +85,7 @@ def labelled_only(
         yield
 
 
-def _special(base: Any, kwargs: dict[str, Any]) -> bool:
+def _special(base: PreTrainedModel, kwargs: dict[str, object]) -> bool:
     """Whether a call asks for more than logits and loss, or for them in another form."""
     configs = (base.config, base.config.get_text_config())
     # PEFT hands on what was not asked for as None.
@@ -112,14 +115,14 @@ def _spread(out: Any, mask: torch.Tensor) -> Any:
 
 @contextmanager
 def wrapped_forward(
-    module: nn.Module, wrapper: Callable[..., Any], active: Callable[[], bool] = always
+    module: nn.Module, wrapper: Callable[..., object], active: Callable[[], bool] = always
 ) -> Iterator[None]:
     """Inside, ``module(*args)`` calls ``wrapper(forward, *args)``, and plain ``forward`` while ``active()`` is false.
 
     Ends with the module exactly as it was.
     """
 
-    def call(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def call(forward: Callable[..., object], *args: object, **kwargs: object) -> Any:
         return wrapper(forward, *args, **kwargs) if active() else forward(*args, **kwargs)
 
     own = module.__dict__.get("forward")

@@ -53,7 +53,7 @@ class Prefix:
         with wrapped_forward(self.decoder, self._forward, active):
             yield self
 
-    def _forward(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def _forward(self, forward: Callable[..., object], *args: object, **kwargs: object) -> Any:
         call = self._signature.bind(self.decoder, *args, **kwargs).arguments
         call.pop("self", None)
         call |= call.pop("kwargs", {})
@@ -76,7 +76,7 @@ class Prefix:
             return forward(**call)
 
     def _states(
-        self, forward: Callable[..., Any], call: dict[str, Any], ids: torch.Tensor, mask: torch.Tensor
+        self, forward: Callable[..., object], call: dict[str, object], ids: torch.Tensor, mask: torch.Tensor
     ) -> torch.Tensor:
         """What enters the lowest trained layer, ``[rows, tokens, width]``."""
         if self.store is None:
@@ -106,12 +106,12 @@ class Prefix:
 
     @torch.no_grad()
     def _compute(
-        self, forward: Callable[..., Any], call: dict[str, Any], ids: torch.Tensor, mask: torch.Tensor
+        self, forward: Callable[..., object], call: dict[str, object], ids: torch.Tensor, mask: torch.Tensor
     ) -> torch.Tensor:
         """Run only the layers below the first trained one."""
         seen: list[torch.Tensor] = []
 
-        def note(run: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        def note(run: Callable[..., object], *args: object, **kwargs: object) -> Any:
             # The lowest layer always runs before the first stand-in, which must answer in its form.
             output = run(*args, **kwargs)
             self._form = form_of(output)
@@ -171,7 +171,7 @@ class _Given(_StandIn):
         super().__init__(layer)
         self.states, self.form = states, form
 
-    def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, hidden_states: torch.Tensor, *args: object, **kwargs: object) -> Any:
         return self.form(self.states)
 
 
@@ -182,7 +182,7 @@ class _Passing(_StandIn):
         super().__init__(layer)
         self.seen, self.prefix = seen, prefix
 
-    def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, hidden_states: torch.Tensor, *args: object, **kwargs: object) -> Any:
         self.seen.append(hidden_states)
         return self.prefix._form(hidden_states)
 

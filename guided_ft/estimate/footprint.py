@@ -18,7 +18,7 @@ from .dry_run import saved_bytes
 from .flops import Batch
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Footprint:
 
 
 @contextlib.contextmanager
-def on_meta(config: Any, dtype: torch.dtype, name: str = "model") -> Iterator[PreTrainedModel]:
+def on_meta(config: PreTrainedConfig, dtype: torch.dtype, name: str = "model") -> Iterator[PreTrainedModel]:
     """A causal LM of a configuration on the meta device; what is attached to it inside the block is there too."""
     from transformers import AutoModelForCausalLM
 

@@ -22,7 +22,9 @@ from .adapted import merged_copy
 from .gguf_vocabulary import write_vocabulary
 
 if TYPE_CHECKING:
+    import torch
     from gguf import GGUFWriter
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ WRITTEN: dict[str, Written] = {
 """By ``model_type``."""
 
 
-def to_gguf(model: nn.Module, tokenizer: Any, path: str | os.PathLike[str]) -> Path:
+def to_gguf(model: nn.Module, tokenizer: PreTrainedTokenizerBase, path: str | os.PathLike[str]) -> Path:
     """Write a model, with its active adapters merged in, as a GGUF file of unquantized weights.
 
     The given model stays as it is. Matrices keep their dtype, vectors are float32.
@@ -116,7 +118,7 @@ def needs_converter(what: str) -> GuidedError:
     return GuidedError(f"gguf: {what} (write the merged checkpoint, and give it to llama.cpp's convert_hf_to_gguf.py)")
 
 
-def _check(model: Any) -> None:
+def _check(model: PreTrainedModel) -> None:
     config = model.config
     kind = config.model_type
     if kind not in WRITTEN:
@@ -204,7 +206,7 @@ def _as_named(name: str, numbers: Any) -> Iterator[tuple[str, Any]]:
         yield (f"{name}.weight" if numbers.ndim == 3 else name), numbers
 
 
-def _paired(weight: Any, heads: int) -> Any:
+def _paired(weight: torch.Tensor, heads: int) -> Any:
     """Rows ``[heads * width, in]`` in llama.cpp's order: of each head row 0, row ``width / 2``, row 1, and so on."""
     halves = weight.reshape(heads, 2, weight.shape[0] // heads // 2, *weight.shape[1:])
     return halves.swapaxes(1, 2).reshape(weight.shape)

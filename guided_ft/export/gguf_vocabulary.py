@@ -9,6 +9,7 @@ from ..errors import GuidedError
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
+    from transformers import PreTrainedTokenizerBase
 
 _LETTERS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -19,7 +20,7 @@ _IGNORES_MERGES = {"llama-bpe"}
 """Where llama.cpp takes a whole word that is in the vocabulary before it looks at the merges."""
 
 
-def write_vocabulary(writer: GGUFWriter, tokenizer: Any, size: int) -> None:
+def write_vocabulary(writer: GGUFWriter, tokenizer: PreTrainedTokenizerBase, size: int) -> None:
     """Write tokens, merges, special tokens and the chat template.
 
     Args:
@@ -79,7 +80,7 @@ def _cut(parts: dict[str, Any]) -> str | None:
     return None
 
 
-def _write_special(writer: GGUFWriter, tokenizer: Any) -> None:
+def _write_special(writer: GGUFWriter, tokenizer: PreTrainedTokenizerBase) -> None:
     ids = {"bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id}
     ids |= {"unk": tokenizer.unk_token_id, "pad": tokenizer.pad_token_id}
     for name, index in ids.items():

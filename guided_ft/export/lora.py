@@ -114,5 +114,5 @@ def _lora_config(config: SliceConfig, ranks: dict[str, int], transposed: bool) -
     )
 
 
-def _plain(data: dict[str, Any]) -> dict[str, Any]:
+def _plain(data: dict[str, object]) -> dict[str, Any]:
     return {key: sorted(value) if isinstance(value, set) else value for key, value in data.items()}

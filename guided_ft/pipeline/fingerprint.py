@@ -97,7 +97,7 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _content(value: Any, folders: bool) -> Any:
+def _content(value: object, folders: bool) -> Any:
     """The value as JSON data, with the content of whatever it names: a file, or several between commas."""
     if isinstance(value, Mapping):
         return {key: _content(item, folders) for key, item in value.items()}

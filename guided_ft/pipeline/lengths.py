@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import GuidedError
 from ..task.lengths import Lengths
 from ..task.reader import answered, asked
 from ..task.tokens import read_row
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 Row = dict[str, Any]
 
 
-def fitting(rows: list[Row], tokenizer: Any, max_length: int, what: str) -> list[Row]:
+def fitting(rows: list[Row], tokenizer: PreTrainedTokenizerBase, max_length: int, what: str) -> list[Row]:
     """The rows of which ``max_length`` tokens leave something to learn; what is left out or cut is told.
 
     Args:

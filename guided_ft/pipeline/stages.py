@@ -29,6 +29,8 @@ from .measure import HELD_OUT, check_metrics, load_text, measure
 from .window import check_recipe_window
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from ..recipe.recipe import Recipe
     from ..task.task import Task
 
@@ -157,7 +159,7 @@ def planned(run: Run, strategy: str, seed: int) -> Plan:
     return _chosen(run, run.way.read_map(run.folder / "scores.safetensors"), strategy, seed)
 
 
-def _rehearse(run: Run, model: Any) -> None:
+def _rehearse(run: Run, model: nn.Module) -> None:
     """Raise GuidedError for a budget, kinds or layers that this model does not have, or a mode that cannot train it."""
     anatomy = Anatomy.of(model)
     if type(run.way).localize is Mode.localize:

@@ -19,6 +19,9 @@ from ..errors import GuidedError
 from ..recipe.strict_yaml import read_mapping, shown
 
 if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedTokenizerBase
+
     from ..recipe.recipe import Recipe
 
 ENDINGS = (".yaml", ".yml", ".json")
@@ -65,7 +68,7 @@ def versions(recipe: Recipe) -> dict[str, str]:
     return {"lm-eval": version("lm-eval")} if recipe.evaluate.lm_eval else {}
 
 
-def evaluate(model: Any, tokenizer: Any, recipe: Recipe) -> dict[str, float]:
+def evaluate(model: nn.Module, tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> dict[str, float]:
     """What lm-eval measures: ``TASK_METRIC``, shares in percent.
 
     Raises:
@@ -122,7 +125,7 @@ def _described(path: Path) -> dict[str, Any]:
     return said
 
 
-def _from(folder: Path, named: Any) -> Any:
+def _from(folder: Path, named: object) -> Any:
     if isinstance(named, dict):
         return {split: _from(folder, value) for split, value in named.items()}
     if isinstance(named, list):

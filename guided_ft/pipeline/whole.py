@@ -67,13 +67,13 @@ class WholeCallback(TrainerCallback):
         self._watch = GradientWatch()
 
     def on_init_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: object
     ) -> None:
         close_left_open(model)
         self.whole.attach(model)
 
     def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: object
     ) -> None:
         call = TrainerCall()
         folder = Path(str(args.output_dir)) / "guided" / "prefix"
@@ -82,7 +82,7 @@ class WholeCallback(TrainerCallback):
         self.engine.on_close(self._watch.close)
 
     def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
         bad = self._watch.bad()
         if bad:
@@ -93,7 +93,7 @@ class WholeCallback(TrainerCallback):
             )
 
     def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
         self._close()
 

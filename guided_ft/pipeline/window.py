@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import GuidedError
 from ..task.answers import check_window, window_of
@@ -10,11 +10,17 @@ from ..task.reader import asked
 from ..task.tokens import prompt_ids, read_row
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
     from ..recipe.recipe import Recipe
 
 
 def check_recipe_window(
-    recipe: Recipe, rows: tuple[list[dict], list[dict]], tokenizer: Any, answer_length: int, config: Any
+    recipe: Recipe,
+    rows: tuple[list[dict], list[dict]],
+    tokenizer: PreTrainedTokenizerBase,
+    answer_length: int,
+    config: PreTrainedConfig,
 ) -> None:
     """Raise GuidedError for what a recipe would read beyond its model's window.
 

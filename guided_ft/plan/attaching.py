@@ -25,7 +25,7 @@ def in_place(model: nn.Module, attach: Callable[[nn.Module], nn.Module]) -> None
     model.__dict__ = attached.__dict__
 
 
-def _rebound(value: Any, old: object, new: object) -> Any:
+def _rebound(value: object, old: object, new: object) -> Any:
     """A method that a library has put on the object ``old``, with the methods that it wraps, bound to ``new``.
 
     TRL before 1.16 replaces ``forward`` by a method of the object that calls the former one.

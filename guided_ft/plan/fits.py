@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..anatomy import Anatomy
 from ..errors import GuidedError
@@ -52,7 +52,7 @@ def _difference(planned: Anatomy, found: Anatomy) -> str | None:
     return None
 
 
-def _first(theirs: dict[str, Any], ours: dict[str, Any]) -> str | None:
+def _first(theirs: dict[str, object], ours: dict[str, object]) -> str | None:
     for key in sorted({*theirs, *ours}):
         if theirs.get(key) != ours.get(key):
             there, here = (d.get(key, "missing") for d in (theirs, ours))

@@ -5,12 +5,16 @@ Imported as soon as ``guided_ft.anatomy`` is, which asks it to prove what nobody
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ..anatomy import Proof, proved_by
 
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedConfig
 
-def prove(model: Any) -> Proof:
+
+def prove(model: nn.Module | PreTrainedConfig) -> Proof:
     """Put a family's map and everything that computes with it to the test. See ``Anatomy.prove``.
 
     Args:

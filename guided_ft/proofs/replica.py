@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from ..errors import GuidedError
 from .shrink import VOCAB, shrink
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 
 def replica(base: nn.Module, seed: int = 0) -> nn.Module:
@@ -20,7 +23,7 @@ def replica(base: nn.Module, seed: int = 0) -> nn.Module:
     return _build(type(base), base.config, seed)
 
 
-def replica_of_config(config: Any, seed: int = 0) -> nn.Module:
+def replica_of_config(config: PreTrainedConfig, seed: int = 0) -> nn.Module:
     """The same for a config whose model is not at hand."""
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -14,6 +14,9 @@ from ..engine.labelled import wrapped_forward
 from ..scorers.watch.tap import Tap
 from .bench import Bench, Unproved
 from .replica import tokens
+
+if TYPE_CHECKING:
+    from torch import nn
 
 NEURONS = 6
 """Neurons that are tried in each layer (in each expert half as many)."""
@@ -122,7 +125,7 @@ def _experts(bench: Bench) -> int:
 
 
 @contextmanager
-def _call_of(bench: Bench, experts: Any) -> Iterator[tuple]:
+def _call_of(bench: Bench, experts: nn.Module) -> Iterator[tuple]:
     calls: list[tuple] = []
 
     def note(forward: Any, *args: Any, **kwargs: Any) -> Any:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import GuidedError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 HEADS, GROUPS, HEAD_DIM, VOCAB, LAYERS = 4, 2, 16, 100, 2
 
@@ -57,7 +60,7 @@ _NOISE = r"\w*(dropout|pdrop|layerdrop|jitter\w*)\w*"
 _WIDTHS = r"hidden_size|n_embd|d_model|word_embed_proj_dim|embed_dim"
 
 
-def shrink(config: Any) -> Any:
+def shrink(config: PreTrainedConfig) -> Any:
     """Return a tiny copy of a config, of the same class: some layers of each kind, four heads, 100 tokens.
 
     Raises:
@@ -77,7 +80,7 @@ def shrink(config: Any) -> Any:
     return tiny
 
 
-def _shrunk(settings: dict[str, Any], config: Any) -> dict[str, Any]:
+def _shrunk(settings: dict[str, Any], config: PreTrainedConfig) -> dict[str, Any]:
     inside = {k: v for k, v in settings.items() if isinstance(v, dict) and "model_type" in v}
     heads = _first(settings, "num_attention_heads", "n_head", "n_heads", "num_heads", "attention_heads")
     kept = _attention(settings, heads) if isinstance(heads, int) else {}
@@ -115,7 +118,7 @@ def _shrunk(settings: dict[str, Any], config: Any) -> dict[str, Any]:
     return found
 
 
-def _first(settings: dict[str, Any], *names: str) -> Any:
+def _first(settings: dict[str, object], *names: str) -> Any:
     return next((settings[name] for name in names if settings.get(name) is not None), None)
 
 
@@ -160,13 +163,13 @@ def _kinds(settings: dict[str, Any], layers: int) -> list[int]:
     return sorted(chosen)
 
 
-def _apart(settings: dict[str, Any]) -> dict[str, Any]:
+def _apart(settings: dict[str, object]) -> dict[str, Any]:
     """Settings of a layer that is unlike the others, and stays so: heads twice as wide, in a single group."""
     other = {"head_dim": 2 * HEAD_DIM, "num_key_value_heads": 1}
     return {name: other.get(name, _small(name, value)) for name, value in settings.items()}
 
 
-def _small(name: str, value: Any) -> Any:
+def _small(name: str, value: object) -> Any:
     if isinstance(value, dict):
         return (
             {k: _small_rope(k, v) for k, v in value.items()}
@@ -188,7 +191,7 @@ def _small(name: str, value: Any) -> Any:
     return value
 
 
-def _small_rope(name: str, value: Any) -> Any:
+def _small_rope(name: str, value: object) -> Any:
     """Rotary settings: sections and factors for each pair of a head's 16 dimensions."""
     if isinstance(value, dict):
         return {k: _small_rope(k, v) for k, v in value.items()}

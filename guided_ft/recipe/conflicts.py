@@ -17,7 +17,7 @@ NAMES = {"reasoning_gym": "chain_sum", "hub": "owner/dataset", "sample": "word_p
 """Sources whose data has a name, and one as an example."""
 
 
-def conflicts(data: Mapping[str, Any], recipe: type[BaseModel]) -> list[Problem]:
+def conflicts(data: Mapping[str, object], recipe: type[BaseModel]) -> list[Problem]:
     """Values that are right alone and wrong together.
 
     Works on data that may be wrong elsewhere, so that all problems are told at once.
@@ -58,7 +58,7 @@ def conflicts(data: Mapping[str, Any], recipe: type[BaseModel]) -> list[Problem]
     return found
 
 
-def _of_method(name: Any, retain: Any, options: Any, trainer: Any) -> list[Problem]:
+def _of_method(name: object, retain: object, options: object, trainer: object) -> list[Problem]:
     """A method that compares sets, and only one set."""
     method = CATALOGUE.get(name) if isinstance(name, str) else None
     named = isinstance(options, Mapping) and "against" in options
@@ -69,7 +69,7 @@ def _of_method(name: Any, retain: Any, options: Any, trainer: Any) -> list[Probl
     return [("localize.retain", f"method {name} compares the task with another set, and there is none ({mend})")]
 
 
-def _of_mode(name: Any, rank: Any, options: Any, quantization: Any) -> list[Problem]:
+def _of_mode(name: object, rank: object, options: object, quantization: object) -> list[Problem]:
     """What a mode does not take."""
     mode = MODES.get(name) if isinstance(name, str) else None
     if mode is None:

@@ -75,5 +75,5 @@ def _base(other: str, path: Path, where: str) -> tuple[dict[str, Any], str]:
     return base, name
 
 
-def _renewed(key: str, section: dict[str, Any]) -> bool:
+def _renewed(key: str, section: dict[str, object]) -> bool:
     return key == "data" and not section.keys().isdisjoint(("source", "name", "path"))

@@ -16,7 +16,7 @@ from .strict_yaml import CONTROL
 
 
 # -- checks: each returns the value or raises GuidedError("what (mend)"); the key is put before it later --------------
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     if value is None or (isinstance(value, str) and not value.strip()):
         raise GuidedError(f"expected text, got {show(value)} (write some or leave the key out)")
     if not isinstance(value, str):
@@ -27,7 +27,7 @@ def _text(value: Any) -> str:
     return value
 
 
-def _free_text(value: Any) -> str:
+def _free_text(value: object) -> str:
     # Spaces alone, or nothing, may well be meant.
     return value if isinstance(value, str) and value.strip(" ") == "" else _text(value)
 
@@ -45,7 +45,7 @@ def _name(value: Any) -> str:
     return value
 
 
-def _kept(value: Any) -> str:
+def _kept(value: object) -> str:
     from ..task.read_file import ENDINGS
     from ..task.samples import SAMPLES
 
@@ -59,13 +59,13 @@ def _kept(value: Any) -> str:
     raise GuidedError(f"expected self, none, a sample or a .jsonl or .txt file, got {show(value)} ({mend})")
 
 
-def _sample(value: Any) -> str:
+def _sample(value: object) -> str:
     from ..task.samples import SAMPLES
 
     return _known(value, SAMPLES)
 
 
-def _format(value: Any) -> str:
+def _format(value: object) -> str:
     from ..task.formats import FORMATS
 
     return _known(value, {"auto": None, **FORMATS})
@@ -81,14 +81,14 @@ def _metric(value: Any) -> str:
     return "+".join(dict.fromkeys(names))
 
 
-def _reward(value: Any) -> str:
+def _reward(value: object) -> str:
     from ..task.rewards import REWARDS
 
     names = [part.strip() for part in value.split("+")] if isinstance(value, str) else [value]
     return "+".join(dict.fromkeys(_known(name, REWARDS) for name in names))
 
 
-def _columns(value: Any) -> dict[str, str]:
+def _columns(value: object) -> dict[str, str]:
     from ..task.formats import TRL
 
     if not isinstance(value, Mapping):
@@ -101,31 +101,31 @@ def _columns(value: Any) -> dict[str, str]:
     return dict(value)
 
 
-def _method(value: Any) -> str:
+def _method(value: object) -> str:
     from ..scorers.catalogue import CATALOGUE
 
     return _known(value, CATALOGUE)
 
 
-def _strategy(value: Any) -> str:
+def _strategy(value: object) -> str:
     from ..selection.strategies import STRATEGIES
 
     return _known(value, STRATEGIES)
 
 
-def _mode(value: Any) -> str:
+def _mode(value: object) -> str:
     from ..plan.modes import MODES
 
     return _known(value, MODES)
 
 
-def _known(value: Any, table: Mapping[str, Any]) -> str:
+def _known(value: object, table: Mapping[str, object]) -> str:
     if not isinstance(value, str) or value not in table:
         raise GuidedError(wrong_word(value, table))
     return value
 
 
-def _budget(value: Any) -> str | float | int:
+def _budget(value: object) -> str | float | int:
     from ..selection.budget import parse_budget
 
     try:
@@ -149,13 +149,13 @@ def _cache_size(value: Any) -> str | int:
     raise GuidedError(f"expected auto, none or a size, got {show(value)} (write 1GB)")
 
 
-def _rate(value: Any) -> str | float:
+def _rate(value: object) -> str | float:
     if value == "auto" or (isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf):
         return value if value == "auto" else float(value)
     raise GuidedError(f"expected auto or a number above 0, got {show(value)} (write a number such as 0.005)")
 
 
-def _length(value: Any) -> str | int:
+def _length(value: object) -> str | int:
     if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and value > 0):
         return value
     raise GuidedError(f"expected auto or an integer above 0, got {show(value)} (write auto)")
@@ -181,7 +181,7 @@ def parse_share(value: str) -> float:
     return float(value.removesuffix("%")) / 100
 
 
-def _kinds(value: Any) -> list[str]:
+def _kinds(value: object) -> list[str]:
     from ..anatomy.component import KINDS
 
     if not isinstance(value, list | tuple):
@@ -195,7 +195,7 @@ def _kinds(value: Any) -> list[str]:
     return list(value)
 
 
-def _option(value: Any) -> int | float | str | bool:
+def _option(value: object) -> int | float | str | bool:
     if isinstance(value, str):
         return _free_text(value)
     if not isinstance(value, bool | int | float) or (isinstance(value, float) and not math.isfinite(value)):

@@ -58,7 +58,7 @@ def translate(error: ValidationError, model: type[BaseModel]) -> list[Problem]:
     return [(spell(e["loc"]), _say(e, model) if i < MAX_PROBLEMS else "") for i, e in found]
 
 
-def spell(loc: Sequence[Any]) -> str:
+def spell(loc: Sequence[object]) -> str:
     """A key path on one line, odd keys in quotes."""
     parts = (str(part) for part in loc if part != "[key]")
     return ".".join(p if re.fullmatch(r"[\w-]{1,60}", p) else show(p) for p in parts)
@@ -94,7 +94,7 @@ def _field(loc: Sequence[Any], model: type[BaseModel]) -> FieldInfo | None:
     return info
 
 
-def unknown_key(loc: Sequence[Any], model: type[BaseModel]) -> str:
+def unknown_key(loc: Sequence[object], model: type[BaseModel]) -> str:
     """The mend for a key that does not exist: the nearest sibling, or the same word in another section."""
     key = str(loc[-1])[:60]
     parent = section(_field(loc[:-1], model)) or model
@@ -126,7 +126,7 @@ def unknown_key(loc: Sequence[Any], model: type[BaseModel]) -> str:
     return did_you_mean(key, parent.model_fields)
 
 
-def _section_mend(key: str, value: Any, model: type[BaseModel]) -> str:
+def _section_mend(key: str, value: object, model: type[BaseModel]) -> str:
     same = [path for path in leaves(model) if path.endswith(f".{key}")]
     if same and isinstance(value, int):
         return f"did you mean {listed(repr(path) for path in same)}?"

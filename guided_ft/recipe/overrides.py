@@ -18,7 +18,7 @@ from .strict_yaml import parse, shown
 WHERE = "override"
 
 
-def apply(overrides: Sequence[str], data: dict[str, Any], model: type[BaseModel]) -> set[str]:
+def apply(overrides: Sequence[str], data: dict[str, object], model: type[BaseModel]) -> set[str]:
     """Set the overrides in ``data``, the last one winning, and return the key paths that were set.
 
     A key may be written without its section where only one section has it: ``budget=1%``. Unknown keys are set as they
@@ -59,7 +59,7 @@ def apply(overrides: Sequence[str], data: dict[str, Any], model: type[BaseModel]
     return touched
 
 
-def _steps_or_epochs(typed: set[str], data: dict[str, Any]) -> None:
+def _steps_or_epochs(typed: set[str], data: dict[str, object]) -> None:
     """Who types steps means them, whatever epochs the recipe has."""
     train = data.get("train")
     if "train.steps" in typed and "train.epochs" not in typed and isinstance(train, dict):
@@ -105,7 +105,7 @@ def _paths(typed: str, model: type[BaseModel]) -> list[str]:
     return [path for path in leaves(model) if path.endswith(f".{typed}")] or [typed]
 
 
-def _put(data: dict[str, Any], path: list[str], value: Any) -> bool:
+def _put(data: dict[str, object], path: list[str], value: object) -> bool:
     """Set a value deep in nested mappings; False if something on the way is not a mapping."""
     for key in path[:-1]:
         inner = data.get(key)

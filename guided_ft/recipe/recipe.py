@@ -60,7 +60,7 @@ class Recipe(Section):
     train: Train = Train()
     evaluate: Evaluate = Evaluate()
 
-    def __init__(self, /, **data: Any) -> None:
+    def __init__(self, /, **data: object) -> None:
         data = hoisted(data, Train.model_fields)
         problems: list[Problem] = []
         try:
@@ -100,7 +100,7 @@ class Recipe(Section):
             raise RecipeError(error.problems, source) from None
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any], where: str = "recipe") -> Recipe:
+    def from_dict(cls, data: Mapping[str, object], where: str = "recipe") -> Recipe:
         """Check plain data; ``where`` is what messages begin with."""
         if not isinstance(data, Mapping) or not all(isinstance(key, str) for key in data):
             raise GuidedError(f"{where}: not a mapping with text keys (give a dict such as Recipe.to_dict returns)")

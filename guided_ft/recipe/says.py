@@ -24,7 +24,7 @@ class Says:
     example: Any = 1
 
 
-def show(value: Any) -> str:
+def show(value: object) -> str:
     """A value as it may appear in a message: on one line, not long, in YAML's words."""
     if value is None or isinstance(value, bool):
         return {None: "nothing", True: "true", False: "false"}[value]
@@ -37,7 +37,7 @@ def show(value: Any) -> str:
     return "a list" if isinstance(value, list | tuple) else f"a {type(value).__name__}"
 
 
-def wrong_word(value: Any, known: Iterable[str]) -> str:
+def wrong_word(value: object, known: Iterable[str]) -> str:
     """The message for a value that is not one of the ``known`` words."""
     words = list(known)
     if isinstance(value, str):

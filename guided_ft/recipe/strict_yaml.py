@@ -106,7 +106,7 @@ _RESOLVERS = (
 class _Dumper(yaml.SafeDumper):
     """SafeDumper that also quotes text which the loader above would take for a number."""
 
-    def ignore_aliases(self, data: Any) -> bool:
+    def ignore_aliases(self, data: object) -> bool:
         return True
 
 
@@ -168,7 +168,7 @@ def read_mapping(path: str | os.PathLike[str], where: str) -> dict[str, Any]:
     return data
 
 
-def dump(data: Mapping[str, Any]) -> str:
+def dump(data: Mapping[str, object]) -> str:
     """Return YAML that ``parse`` reads back to the same data."""
     return yaml.dump(dict(data), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
 

@@ -71,7 +71,7 @@ def annotated(package: str, file: str) -> dict[str, str]:
     }
 
 
-def check_field(trainer: str, name: str, value: Any) -> None:
+def check_field(trainer: str, name: str, value: object) -> None:
     """Raise GuidedError, without the key, for a field that is none, is not the recipe's to set, or has another type."""
     known = fields(trainer)
     if name in OWN:
@@ -97,13 +97,13 @@ def check_type(annotation: str, value: Any) -> None:
         raise GuidedError(f"expected {' or '.join(kind for kind in kinds if kind != 'None')}, got {show(value)}")
 
 
-def _is(value: Any, kind: str) -> bool:
+def _is(value: object, kind: str) -> bool:
     if kind == "None":
         return value is None
     return isinstance(value, _TYPES[kind]) and (isinstance(value, bool) == (kind == "bool"))
 
 
-def argument_problems(data: Mapping[str, Any]) -> list[tuple[str, str]]:
+def argument_problems(data: Mapping[str, object]) -> list[tuple[str, str]]:
     """What is wrong with the fields in ``train.arguments``: key paths, and what is wrong there."""
     train = data.get("train")
     train = train if isinstance(train, Mapping) else getattr(train, "__dict__", {})
@@ -116,7 +116,7 @@ def argument_problems(data: Mapping[str, Any]) -> list[tuple[str, str]]:
     return found
 
 
-def hoisted(data: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+def hoisted(data: Mapping[str, object], own: Mapping[str, object]) -> dict[str, Any]:
     """The recipe with the trainer's fields among its ``train`` keys moved into ``train.arguments``.
 
     Args:

@@ -74,7 +74,7 @@ def log_ticks(low: float, high: float) -> dict[str, Any]:
     return {"tickmode": "array", "tickvals": [round(t, 6) for t in ticks], "ticktext": [f"{10**t:.3g}" for t in ticks]}
 
 
-def mark(layout: dict[str, Any], x: float, text: str) -> None:
+def mark(layout: dict[str, object], x: float, text: str) -> None:
     """A dashed line across the chart, with its name above the frame, where the legend then is not."""
     line = {"type": "line", "xref": "x", "yref": "paper", "x0": x, "x1": x, "y0": 0, "y1": 1}
     layout["shapes"] = [line | {"line": {"color": INK, "width": 1.5, "dash": "dash"}}]

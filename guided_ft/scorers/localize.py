@@ -39,7 +39,7 @@ def localize(
     verify: int = ...,
     seed: int = ...,
     progress: bool | None = ...,
-    **options: Any,
+    **options: object,
 ) -> ScoreMap: ...
 
 
@@ -51,7 +51,7 @@ def localize(
     retain: str | Task | None = ...,
     kinds: Iterable[str] | None = ...,
     *,
-    methods: Iterable[str] | Mapping[str, Mapping[str, Any]],
+    methods: Iterable[str] | Mapping[str, Mapping[str, object]],
     combine: str | Combine = ...,
     weight: float | None = ...,
     verify: int = ...,
@@ -67,13 +67,13 @@ def localize(
     retain: str | Task | None = LocalizeOptions.retain,
     kinds: Iterable[str] | None = LocalizeOptions.kinds,
     *,
-    methods: Iterable[str] | Mapping[str, Mapping[str, Any]] | None = None,
+    methods: Iterable[str] | Mapping[str, Mapping[str, object]] | None = None,
     combine: str | Combine = LocalizeOptions.combine,
     weight: float | None = LocalizeOptions.weight,
     verify: int = LocalizeOptions.verify,
     seed: int = LocalizeOptions.seed,
     progress: bool | None = None,
-    **options: Any,
+    **options: object,
 ) -> ScoreMap | dict[str, ScoreMap]:
     """Score the layers, heads and neurons of a model for a task.
 
@@ -187,7 +187,7 @@ def _score(
     return maps | record(model, anatomy, task, recorders, progress=progress)
 
 
-def _sets(against: Any) -> Iterable[Any]:
+def _sets(against: object) -> Iterable[Any]:
     """The sets that a method compares with: one, or several."""
     return against if isinstance(against, list | tuple) else [against]
 
@@ -196,7 +196,7 @@ def _told(task: Task) -> dict[str, Any]:
     return {"name": task.name, "hash": task.hash, "examples": len(task), "metric": metric_name(task.metric)}
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> Any:
     """An option as JSON data."""
     if isinstance(value, Task):
         return _told(value)

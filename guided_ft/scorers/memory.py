@@ -50,7 +50,7 @@ def within_memory(task: Task, score: Callable[[int], T]) -> T:
             torch.cuda.empty_cache()
 
 
-def smaller(value: Any, size: int) -> Any:
+def smaller(value: object, size: int) -> Any:
     """A task, or each in a list of them, with at most ``size`` examples a batch; anything else as it is."""
     if isinstance(value, Task):
         return replace(value, batch_size=min(value.batch_size, size))

@@ -41,11 +41,11 @@ class Request:
     def against_missing(self) -> bool:
         return self.method.against and "against" not in self.options
 
-    def compares(self, retain: Any) -> bool:
+    def compares(self, retain: object) -> bool:
         """Whether the retain set makes the map two-sided."""
         return retain is not None and self.method.needs_data and not self.method.against
 
-    def with_against(self, kept: Any) -> Request:
+    def with_against(self, kept: object) -> Request:
         """A method that compares sets takes the retain set for the other one."""
         if not self.against_missing:
             return self
@@ -73,7 +73,7 @@ def read_methods(
     }
 
 
-def read_request(name: str, options: dict[str, Any], kinds: tuple[str, ...] | None, seed: int) -> Request:
+def read_request(name: str, options: dict[str, object], kinds: tuple[str, ...] | None, seed: int) -> Request:
     method = find(name)
     if kinds is not None and not kinds:
         raise GuidedError("kinds: empty (choose from layer, head, neuron; None is all that the method scores)")

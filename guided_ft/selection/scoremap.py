@@ -55,7 +55,9 @@ class ScoreMap:
         object.__setattr__(self, "meta", dict(self.meta or {}))
 
     @classmethod
-    def of_arrays(cls, anatomy: Anatomy, arrays: dict[str, np.ndarray], meta: dict[str, Any] | None = None) -> ScoreMap:
+    def of_arrays(
+        cls, anatomy: Anatomy, arrays: dict[str, np.ndarray], meta: dict[str, object] | None = None
+    ) -> ScoreMap:
         """Make a map from arrays by kind; layers may come as ``[L, 1]``."""
         return cls(
             anatomy,

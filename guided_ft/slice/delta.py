@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -71,7 +70,7 @@ class Delta(nn.Module, ABC):
         x = x.to(self.dtype)
         return F.linear(F.linear(x, self.A), self.B) if self.low_rank else F.linear(x, self.weight)
 
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+    def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
         super()._load_from_state_dict(*args, **kwargs)
         self.span = span_of(self.index.tolist())
 

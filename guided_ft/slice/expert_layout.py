@@ -6,34 +6,45 @@ Shapes: ``n`` chosen neurons of one expert.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Protocol
 
 import torch
 
 
-def size_of(base: Any) -> int:
+class Experts(Protocol):
+    """What a module of experts has, in transformers."""
+
+    is_transposed: bool
+    is_concatenated: bool
+    has_bias: bool
+    gate_up_proj: torch.Tensor
+    gate_up_proj_bias: torch.Tensor
+    down_proj: torch.Tensor
+
+
+def size_of(base: Experts) -> int:
     """Neurons in each expert."""
     return base.down_proj.shape[1 if base.is_transposed else 2]
 
 
-def hidden_of(base: Any) -> int:
+def hidden_of(base: Experts) -> int:
     """Width of the residual stream."""
     return base.down_proj.shape[2 if base.is_transposed else 1]
 
 
-def rows_of(base: Any, inside: torch.Tensor) -> torch.Tensor:
+def rows_of(base: Experts, inside: torch.Tensor) -> torch.Tensor:
     """The gate row and the up row of each neuron: ``[n, 2]``."""
     gate, up = (inside, inside + size_of(base)) if base.is_concatenated else (2 * inside, 2 * inside + 1)
     return torch.stack([gate, up], dim=1)
 
 
-def side_by_side(base: Any, pairs: torch.Tensor) -> torch.Tensor:
+def side_by_side(base: Experts, pairs: torch.Tensor) -> torch.Tensor:
     """Order ``[n, 2, ...]`` as the experts' gate function expects it: all gates first, or in turn."""
     return pairs.transpose(0, 1) if base.is_concatenated else pairs
 
 
 def weights_of(
-    base: Any, expert: int, inside: torch.Tensor, dtype: torch.dtype
+    base: Experts, expert: int, inside: torch.Tensor, dtype: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
     """Of some neurons of one expert: rows ``[2 n, hidden]``, their bias ``[2 n]`` and columns ``[n, hidden]``."""
     rows = side_by_side(base, rows_of(base, inside)).flatten()

@@ -149,7 +149,7 @@ class SliceLayer(nn.Module, BaseTunerLayer):
             self.slice_delta[adapter_name].to(device or self.stored_weight.device)
 
     def forward(
-        self, x: torch.Tensor, *args: Any, adapter_names: list[str] | None = None, **kwargs: Any
+        self, x: torch.Tensor, *args: object, adapter_names: list[str] | None = None, **kwargs: object
     ) -> torch.Tensor:
         if self.disable_adapters and self.merged:
             self.unmerge()

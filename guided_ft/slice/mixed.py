@@ -88,7 +88,7 @@ def copies_in(arguments: dict[str, Any]) -> int:
     return max(wanted)
 
 
-def _check(model: nn.Module, adapters: set[str], names: Any) -> None:
+def _check(model: nn.Module, adapters: set[str], names: object) -> None:
     if not isinstance(names, list | tuple) or not names:
         raise GuidedError(f"adapter_names: expected one name per row of the batch, got {names!r} (pass a list)")
     unknown = sorted({str(name) for name in names} - adapters - {BASE})

@@ -64,7 +64,7 @@ class SliceModel(BaseTuner):
         target_name: str,
         parent: nn.Module,
         current_key: str,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> None:
         if peft_config.slices is not None:
             cls, where = _layer_and_place(peft_config.slices[current_key])
@@ -126,7 +126,9 @@ class SliceModel(BaseTuner):
         return super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
 
     @contextlib.contextmanager
-    def _enable_peft_forward_hooks(self, *args: Any, adapter_names: Any = None, **kwargs: Any) -> Iterator[None]:
+    def _enable_peft_forward_hooks(
+        self, *args: object, adapter_names: object = None, **kwargs: object
+    ) -> Iterator[None]:
         """PEFT enters this around every forward and generate; ``adapter_names`` asks for a mixed batch."""
         if adapter_names is None:
             yield

@@ -7,7 +7,7 @@ Weights are read and written in the orientation that their layer had before it w
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -15,28 +15,31 @@ from transformers.pytorch_utils import Conv1D
 
 from ..errors import GuidedError
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 
 class Storage(ABC):
     """Reads and overwrites the weight of a layer."""
 
     @abstractmethod
-    def read(self, layer: Any) -> torch.Tensor:
+    def read(self, layer: nn.Module) -> torch.Tensor:
         """The whole weight in full precision; not to be changed."""
 
     @abstractmethod
-    def dtype(self, layer: Any) -> torch.dtype:
+    def dtype(self, layer: nn.Module) -> torch.dtype:
         """What numbers are rounded to before they are kept."""
 
-    def scales(self, layer: Any) -> dict[str, torch.Tensor]:
+    def scales(self, layer: nn.Module) -> dict[str, torch.Tensor]:
         """What is needed to read the weight beside the parameter; neither parameters nor buffers."""
         return {}
 
     @abstractmethod
-    def write(self, layer: Any, axis: int, index: torch.Tensor, part: torch.Tensor) -> Any:
+    def write(self, layer: nn.Module, axis: int, index: torch.Tensor, part: torch.Tensor) -> Any:
         """Overwrite rows or columns; returns what ``restore`` needs to put back exactly what was there."""
 
     @abstractmethod
-    def restore(self, layer: Any, kept: Any) -> None:
+    def restore(self, layer: nn.Module, kept: object) -> None:
         """Undo the latest ``write``, bit by bit."""
 
 
@@ -66,11 +69,11 @@ class Quantized(Storage):
     was changed is rounded to the codes, which may lose most of a small change: ``export.merged`` loses nothing.
     """
 
-    def read(self, layer: Any) -> torch.Tensor:
+    def read(self, layer: nn.Module) -> torch.Tensor:
         full = self._dequantized(layer)
         return full.T if is_transposed(layer) else full
 
-    def write(self, layer: Any, axis: int, index: torch.Tensor, part: torch.Tensor) -> Any:
+    def write(self, layer: nn.Module, axis: int, index: torch.Tensor, part: torch.Tensor) -> Any:
         full = self.read(layer).to(part.dtype).index_copy(axis, index, part)
         kept = layer.weight, *self._state(layer)
         self._put(layer, self._requantized(layer.weight, full.T if is_transposed(layer) else full))
@@ -80,19 +83,19 @@ class Quantized(Storage):
         self._put(layer, *kept)
 
     @abstractmethod
-    def _dequantized(self, layer: Any) -> torch.Tensor:
+    def _dequantized(self, layer: nn.Module) -> torch.Tensor:
         """The weight ``[out, in]``."""
 
     @abstractmethod
-    def _requantized(self, old: Any, full: torch.Tensor) -> nn.Parameter:
+    def _requantized(self, old: object, full: torch.Tensor) -> nn.Parameter:
         """A parameter like ``old`` that holds ``full [out, in]``."""
 
     @abstractmethod
-    def _state(self, layer: Any) -> tuple:
+    def _state(self, layer: nn.Module) -> tuple:
         """What the layer holds beside its parameter."""
 
     @abstractmethod
-    def _put(self, layer: Any, weight: nn.Parameter, *state: Any) -> None:
+    def _put(self, layer: nn.Module, weight: nn.Parameter, *state: object) -> None:
         """Give the layer a parameter, and what belongs to it."""
 
 
@@ -123,7 +126,7 @@ class FourBit(Quantized):
         )
         return new.to(old.device)  # type: ignore[misc]  # its overloads name another class
 
-    def _state(self, layer: Any) -> tuple:
+    def _state(self, layer: nn.Module) -> tuple:
         return ()
 
     def _put(self, layer: Any, weight: Any, *state: Any) -> None:
@@ -139,7 +142,7 @@ class EightBit(Quantized):
 
         return int8_vectorwise_dequant(layer.weight.data, self.scales(layer)["SCB"])
 
-    def dtype(self, layer: Any) -> torch.dtype:
+    def dtype(self, layer: nn.Module) -> torch.dtype:
         # bitsandbytes quantizes from it, whatever the model's.
         return torch.float16
 
@@ -155,7 +158,7 @@ class EightBit(Quantized):
     def _state(self, layer: Any) -> tuple:
         return layer.state.CB, layer.state.SCB
 
-    def _put(self, layer: Any, weight: Any, *state: Any) -> None:
+    def _put(self, layer: Any, weight: object, *state: object) -> None:
         layer.weight = weight
         layer.state.CB, layer.state.SCB = state or (None, None)
 
@@ -190,7 +193,7 @@ def quantized_layers(model: nn.Module) -> dict[str, Any]:
     return {name: model.get_submodule(name) for name, w in owned.items() if w is not None and is_quantized(w)}
 
 
-def dequantize(model: Any) -> None:
+def dequantize(model: PreTrainedModel) -> None:
     """Replace quantized linear layers by plain ones, of the kind that they were, in the model's dtype."""
     for name, layer in quantized_layers(model).items():
         weight = storage_of(layer).read(layer).to(model.dtype).contiguous()

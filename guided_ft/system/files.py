@@ -55,7 +55,7 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(path: str | os.PathLike[str], data: Any) -> None:
+def write_json(path: str | os.PathLike[str], data: object) -> None:
     """Write JSON; NaN and infinities are refused, because no other reader takes them."""
     write_text(path, json.dumps(data, indent=2, allow_nan=False) + "\n")
 
@@ -182,7 +182,7 @@ def sha256(path: Path) -> str:
     return state.hexdigest()
 
 
-def digest(*parts: Any) -> str:
+def digest(*parts: object) -> str:
     """Hash JSON data, bytes and numpy arrays to 16 hex digits."""
     state = hashlib.sha256()
     for part in parts:

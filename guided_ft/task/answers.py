@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -16,14 +16,17 @@ from ..system.progress import track
 from .rewards import number
 from .tokens import prompt_ids
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
 logger = logging.getLogger("guided_ft")
 
 
 @torch.no_grad()
 def answers(
     model: nn.Module,
-    tokenizer: Any,
-    prompts: Sequence[Any],
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[object],
     *,
     max_new_tokens: int = 8,
     batch_size: int = 50,
@@ -61,7 +64,9 @@ def answers(
     return found
 
 
-def answer_length(tokenizer: Any, expected: Sequence[str], limit: int, asked: int | None = None) -> int:
+def answer_length(
+    tokenizer: PreTrainedTokenizerBase, expected: Sequence[str], limit: int, asked: int | None = None
+) -> int:
     """Tokens to generate: as asked, and it is told if the longest right answer does not fit; or else so many that it
     does, and that an answer that goes on after it is seen to be wrong.
 
@@ -106,7 +111,7 @@ def macro_f1(found: Sequence[str], expected: Sequence[str]) -> float:
     return 100 * sum(each) / len(each)
 
 
-def window_of(config: Any) -> int | None:
+def window_of(config: PreTrainedConfig) -> int | None:
     """How many tokens a model can read; None if its configuration does not say."""
     return getattr(config.get_text_config(), "max_position_embeddings", None)
 

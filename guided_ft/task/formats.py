@@ -147,7 +147,7 @@ CONTENT = {key for form in FORMATS.values() for key in (*form.keys, *form.also)}
 """Columns that are not dropped unless one asks for it: a model that does not see them learns another task."""
 
 
-def recognise(row: Mapping[str, Any], name: str = "auto") -> Format:
+def recognise(row: Mapping[str, object], name: str = "auto") -> Format:
     """The format of a row. Raises GuidedError if none fits, or more than one.
 
     Args:
@@ -192,7 +192,7 @@ def _refuse_label(form: Format, there: set[str]) -> None:
         )
 
 
-def _nearest(row: Mapping[str, Any], there: set[str]) -> str:
+def _nearest(row: Mapping[str, object], there: set[str]) -> str:
     def likeness(form: Format) -> float:
         near = (
             max((difflib.SequenceMatcher(None, key, k[:60]).ratio() for k in there), default=0) for key in form.keys
@@ -207,7 +207,7 @@ def _nearest(row: Mapping[str, Any], there: set[str]) -> str:
     )
 
 
-def _listed(keys: Iterable[Any]) -> str:
+def _listed(keys: Iterable[object]) -> str:
     """Column names in a message: few, quoted, on one line."""
     names = [repr(str(key)[:40]) for key in keys]
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "") or "nothing"

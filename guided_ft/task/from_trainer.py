@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -13,6 +13,9 @@ from torch import nn
 from ..errors import GuidedError
 from ..system.eval_mode import evaluating
 from .tokens import IGNORE, Tokens
+
+if TYPE_CHECKING:
+    from transformers import Trainer
 
 _PLAIN: dict[str, Any] = {"loss_type": "nll", "label_smoother": None, "compute_loss_func": None}
 _DPO: dict[str, Any] = {
@@ -45,7 +48,7 @@ def read_trainer(trainer: Any, count: int) -> dict[str, Any]:
     return fields | {"examples": tuple(examples), "token_mean": True}
 
 
-def reference_margins(trainer: Any, task: Any, rows: int) -> tuple[float, ...] | None:
+def reference_margins(trainer: Trainer, task: Any, rows: int) -> tuple[float, ...] | None:
     """Margin of each example under the trainer's DPO reference (nats): stored ones, the reference model's, or those
     of the model with TRL's copy of the adapter that it came with, or else with its adapters disabled."""
     stored = [row for row in itertools.islice(_collated(trainer), rows) if "ref_chosen_logps" in row]
@@ -94,7 +97,7 @@ _SAME = (("chunked_nll", "nll"),)
 """Settings that change how a loss is computed, not what it is (TRL before 1.16 has this one)."""
 
 
-def _check_loss(trainer: Any, expected: dict[str, Any]) -> None:
+def _check_loss(trainer: Trainer, expected: dict[str, object]) -> None:
     """Refuse a loss that a Task would not compute."""
     home = type(trainer).compute_loss.__module__
     if home.split(".")[0] not in ("transformers", "trl"):
@@ -144,6 +147,6 @@ def _unpacked(sequence: Tokens, row: dict[str, Any]) -> Iterator[Tokens]:
         yield Tokens(sequence.ids[start:end], sequence.labels[start:end])
 
 
-def _pad_id(trainer: Any) -> int:
+def _pad_id(trainer: Trainer) -> int:
     found = (getattr(trainer.processing_class, name, None) for name in ("pad_token_id", "eos_token_id"))
     return next((i for i in found if i is not None), 0)

@@ -44,6 +44,6 @@ def _are_rows(values: list) -> bool:
     return bool(values) and all(isinstance(value, Mapping) for value in values)
 
 
-def named(value: Any) -> str:
+def named(value: object) -> str:
     """A value in the words of a refusal."""
     return f"a {type(value).__name__}" if not isinstance(value, str) else f"the text {value[:40]!r}"

@@ -25,7 +25,7 @@ _SPEAKERS = {
 """Who speaks in ShareGPT's files, and the role that chat templates know."""
 
 
-def said(value: Any, what: str) -> str:
+def said(value: object, what: str) -> str:
     """A text that is one. Raises GuidedError for what is none, is empty, or is no text that a tokenizer takes."""
     if not isinstance(value, str):
         raise GuidedError(f"{what}: expected text, got {_kind(value)} (put it in quotes, or write it as text)")
@@ -34,7 +34,7 @@ def said(value: Any, what: str) -> str:
     return _whole(value, what)
 
 
-def messages(value: Any, what: str) -> list[Message]:
+def messages(value: object, what: str) -> list[Message]:
     """Messages with a role and text each. Parts of text are joined, other parts refused."""
     if not isinstance(value, list | tuple):
         raise GuidedError(f"{what}: expected a list of messages, got {_kind(value)} (write role and content of each)")
@@ -43,7 +43,7 @@ def messages(value: Any, what: str) -> list[Message]:
     return [_message(message, f"{what}: message {i}") for i, message in enumerate(value)]
 
 
-def from_sharegpt(value: Any) -> list[Message]:
+def from_sharegpt(value: object) -> list[Message]:
     """ShareGPT's turns (``from``, ``value``), or ready messages, as messages."""
     if not isinstance(value, list | tuple):
         raise GuidedError(f"conversations: expected a list of turns, got {_kind(value)} (write from and value of each)")
@@ -60,7 +60,7 @@ def from_sharegpt(value: Any) -> list[Message]:
     return messages(found, "conversations")
 
 
-def _message(message: Any, where: str) -> Message:
+def _message(message: object, where: str) -> Message:
     if not isinstance(message, Mapping):
         raise GuidedError(f"{where} is {_kind(message)} (write it with role and content)")
     if not isinstance(message.get("role"), str):
@@ -96,7 +96,7 @@ def _whole(text: str, what: str) -> str:
     return text
 
 
-def _kind(value: Any) -> str:
+def _kind(value: object) -> str:
     """What a value is, in a message."""
     if value is None:
         return "nothing"

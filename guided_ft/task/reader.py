@@ -33,7 +33,7 @@ class Reader:
         self.dropped: set[str] = set()
         self._first: tuple[tuple[str, ...], str] | None = None
 
-    def __call__(self, row: Any) -> Row:
+    def __call__(self, row: object) -> Row:
         """A row in TRL's words. Raises GuidedError, without the row's number, for one that is in no format."""
         if not isinstance(row, Mapping):
             raise GuidedError(
@@ -91,7 +91,7 @@ class Reader:
             raise GuidedError(f"it is {told[0]}, but the first row is {told[1]} (write all rows in one format)")
 
 
-def read_all(numbered: Iterable[tuple[str, Any]], reader: Reader, what: str) -> list[Row]:
+def read_all(numbered: Iterable[tuple[str, object]], reader: Reader, what: str) -> list[Row]:
     """All rows in TRL's words; columns that are left out are told, once.
 
     Args:
@@ -137,7 +137,7 @@ def last_answer_apart(row: Row) -> Row:
     return {**{key: row[key] for key in CHAT if key in row}, "prompt": before, "completion": [last]}
 
 
-def _alike(key: str, value: Any, read: Row) -> Any:
+def _alike(key: str, value: object, read: Row) -> Any:
     """A column for patching is text or messages, as the prompt is; the others are the template's."""
     if key not in ("corrupted_prompt", "wrong"):
         return value
@@ -151,17 +151,17 @@ def _shape(read: Row) -> str:
     return "messages" if any(isinstance(read.get(key), list) for key in ("prompt", "messages")) else "text"
 
 
-def _written(value: Any, name: str) -> str:
+def _written(value: object, name: str) -> str:
     """A column as it stands in a prompt: text, a number, or a list of texts, one a line."""
     if isinstance(value, list | tuple):
         return "\n".join(_written(each, name) for each in value)
     return str(value) if isinstance(value, int | float) and abs(value) < 10**15 else said(value, name)
 
 
-def _answer(value: Any) -> Any:
+def _answer(value: object) -> Any:
     return " " + _written(value, "the answer").lstrip() if not isinstance(value, list | Mapping) else value
 
 
-def _few(names: Iterable[Any]) -> str:
+def _few(names: Iterable[object]) -> str:
     shown: Sequence[str] = [repr(str(name)[:40]) for name in names]
     return ", ".join(shown[:8]) + (f" and {len(shown) - 8} more" if len(shown) > 8 else "")

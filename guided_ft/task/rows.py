@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import GuidedError
 from .formats import Row
@@ -16,21 +16,24 @@ from .spread import spread
 from .tokenizer import tokenizer_of
 from .tokens import IGNORE, Tokens, read_corrupted, read_row, read_wrong
 
+if TYPE_CHECKING:
+    from .tokenizer import Tokenizing
+
 Example = tuple[Tokens, ...]
 """One sequence (SFT), or the chosen and the rejected one (preferences)."""
 
 
-def read_rows(dataset: Given, tokenizer: Any, max_length: int | None, name: str) -> dict[str, Any]:
+def read_rows(dataset: Given, tokenizer: Tokenizing, max_length: int | None, name: str) -> dict[str, Any]:
     """Return the fields ``examples``, ``corrupted``, ``wrong`` and ``pad_id`` of a Task (see ``Task.from_dataset``)."""
     examples: list[Example] = []
     corrupted: list[Example | None] = []
     wrong: list[tuple[int, ...] | None] = []
-    reader, tokenizer, lengths = Reader(), tokenizer_of(tokenizer), Lengths(max_length)
+    reader, found, lengths = Reader(), tokenizer_of(tokenizer), Lengths(max_length)
     for i, raw in ((i, each) for i, row in enumerate(rows_of(dataset)) for each in spread(row)):
         try:
             row = reader(raw)
-            example = read_row(row, tokenizer)
-            other, labels = read_corrupted(row, tokenizer), read_wrong(row, tokenizer, example[0])
+            example = read_row(row, found)
+            other, labels = read_corrupted(row, found), read_wrong(row, found, example[0])
             _check_like_first("corrupted prompt", other, corrupted)
             _check_like_first("wrong answer", labels, wrong)
         except GuidedError as error:
@@ -42,9 +45,9 @@ def read_rows(dataset: Given, tokenizer: Any, max_length: int | None, name: str)
         wrong.append(labels and labels[:max_length])
     tell_dropped(reader, f"task {name!r}")
     lengths.tell(f"task {name!r}", "rows", "max_length")
-    pad = getattr(tokenizer, "pad_token_id", None)
+    pad = getattr(found, "pad_token_id", None)
     if pad is None:
-        pad = getattr(tokenizer, "eos_token_id", None) or 0
+        pad = getattr(found, "eos_token_id", None) or 0
     return {
         "examples": tuple(examples),
         "pad_id": pad,
@@ -116,6 +119,6 @@ def _cut(example: Example, max_length: int | None) -> Example:
     return tuple(Tokens(s.ids[:max_length], s.labels[:max_length]) for s in example)
 
 
-def _check_like_first(what: str, found: Any, earlier: Sequence[Any]) -> None:
+def _check_like_first(what: str, found: object, earlier: Sequence[object]) -> None:
     if earlier and (found is None) != (earlier[0] is None):
         raise GuidedError(f"it has {'a' if found else 'no'} {what}, unlike row 0 (give all rows one, or none)")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def spread(row: Any) -> list[Any]:
+def spread(row: object) -> list[Any]:
     """The rows that a row holds, in the formats of ``formats.py``; any other row alone."""
     if isinstance(row, Mapping):
         if isinstance(row.get("instances"), list) and "instruction" in row:
@@ -17,7 +17,7 @@ def spread(row: Any) -> list[Any]:
     return [row]
 
 
-def _instance(instruction: Any, instance: Any) -> Any:
+def _instance(instruction: object, instance: object) -> Any:
     return {"instruction": instruction, **instance} if isinstance(instance, Mapping) else instance
 
 

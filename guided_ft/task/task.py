@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,11 @@ from .given import Given
 from .metrics import Metric, answer_nll, check_metric, logit_difference, metric_name, of_function
 from .rows import Example, check_examples, check_pairs, id_rows, read_lines, read_rows
 from .tokens import IGNORE
+
+if TYPE_CHECKING:
+    from transformers import Trainer
+
+    from .tokenizer import Tokenizing
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +80,7 @@ class Task:
     def from_dataset(
         cls,
         dataset: Given,
-        tokenizer: Any,
+        tokenizer: Tokenizing,
         *,
         max_length: int | None = 1024,
         batch_size: int = 8,
@@ -103,7 +108,7 @@ class Task:
         return cls(batch_size=batch_size, beta=beta, name=name, metric=metric, **fields)
 
     @classmethod
-    def from_trainer(cls, trainer: Any, count: int = 64) -> Task:
+    def from_trainer(cls, trainer: Trainer, count: int = 64) -> Task:
         """Take the loss of a ``Trainer``, ``SFTTrainer`` or ``DPOTrainer`` on the first examples it trains on.
 
         The examples are the trainer's own, tokenized, masked and cut by its collator; packed ones are taken apart.
@@ -122,7 +127,7 @@ class Task:
         return replace(task, reference=reference_margins(trainer, task, count)) if task.is_preference else task
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], tokenizer: Any = None, **options: Any) -> Task:
+    def load(cls, path: str | os.PathLike[str], tokenizer: Tokenizing = None, **options: Any) -> Task:
         """Read rows from a JSON-lines file (or lines of plain text from a ``.txt`` file).
 
         What ``save`` wrote needs no tokenizer. Options as in ``from_dataset``.

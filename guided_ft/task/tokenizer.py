@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ..errors import GuidedError
 from ..system.places import load_from
 from .given import named
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
-def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> Any:
+    Tokenizing = PreTrainedTokenizerBase | ProcessorMixin | str | None
+    """What is taken for a tokenizer: one, a processor that holds one, or the name of a model."""
+
+
+def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """Load a tokenizer that can pad."""
     from transformers import AutoTokenizer
 
@@ -19,7 +25,7 @@ def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> Any:
     return tokenizer
 
 
-def tokenizer_of(tokenizer: Any) -> Any:
+def tokenizer_of(tokenizer: Tokenizing) -> PreTrainedTokenizerBase | None:
     """The tokenizer that is given, inside a processor, or of the model with this name; None stays None.
 
     Raises:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import GuidedError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 IGNORE = -100
 """Label of a token that is not scored (the convention of torch and transformers)."""
@@ -23,7 +26,7 @@ class Tokens:
     labels: tuple[int, ...]
 
 
-def read_row(row: Row, tokenizer: Any) -> tuple[Tokens, ...]:
+def read_row(row: Row, tokenizer: PreTrainedTokenizerBase | None) -> tuple[Tokens, ...]:
     """Tokenize a row that ``formats.Reader`` has read: one sequence, or the chosen and the rejected one."""
     if "input_ids" in row:
         return tuple(_ids(row))
@@ -33,14 +36,14 @@ def read_row(row: Row, tokenizer: Any) -> tuple[Tokens, ...]:
     return _answered(tokenizer, row, [row[key] for key in ("completion", "chosen", "rejected") if key in row])
 
 
-def read_corrupted(row: Row, tokenizer: Any) -> tuple[Tokens, ...] | None:
+def read_corrupted(row: Row, tokenizer: PreTrainedTokenizerBase | None) -> tuple[Tokens, ...] | None:
     """Tokenize the same row with its ``corrupted_prompt`` (or ready ``corrupted_ids``); None if it has none."""
     swaps = {"corrupted_prompt": "prompt", "corrupted_ids": "input_ids", "corrupted_rejected_ids": "rejected_ids"}
     found = {name: row[key] for key, name in swaps.items() if row.get(key) is not None}
     return read_row({**row, **found}, tokenizer) if found else None
 
 
-def read_wrong(row: Row, tokenizer: Any, right: Tokens) -> tuple[int, ...] | None:
+def read_wrong(row: Row, tokenizer: PreTrainedTokenizerBase | None, right: Tokens) -> tuple[int, ...] | None:
     """Label the first token where the row's ``wrong`` answer leaves the right one; IGNORE elsewhere. None without one.
 
     Raises GuidedError if the answers do not differ, or not in the answer.
@@ -58,7 +61,7 @@ def read_wrong(row: Row, tokenizer: Any, right: Tokens) -> tuple[int, ...] | Non
     return (IGNORE,) * first + (wrong[first],) + (IGNORE,) * (len(right.ids) - first - 1)
 
 
-def prompt_ids(prompt: Any, tokenizer: Any) -> list[int]:
+def prompt_ids(prompt: Any, tokenizer: PreTrainedTokenizerBase | None) -> list[int]:
     """Token ids of a prompt that waits for its answer: text, messages, or a row with ``prompt`` and perhaps ``tools``.
 
     They are what the trainers put before the completion, special tokens included.
@@ -67,7 +70,14 @@ def prompt_ids(prompt: Any, tokenizer: Any) -> list[int]:
     return _encode(tokenizer, row["prompt"], row, prompt=True)
 
 
-def _encode(tokenizer: Any, text: str | list, row: Row, *, prompt: bool = False, eos: bool = False) -> list[int]:
+def _encode(
+    tokenizer: PreTrainedTokenizerBase | None,
+    text: str | list,
+    row: Row,
+    *,
+    prompt: bool = False,
+    eos: bool = False,
+) -> list[int]:
     """Token ids of a text or of messages, with the row's tools and template arguments, as TRL renders them."""
     if tokenizer is None:
         raise GuidedError("text needs a tokenizer (give one, or the name of its model)")
@@ -75,17 +85,16 @@ def _encode(tokenizer: Any, text: str | list, row: Row, *, prompt: bool = False,
         if isinstance(text, str):
             if eos and tokenizer.eos_token and not text.endswith(tokenizer.eos_token):
                 text += tokenizer.eos_token
-            return list(tokenizer(text)["input_ids"])
+            return [int(token) for token in tokenizer(text)["input_ids"]]
         tools = row.get("tools") or None
         more = {
             "tools": json.loads(tools) if isinstance(tools, str) else tools,
             **(row.get("chat_template_kwargs") or {}),
         }
-        return list(
-            tokenizer.apply_chat_template(
-                text, **{"tokenize": True, "add_generation_prompt": prompt, "return_dict": True, **more}
-            )["input_ids"]
-        )
+        options = {"tokenize": True, "add_generation_prompt": prompt, "return_dict": True, **more}
+        found = tokenizer.apply_chat_template(text, **options)
+        assert isinstance(found, Mapping)
+        return list(found["input_ids"])
     except Exception as error:  # a template is a program, and tokenizers raise many kinds
         if getattr(tokenizer, "chat_template", None) is None and not isinstance(text, str):
             raise GuidedError("the tokenizer has no chat template for messages (write prompts as text)") from None
@@ -94,7 +103,7 @@ def _encode(tokenizer: Any, text: str | list, row: Row, *, prompt: bool = False,
         raise GuidedError(f"{what} cannot take it ({type(error).__name__}: {told})") from None
 
 
-def _answered(tokenizer: Any, row: Row, answers: list[Any]) -> tuple[Tokens, ...]:
+def _answered(tokenizer: PreTrainedTokenizerBase | None, row: Row, answers: list[object]) -> tuple[Tokens, ...]:
     """The prompt with each of its answers; scored is what comes after the prompt."""
     prompt = row["prompt"]
     before = _encode(tokenizer, prompt, row, prompt=True)

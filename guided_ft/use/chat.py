@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -15,6 +15,9 @@ from ..system.eval_mode import evaluating
 from ..task.tokens import prompt_ids
 from .finished import Finished
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 Write = Callable[[str], None]
 
 NEW = "/new"
@@ -24,7 +27,7 @@ NEW = "/new"
 class _Stream(TextStreamer):
     """Hands text on as it comes, word by word."""
 
-    def __init__(self, tokenizer: Any, write: Write) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, write: Write) -> None:
         super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
         self.text, self._write = "", write
 
@@ -37,7 +40,7 @@ class _Stream(TextStreamer):
 
 def reply(
     model: nn.Module,
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase,
     prompt: str | list[dict[str, str]],
     write: Write,
     *,

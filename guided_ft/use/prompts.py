@@ -38,7 +38,7 @@ def read_questions(path: str | os.PathLike[str]) -> list[Question]:
     return found
 
 
-def _question(row: dict[str, Any]) -> Question:
+def _question(row: dict[str, object]) -> Question:
     if set(row) == {"text"} or (set(row) == {"prompt"} and isinstance(row["prompt"], str)):
         return Question(row, {"prompt": next(iter(row.values()))}, None)
     first: GuidedError | None = None

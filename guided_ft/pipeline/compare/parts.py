@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...errors import GuidedError
 from ..data import question_of
 from ..measure import METRICS, Held, measure
 from ..stages import Run
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel
 
 LOSS = "loss"
 """Measured too, where rows have answers: it moves where no answer is right yet (nats a token)."""
@@ -39,7 +43,7 @@ def parts(run: Run, validation: int) -> tuple[Run, Run]:
     return _on(run, type(run.recipe).from_dict(silent), train, held_back), _on(run, run.recipe, train, run.rows[1])
 
 
-def _on(run: Run, recipe: Any, train: list[dict], test: list[dict]) -> Run:
+def _on(run: Run, recipe: object, train: list[dict], test: list[dict]) -> Run:
     view = copy.copy(run)
     # What was worked out from other rows goes.
     vars(view).pop("answer_length", None)
@@ -47,13 +51,13 @@ def _on(run: Run, recipe: Any, train: list[dict], test: list[dict]) -> Run:
     return view
 
 
-def measured(view: Run, model: Any, reference: Any) -> tuple[dict[str, float], dict[str, float]]:
+def measured(view: Run, model: PreTrainedModel, reference: object) -> tuple[dict[str, float], dict[str, float]]:
     """Scores by metric, the recipe's first one first, and what is left of general text (``loss``, ``kl``), if asked."""
     found = measure(view, view.rows[1], model, reference)
     return with_loss(view, found["scores"], model), found["retention"] or {}
 
 
-def with_loss(view: Run, scores: dict[str, Any], model: Any) -> dict[str, float]:
+def with_loss(view: Run, scores: dict[str, Any], model: nn.Module) -> dict[str, float]:
     """Scores without the count of examples, and with ``LOSS`` where rows have answers."""
     whole = {name: float(value) for name, value in scores.items() if name != "examples"}
     if LOSS not in whole and "chosen" not in view.rows[1][0]:

@@ -33,7 +33,7 @@ for _mode in (SliceMode, FreezeMode, LoraMode, SubspaceMode):
     register(_mode)
 
 
-def make_mode(name: str, rank: int | None = None, options: Mapping[str, Any] | None = None) -> Mode[Any]:
+def make_mode(name: str, rank: int | None = None, options: Mapping[str, object] | None = None) -> Mode[Any]:
     """A mode with its rank and options.
 
     Raises:

@@ -171,7 +171,7 @@ class Mode(ABC, Generic[S]):
         """Spend a budget on a map, as ``guided_ft.select``."""
         return select(scores, budget, whole=self.whole, **options)
 
-    def read_selection(self, data: dict[str, Any]) -> Any:
+    def read_selection(self, data: dict[str, object]) -> Any:
         """What ``choose`` returned, from its ``to_dict``."""
         return Selection.from_dict(data)
 

@@ -113,7 +113,7 @@ class SubspaceMode(Mode[Subspace]):
         options.pop("kinds", None)
         return select_directions(scores.directions, budget, **options)
 
-    def read_selection(self, data: dict[str, Any]) -> Subspace:
+    def read_selection(self, data: dict[str, object]) -> Subspace:
         return Subspace.from_dict(data)
 
     # -- on a model -------------------------------------------------------------------------------------------------

@@ -176,7 +176,7 @@ def _finite(values: torch.Tensor, name: str) -> torch.Tensor:
     return values
 
 
-def _self_text(model: nn.Module, identity: Any, cache: str | Path | None, seed: int, progress: bool | None) -> Task:
+def _self_text(model: nn.Module, identity: object, cache: str | Path | None, seed: int, progress: bool | None) -> Task:
     """Text that the model samples; it is kept beside its statistics."""
     path = Path(cache) / f"self-{digest(identity, SELF_TEXTS, SELF_TOKENS, seed)}.jsonl" if cache else None
     found = processes.same(Task.load(path, name="self") if path and path.is_file() else None)

@@ -86,7 +86,7 @@ class EdgePatching(Recorder):
     def _watch_writers(self, scene: Scene, layer: int) -> None:
         a, tap = self.anatomy, scene.tap
 
-        def note(key: Any, value: torch.Tensor) -> None:
+        def note(key: object, value: torch.Tensor) -> None:
             value = scene.tokens(value.detach())
             phase = {"clean": self._written, "corrupted": self._other, 0: self._other}.get(scene.phase)
             if phase is not None:
@@ -186,7 +186,7 @@ class EdgePatching(Recorder):
         def parts(z: torch.Tensor) -> torch.Tensor:
             return torch.einsum("rthd,ohd->rtho", scene.split(z.float(), "head"), weight)
 
-        def shares(of: dict[Any, torch.Tensor]) -> torch.Tensor:
+        def shares(of: dict[object, torch.Tensor]) -> torch.Tensor:
             # Heads are normed together: each gets its share, at the scale that all of them have.
             return frozen_norm(norm, of["o", layer][..., None, :], parts(of["z", layer]))  # type: ignore[arg-type]
 
@@ -203,7 +203,7 @@ class EdgePatching(Recorder):
         norm = self._norm(scene, layer, self.anatomy.family.post_norms[which])
         return self._scale * (written if norm is None else norm.forward(written))
 
-    def _change(self, key: Any) -> torch.Tensor:
+    def _change(self, key: object) -> torch.Tensor:
         now = self._written[key]
         return self._other[key] - now if self._other_counts else -now
 

@@ -73,7 +73,7 @@ class Massive(Recorder):
     program = ((FORWARD, 0),)
 
     def watch(self, scene: Scene, step: int) -> None:
-        def note(key: Any, a: torch.Tensor, each: bool) -> None:
+        def note(key: object, a: torch.Tensor, each: bool) -> None:
             for row, mask in zip(a.float().abs(), scene.mask, strict=True):
                 real = row[mask]
                 peak = real.amax(0) if each else real.max()

@@ -70,7 +70,7 @@ class Recorder(ABC):
         return {}
 
     # -- to be used -------------------------------------------------------------------------------------------------
-    def add(self, key: Any, value: torch.Tensor, dtype: torch.dtype = torch.float64) -> None:
+    def add(self, key: object, value: torch.Tensor, dtype: torch.dtype = torch.float64) -> None:
         """Add to a sum."""
         value = value.detach().to(dtype)
         if key in self._sums:
@@ -78,20 +78,20 @@ class Recorder(ABC):
         else:
             self._sums[key] = value.clone()
 
-    def add_tokens(self, key: Any, values: torch.Tensor, mask: torch.Tensor) -> None:
+    def add_tokens(self, key: object, values: torch.Tensor, mask: torch.Tensor) -> None:
         """Add to a mean over tokens: ``values [rows, tokens, ...]`` where ``mask [rows, tokens]`` is true."""
         real = values.masked_fill(~mask.reshape(*mask.shape, *[1] * (values.ndim - 2)), 0)
         self.add(key, real.double().sum((0, 1)))
         self.add(("tokens", key), mask.sum())
 
-    def token_mean(self, key: Any, step: int = 0) -> torch.Tensor:
+    def token_mean(self, key: object, step: int = 0) -> torch.Tensor:
         """What ``add_tokens`` has come to. Raises GuidedError if no token was counted."""
         count = self.steps[step]["tokens", key]
         if not count:
             raise GuidedError("sinks: no text has a token left (leave out fewer first tokens)")
         return self.steps[step][key] / count
 
-    def peak(self, key: Any, value: torch.Tensor) -> None:
+    def peak(self, key: object, value: torch.Tensor) -> None:
         """Keep a maximum."""
         value = value.detach().double()
         self._peaks[key] = torch.maximum(self._peaks[key], value) if key in self._peaks else value

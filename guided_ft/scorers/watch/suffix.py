@@ -98,7 +98,7 @@ class Suffix:
     def _keep(self, layer: int) -> Callable[[torch.Tensor, torch.Tensor], None]:
         return lambda before, after: self._hidden.update({layer: before})
 
-    def _keep_form(self, before: torch.Tensor, output: Any) -> None:
+    def _keep_form(self, before: torch.Tensor, output: object) -> None:
         self._form = form_of(output)
 
     def without_layer(self, layer: int, added: torch.Tensor | None = None) -> torch.Tensor:
@@ -212,7 +212,7 @@ class Suffix:
         self._decode(input_ids=ids, attention_mask=torch.ones_like(ids), past_key_values=cache, use_cache=True)
         return cache
 
-    def _decode(self, **inputs: Any) -> None:
+    def _decode(self, **inputs: object) -> None:
         """Run the layers, without the output head where that can be."""
         base: Any = self.scene.base
         decoder = decoder_of(base)

@@ -105,7 +105,7 @@ class Tap:
     def at_layer(self, name: str, hook: Callable[[torch.Tensor, torch.Tensor], torch.Tensor | None]) -> Any:
         """Call ``hook(hidden_in, hidden_out)`` on a layer; what it returns, if anything, replaces its output."""
 
-        def post(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
+        def post(module: nn.Module, args: tuple, kwargs: dict, output: object) -> Any:
             hidden = args[0] if args else kwargs["hidden_states"]
             changed = hook(hidden, hidden_of(output))
             if changed is None:
@@ -154,7 +154,7 @@ class Tap:
         parameter.requires_grad_(True)
         self._keep(parameter.register_post_accumulate_grad_hook(call))
 
-    def _keep(self, handle: Any) -> Any:
+    def _keep(self, handle: object) -> Any:
         self._handles.append(handle)
         return handle
 
@@ -192,7 +192,7 @@ class _Columns(_Forwards):
         super().__init__([module])
         forward = module.forward
 
-        def run(x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        def run(x: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
             if x.ndim != 3:
                 # Rows and tokens in one dimension: which is which is not known here.
                 return forward(x, *args, **kwargs)
