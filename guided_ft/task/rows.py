@@ -56,6 +56,11 @@ def read_rows(dataset: Given, tokenizer: Tokenizing, max_length: int | None, nam
     }
 
 
+def num_scored(examples: Sequence[Example]) -> int:
+    """How many tokens have a label."""
+    return sum(label != IGNORE for example in examples for s in example for label in s.labels[1:])
+
+
 def check_examples(name: str, examples: Sequence[Example]) -> None:
     """Raise GuidedError, with the example's index, where one is of another format than the first, or has no answer."""
     for i, example in enumerate(examples):

@@ -17,7 +17,7 @@ from .batching import model_inputs, padded
 from .fits import check_fits
 from .given import Given
 from .metrics import Metric, answer_nll, check_metric, logit_difference, metric_name, of_function
-from .rows import Example, check_examples, check_pairs, id_rows, read_lines, read_rows
+from .rows import Example, check_examples, check_pairs, id_rows, num_scored, read_lines, read_rows
 from .tokens import IGNORE
 
 if TYPE_CHECKING:
@@ -185,9 +185,8 @@ class Task:
         return len(self.examples)
 
     def __repr__(self) -> str:
-        tokens = sum(label != IGNORE for e in self.examples for s in e for label in s.labels[1:])
         kind = "preference pairs" if self.is_preference else "examples"
-        return f"Task({self.name!r}: {len(self)} {kind}, {tokens:,} scored tokens, {self.hash})"
+        return f"Task({self.name!r}: {len(self)} {kind}, {num_scored(self.examples):,} scored tokens, {self.hash})"
 
     def num_batches(self) -> int:
         return -(-len(self.examples) // self.batch_size)
@@ -231,7 +230,7 @@ class Task:
         if self.is_preference:
             chosen, rejected = nll.chunk(2)
             return rejected - chosen - batch.get("reference", 0)
-        return nll / (self._mean_tokens if self.token_mean else (labels != IGNORE).sum(1))
+        return nll / (num_scored(self.examples) / len(self) if self.token_mean else (labels != IGNORE).sum(1))
 
     def scored_columns(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Positions whose logits the quantity needs, ascending: ``[columns]``. A metric of one's own needs all."""
@@ -246,10 +245,6 @@ class Task:
         """The lowest position whose logits any example needs."""
         answers = [*(s.labels for e in self.examples for s in e), *(self.wrong or ())]
         return min(next(i for i, label in enumerate(labels) if label != IGNORE and i) for labels in answers) - 1
-
-    @property
-    def _mean_tokens(self) -> float:
-        return sum(label != IGNORE for e in self.examples for s in e for label in s.labels[1:]) / len(self.examples)
 
     def loss(self, quantity: torch.Tensor, reference: torch.Tensor | None = None) -> torch.Tensor:
         """The loss per example ``[examples]`` (nats).
