@@ -1,4 +1,4 @@
-"""``python -m benchmarks.recipes_in_full``: run the shipped recipes in full, and write ``recipes/RESULTS.md``."""
+"""``python -m benchmarks.recipes_in_full``: the shipped recipes in full; what came of it goes into ``recipes/``."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from guided_ft.system.signals import terminated_as_interrupted
 
 from .full import ROOT, Place, jobs, read_rows, run_all
 from .page import page as written
+from .times import times
 
 PROGRAM = "python -m benchmarks.recipes_in_full"
 
@@ -46,11 +47,18 @@ def recipes_in_full(
             wanted = [] if only_page else jobs(names, changes, place)
             for _ in run_all(wanted, place, retry):
                 # The next one may take hours.
-                write_text(page, written(read_rows(rows)))
+                _tell(rows, page, place)
     except KeyboardInterrupt:
         raise Interrupted(f"interrupted: {PROGRAM} continues with the same command") from None
-    write_text(page, written(read_rows(rows)))
+    _tell(rows, page, place)
     typer.echo(f"wrote {page}")
+
+
+def _tell(rows: Path, page: Path, place: Place) -> None:
+    """Write the page, and beside it the times that ``guided-ft recipes`` tells."""
+    known = read_rows(rows)
+    write_text(page, written(known))
+    write_text(page.with_name("times.csv"), times(known, lambda name: jobs([name], [], place)[0]))
 
 
 if __name__ == "__main__":

@@ -19,19 +19,22 @@ app.add_typer(recipes, name="recipes", epilog=examples("recipes", "recipes copy 
 
 @recipes.callback(invoke_without_command=True)
 def list_recipes(context: typer.Context) -> None:
-    """List the shipped recipes by topic, each with where its examples come from; or copy one to change it."""
+    """List the shipped recipes by topic: what each does, where its examples come from, and how long it takes on one CPU
+    core; or copy one to change it."""
     if context.invoked_subcommand is None:
-        from ..recipe.finding import topic
+        from ..recipe.finding import times, topic
         from ..recipe.recipe import Recipe, shipped
 
-        known = shipped()
+        known, timed = shipped(), times()
         width, last = max(map(len, known)), ""
         for name, path in known.items():
             if topic(path) != last:
                 last = topic(path)
                 typer.echo(f"\n{last.replace('_', ' ')}")
             recipe = Recipe.load(name)
-            typer.echo(f"  {name:<{width}}  {recipe.description} ({source(recipe.data)})")
+            about = ", ".join(filter(None, [source(recipe.data), timed.get(name)]))
+            typer.echo(f"  {name:<{width}}  {recipe.description} ({about})")
+        typer.echo("\nminutes: on one CPU core, the control included; about: estimated")
 
 
 @recipes.command(epilog=examples("recipes copy quickstart", "recipes copy quickstart my.yaml --force"))

@@ -50,15 +50,19 @@ def within_reach(recipe: Recipe) -> Recipe:
             "(data.path=FILE runs on a local copy)",
             *(data.name, _told(error), data.fallback),
         )
-        changes: dict[str, Any] = {"source": "sample", "name": data.fallback, "subset": None, "fallback": None}
-        # A recipe counts on more rows than a sample has.
-        for key, part in (("train", 2), ("test", 6)):
-            asked: str | int = getattr(data, key)
-            changes[key] = min(asked, len(sample(data.fallback)) // part) if isinstance(asked, int) else asked
-        return recipe.model_copy(update={"data": data.model_copy(update=changes)})
+        return recipe.model_copy(update={"data": on_sample(data)})
     except Exception:
         return recipe  # whoever reads the rows says what is wrong
     return recipe
+
+
+def on_sample(data: Data) -> Data:
+    """The same data, of its fallback: with fewer rows, where it counts on more than a sample has."""
+    changes: dict[str, Any] = {"source": "sample", "name": data.fallback, "subset": None, "fallback": None}
+    for key, part in (("train", 2), ("test", 6)):
+        asked: str | int = getattr(data, key)
+        changes[key] = min(asked, len(sample(str(data.fallback))) // part) if isinstance(asked, int) else asked
+    return data.model_copy(update=changes)
 
 
 def _load(data: Data) -> Any:

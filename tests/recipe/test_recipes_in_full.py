@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from benchmarks.recipes_in_full import full
 from benchmarks.recipes_in_full.copies import COPIES, find
 from benchmarks.recipes_in_full.full import Place, jobs, read_rows, run_all
 from benchmarks.recipes_in_full.page import page
+from benchmarks.recipes_in_full.times import times
 from guided_ft.pipeline.data import load_rows
 from guided_ft.recipe.recipe import Recipe, shipped
 
@@ -152,3 +154,20 @@ def test_a_recipe_runs_in_a_process_and_a_failure_becomes_a_row(place: Place, tm
 def test_the_page_of_no_rows_says_that_nothing_was_run() -> None:
     told = page([])
     assert all(f"`{name}`" in told for name in shipped())
+
+
+def test_times_are_measured_where_there_are_rows_and_scaled_by_them_elsewhere(place: Place) -> None:
+    def row(name: str, seconds: float, **more) -> dict:
+        return {"recipe": name, "changes": [], "threads": 1, "run": {"seconds": {"train": seconds}}, **more}
+
+    def minutes(rows: list) -> dict:
+        return {line["recipe"]: line for line in csv.DictReader(times(rows).splitlines())}
+
+    plain = minutes([])
+    assert {*plain} == {*shipped()}
+    assert {line["measured"] for line in plain.values()} == {"no"}
+    assert int(plain["low_data_50"]["minutes"]) < int(plain["grade_school_maths"]["minutes"])
+    slow = minutes([row("quickstart", 6000), row("german", 60, changes=["steps=2"]), row("chat", 60, threads=2)])
+    assert (slow["quickstart"]["minutes"], slow["quickstart"]["measured"]) == ("100", "yes")
+    assert slow["german"]["measured"] == slow["chat"]["measured"] == "no"
+    assert int(slow["german"]["minutes"]) > 2 * int(plain["german"]["minutes"])
