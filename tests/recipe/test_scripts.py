@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
@@ -28,6 +31,47 @@ def test_there_are_three_and_each_has_its_one_line() -> None:
 def test_a_script_trains_two_steps_and_saves_an_adapter(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    copy, arguments = prepared(path, tmp_path)
+    monkeypatch.setattr(sys, "argv", [str(copy), *arguments])
+    runpy.run_path(str(copy), run_name="__main__")
+    check_trained(tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_two_processes_run_a_script_as_it_is(tmp_path: Path) -> None:
+    [sft] = [path for path in SCRIPTS if path.stem == "sft"]
+    copy, arguments = prepared(sft, tmp_path)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        [*launch, str(copy), *arguments], capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stderr.count("chose ") == 1, "the first process tells for both"
+    check_trained(tmp_path / "out")
+
+
+def test_the_launch_lines_name_scripts_and_options_that_there_are() -> None:
+    from accelerate.commands.config.config_args import load_config_from_file
+    from accelerate.commands.launch import launch_command_parser
+    from torch.distributed.run import get_args_parser
+
+    folder = SCRIPTS[0].parent
+    lines = re.findall(r"`((?:python|torchrun|accelerate launch) [^`]*\.py [^`]*)`", (folder / "README.md").read_text())
+    assert len(lines) == 7
+    parsers = {"torchrun": get_args_parser(), "accelerate": launch_command_parser()}
+    for line in lines:
+        program, *words = line.removesuffix(" ...").replace("accelerate launch", "accelerate").split()
+        assert any((folder / word).is_file() for word in words if word.endswith(".py")), line
+        if program in parsers:
+            assert str(getattr(parsers[program].parse_args(words), "training_script", "")).endswith("sft.py"), line
+    assert load_config_from_file(str(folder / "fsdp.json")).fsdp_config["fsdp_version"] == 2
+    diff = re.findall(r"^\+ +(.*),$", (folder / "README.md").read_text(), re.MULTILINE)
+    assert all(f"{diff[0]}," in path.read_text() for path in SCRIPTS if path.stem != "trainer")
+
+
+def prepared(path: Path, tmp_path: Path) -> tuple[Path, list[str]]:
+    """A copy of a script whose budget a tiny model can spend, and its arguments."""
     base, data, out = tmp_path / "base", tmp_path / "data", tmp_path / "out"
     make("llama").save_pretrained(base)
     tiny.tokenizer().save_pretrained(base)
@@ -43,8 +87,10 @@ def test_a_script_trains_two_steps_and_saves_an_adapter(
     copy.write_text(path.read_text().replace('budget="2%"', 'budget="20%"'))
     usual = ["--output_dir", str(out), "--max_steps", "2", "--per_device_train_batch_size", "2", "--use_cpu", "true"]
     more = ["--bf16", "false", "--report_to", "none", "--save_strategy", "no", "--disable_tqdm", "true"]
-    monkeypatch.setattr(sys, "argv", [str(copy), *own, *usual, *more])
-    runpy.run_path(str(copy), run_name="__main__")
+    return copy, [*own, *usual, *more]
+
+
+def check_trained(out: Path) -> None:
     model = PeftModel.from_pretrained(make("llama"), out, is_trainable=True)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     total = sum(p.numel() for p in make("llama").parameters())
