@@ -66,6 +66,8 @@ def test_own_rows_on_the_embedded_model_are_learned_talked_to_and_leave_as_a_lor
     assert (record["task"]["train"], record["task"]["test"]) == (20, 4)
     assert {check["ok"] for check in record["checks"]} == {True}
     assert "sums" not in told
+    adapter = json.loads((home / "runs" / "tickets" / "adapter" / "adapter_config.json").read_text())
+    assert adapter["base_model_name_or_path"] == NAME, "as it was named, and not where it lies on this machine"
     assert f'guided_ft.load_model("{NAME}")' in told
     assert "report: runs/tickets/report.html" in told
     said = python("-m", "guided_ft", "chat", "runs/tickets", "--max-new-tokens", "4", given="Ticket: no\n", cwd=home)

@@ -7,10 +7,12 @@ import pytest
 import torch
 from families import make
 from scoring import pairs, sums
+from transformers import AutoConfig
 
 from guided_ft import localize
 from guided_ft.anatomy import Anatomy
 from guided_ft.errors import GuidedError
+from guided_ft.proofs.replica import replica_of_config
 from guided_ft.scorers.methods.circuit import Edges
 from guided_ft.scorers.methods.edges import edges
 
@@ -152,6 +154,14 @@ def test_every_edge_is_the_derivative_at_that_connection(family):
         scale = np.abs(expected).max()
         np.testing.assert_allclose(found.scores, expected, atol=2e-4 * scale)
         assert (np.abs(expected[exists]) > 0).mean() > 0.8
+
+
+@pytest.mark.parametrize(("family", "parallel"), [("gptj", True), ("phi", True), ("cohere", True), ("llama", False)])
+def test_where_attention_and_mlp_read_the_same_stream_no_edge_joins_them(family, parallel):
+    model = replica_of_config(AutoConfig.for_model(family)).requires_grad_(False)
+    found = edges(model, pairs(3), replace="zero")
+    assert found.exists[found.sources.index("L0.H0"), found.targets.index("L0.MLP")] == (not parallel)
+    assert np.array_equal(found.exists, Edges.possible(found.anatomy, parallel))
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])

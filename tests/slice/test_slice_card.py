@@ -105,6 +105,14 @@ def test_its_code_loads_the_adapter(tmp_path):
     assert laws.distance(found, families.logits(peft_model)) <= laws.MERGED
 
 
+def test_without_its_first_line_peft_raises_what_it_says(tmp_path):
+    _, text = saved(tmp_path)
+    code = f"from peft import PeftConfig; PeftConfig.from_pretrained({str(tmp_path / 'adapter')!r})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.stderr.splitlines()[-1] == "KeyError: 'SLICE'"
+    assert "without this line PEFT knows no such adapter (KeyError: 'SLICE')" in part(text)
+
+
 @pytest.mark.parametrize(("name", "lora"), [("llama", True), ("mixtral", False)])
 def test_it_names_the_exports_that_there_are(name, lora, tmp_path):
     laws.attached(name).save_pretrained(tmp_path)
