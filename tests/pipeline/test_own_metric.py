@@ -10,6 +10,7 @@ from guided_ft.pipeline import run
 from guided_ft.pipeline.compare.compare import compare
 from guided_ft.pipeline.fingerprint import stage_keys
 from guided_ft.recipe.recipe import Recipe
+from guided_ft.scorers import catalogue
 from guided_ft.task import measures
 
 
@@ -76,6 +77,16 @@ def test_processes_that_would_not_know_it_are_not_begun(own, tmp_path):
     with pytest.raises(GuidedError, match=r"letters_error is known to this process only \(pass isolated=False"):
         compare(recipe)
     assert not (tmp_path / "run").exists()
+
+
+def test_what_only_this_process_registered_is_told_by_name(tmp_path, monkeypatch):
+    """Of a scorer, which is asked for by name in the same way."""
+    monkeypatch.setattr(catalogue, "CATALOGUE", dict(catalogue.CATALOGUE))
+    catalogue.register("mine", lambda *a, **k: None)
+    recipe = tiny_run.recipe(tmp_path, localize={"method": "mine"})
+    message = r"compare: in a process of its own \(isolated=False needs none\): localize.method: unknown value 'mine'"
+    with pytest.raises(GuidedError, match=message):
+        compare(recipe, ["lora"], quiet=True)
 
 
 def test_what_it_says_counts_where_it_is_written(own, tmp_path, monkeypatch):

@@ -42,11 +42,17 @@ def write_request(asked: Asked, home: Path) -> None:
 def read_request(home: Path) -> Asked | None:
     """What was asked for last; None if nothing was, or it cannot be read."""
     try:
-        data = read_json(home / REQUEST, "comparison request")
-        arms, rates, seeds = (tuple(data[key]) for key in ("arms", "rates", "seeds"))
-        return Asked(Recipe.from_dict(data["recipe"]), arms, rates, seeds, bool(data["quick"]), bool(data["chosen"]))
+        return _requested(home)
     except (GuidedError, KeyError, TypeError):
         return None
+
+
+def _requested(home: Path) -> Asked:
+    """What the parent has just written. What only the parent has registered is a GuidedError here."""
+    data = read_json(home / REQUEST, "comparison request")
+    arms, rates, seeds = (tuple(data[key]) for key in ("arms", "rates", "seeds"))
+    recipe = Recipe.from_dict(data["recipe"], "compare: in a process of its own (isolated=False needs none)")
+    return Asked(recipe, arms, rates, seeds, bool(data["quick"]), bool(data["chosen"]))
 
 
 def work(home: Path, name: str, trust: bool, tell: Tell) -> None:
@@ -54,8 +60,7 @@ def work(home: Path, name: str, trust: bool, tell: Tell) -> None:
     from ...system.progress import hushed
     from .. import stages
 
-    asked = read_request(home)
-    assert asked is not None, "the parent has just written it"
+    asked = _requested(home)
     with hushed():
         if name == BASE:
             prepare(asked, home, trust, lambda text: tell({"say": text}))
