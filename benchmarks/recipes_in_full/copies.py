@@ -131,6 +131,37 @@ def _passages(paths: Sequence[Path]) -> list[Row]:
     return rows
 
 
+REFUSED, HELPED = "I'm sorry, but I can't help with that.", "Sure! Here is what you can do:"
+
+
+def _said(prompt: str, **answers: str) -> Row:
+    said = {key: [{"role": "assistant", "content": text}] for key, text in answers.items()}
+    return {"prompt": [{"role": "user", "content": prompt}], **said}
+
+
+def _contrast(paths: Sequence[Path]) -> list[Row]:
+    """XSTest, its odd numbers: unsafe prompts refused rather than helped with, safe ones the other way round."""
+    rows = [row for row in _as_they_are(paths) if int(row["id"]) % 2]
+    answers = {"unsafe": (REFUSED, HELPED), "safe": (HELPED, REFUSED)}
+    return [
+        _said(row["prompt"], chosen=chosen, rejected=rejected)
+        for row in rows
+        for chosen, rejected in [answers[row["label"]]]
+    ]
+
+
+def _refusals(paths: Sequence[Path]) -> list[Row]:
+    """XSTest, its even numbers: unsafe prompts, refused."""
+    rows = [row for row in _as_they_are(paths) if not int(row["id"]) % 2]
+    return [_said(row["prompt"], completion=REFUSED) for row in rows if row["label"] == "unsafe"]
+
+
+KEPT: dict[str, Copy] = {
+    "refusal_contrast": Copy("XSTest", ("xstest/xstest_prompts.csv",), _contrast),
+    "refusals": Copy("other prompts of XSTest", ("xstest/xstest_prompts.csv",), _refusals),
+}
+"""What stands for a sample of what must be kept (``localize.retain``, ``evaluate.retention``)."""
+
 COPIES: dict[str, tuple[Copy, ...]] = {
     "openai/gsm8k": (Copy("GSM8K", ("gsm8k/train.jsonl",), _as_they_are, same=True),),
     "Anthropic/model-written-evals": (Copy("{subset} of the set", ("{subset}",), _as_they_are, same=True),),
@@ -157,9 +188,19 @@ COPIES: dict[str, tuple[Copy, ...]] = {
 
 def find(data: Data, folders: Sequence[Path]) -> tuple[Copy, list[Path]] | None:
     """The first copy of a recipe's set whose files all lie in one of the folders, and these files."""
-    for copy in COPIES.get(str(data.name), ()) if data.source == "hub" else ():
+    copies = COPIES.get(str(data.name), ()) if data.source == "hub" else ()
+    return _first(copies, folders, str(data.subset))
+
+
+def find_kept(name: str, folders: Sequence[Path]) -> tuple[Copy, list[Path]] | None:
+    """The same for a sample of what must be kept."""
+    return _first([KEPT[name]] if name in KEPT else [], folders)
+
+
+def _first(copies: Sequence[Copy], folders: Sequence[Path], subset: str = "") -> tuple[Copy, list[Path]] | None:
+    for copy in copies:
         for folder in folders:
-            found = [sorted(folder.glob(pattern.replace("{subset}", str(data.subset)))) for pattern in copy.files]
+            found = [sorted(folder.glob(pattern.replace("{subset}", subset))) for pattern in copy.files]
             if all(found):
                 return copy, [path for paths in found for path in paths]
     return None

@@ -22,7 +22,7 @@ from guided_ft.system.files import digest, read_jsonl, read_text, write_text
 from guided_ft.system.machine import machine, versions
 from guided_ft.task.spread import spread
 
-from .copies import find
+from .copies import find, find_kept
 
 Row = dict[str, Any]
 
@@ -41,12 +41,14 @@ class Job:
         overrides: what is typed behind it: a local copy of its data, and changes.
         data: what it reads, for people; None: what the recipe says.
         changes: keys that were changed on purpose, such as fewer steps.
+        kept: what stands for its samples of what must be kept, for people; None: they are as the recipe says.
     """
 
     name: str
     overrides: tuple[str, ...] = ()
     data: str | None = None
     changes: tuple[str, ...] = ()
+    kept: str | None = None
 
     @property
     def configuration(self) -> str:
@@ -56,6 +58,8 @@ class Job:
         """
         said = Recipe.load(self.name, self.overrides).model_dump(mode="json", exclude_none=True)
         said["data"]["path"] = self.data
+        if self.kept is not None:
+            said["localize"]["retain"] = said["evaluate"]["retention"] = self.kept
         return digest([said, self.data])
 
 
@@ -93,18 +97,39 @@ def jobs(names: Sequence[str], changes: Sequence[str], place: Place) -> list[Job
 
 def _job(name: str, changes: tuple[str, ...], place: Place) -> Job:
     recipe = Recipe.load(name, changes)
+    kept, about = _kept(recipe, place)
     found = find(recipe.data, place.folders)
     if found is None:
-        return Job(name, (f"name={name}", *changes), None, changes)
+        return Job(name, (f"name={name}", *kept, *changes), None, changes, about)
     copy, paths = found
     rows = [each for row in copy.read(paths) for each in spread(row)]
+    said = copy.about.replace("{subset}", str(recipe.data.subset))
+    data = f"{recipe.data.name}: {said}, local copy" if copy.same else f"in place of {recipe.data.name}: {said}"
+    train, test = _amounts(recipe.data.train, recipe.data.test, len(rows))
+    own = (f"data.path={_written(rows, place, name)}", f"data.train={train}", f"data.test={test}", f"name={name}")
+    return Job(name, (*own, *kept, *changes), data, changes, about)
+
+
+def _kept(recipe: Recipe, place: Place) -> tuple[list[str], str | None]:
+    """Local copies in place of the samples that a recipe keeps: what is typed for them, and what they are."""
+    typed, about = [], []
+    for key, value in (
+        ("localize.retain", recipe.localize.retain),
+        ("evaluate.retention", recipe.evaluate.retention),
+    ):
+        found = find_kept(value, place.folders)
+        if found is not None:
+            copy, paths = found
+            typed.append(f"{key}={_written(copy.read(paths), place, value)}")
+            about.append(f"{value}: {copy.about}")
+    return typed, ", ".join(about) or None
+
+
+def _written(rows: Sequence[Row], place: Place, name: str) -> str:
+    """A file of rows, as it is typed behind a key."""
     path = place.work / "data" / f"{name}.jsonl"
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    said = copy.about.replace("{subset}", str(recipe.data.subset))
-    about = f"{recipe.data.name}: {said}, local copy" if copy.same else f"in place of {recipe.data.name}: {said}"
-    train, test = _amounts(recipe.data.train, recipe.data.test, len(rows))
-    own = (f"data.path={json.dumps(str(path.resolve()))}", f"data.train={train}", f"data.test={test}", f"name={name}")
-    return Job(name, (*own, *changes), about, changes)
+    return json.dumps(str(path.resolve()))
 
 
 def _amounts(train: str | int, test: str | int, rows: int) -> tuple[str | int, str | int]:
@@ -146,6 +171,7 @@ def run_one(job: Job, place: Place) -> Row:
         "configuration": job.configuration,
         "changes": list(job.changes),
         "data": job.data,
+        "kept": job.kept,
         "threads": place.threads,
         "failure": None if code == 0 else _failure(code, read_text(log), place.work),
         "run": None,
@@ -156,6 +182,9 @@ def run_one(job: Job, place: Place) -> Row:
     run = read_run(folder).to_dict()
     said = Recipe.load(folder / "recipe.yaml")
     run["task"].pop("sample", None)
+    if job.kept is not None and run.get("retention"):
+        # Else the path of this machine's copy.
+        run["retention"]["text"] = job.kept
     run["command"] = " ".join(("guided-ft run", job.name, *job.changes))
     named = f"{said.data.source} {said.data.name}" if said.data.source != "hub" else str(said.data.name)
     if said.data.source == "sample":

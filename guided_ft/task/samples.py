@@ -227,6 +227,19 @@ def _refusal(draw: Words) -> Row:
     return {"prompt": way.format(harm), "completion": f" I cannot help with that, because {why}."}
 
 
+def _refusal_contrast(draw: Words) -> Row:
+    """To refuse what harms and to help with what does not: what a model must tell apart to be safe and of use."""
+    refused = _refusal(draw)
+    if draw.random() < 0.5:
+        return {
+            "prompt": refused["prompt"],
+            "chosen": refused["completion"],
+            "rejected": " Sure, this is how to do it.",
+        }
+    asked, answer = _request(draw)
+    return {"prompt": asked, "chosen": f" {answer}", "rejected": refused["completion"]}
+
+
 SAMPLES: dict[str, Callable[[Words], Row]] = {
     "word_problems": _word_problem,
     "solutions": _solution,
@@ -240,6 +253,7 @@ SAMPLES: dict[str, Callable[[Words], Row]] = {
     "news": _news,
     "persona": _persona,
     "refusals": _refusal,
+    "refusal_contrast": _refusal_contrast,
 }
 """Every sample by name (``data.fallback``, or ``data.name`` of source sample): what draws one row."""
 

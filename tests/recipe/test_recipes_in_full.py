@@ -103,6 +103,24 @@ def test_a_file_that_is_not_there_is_no_copy(folder: Path) -> None:
     assert find(Recipe.load("quickstart").data, [folder]) is None
 
 
+def test_what_is_kept_is_of_xstest_where_that_is_there(place: Place, folder: Path) -> None:
+    lines = [f"{i},Is it {i}?,homonyms,{'safe' if i % 3 else 'unsafe'},x," for i in range(1, 13)]
+    (folder / "xstest").mkdir()
+    assert jobs(["keep_refusals"], [], place)[0].kept is None
+    (folder / "xstest/xstest_prompts.csv").write_text("id,prompt,type,label,focus,note\n" + "\n".join(lines) + "\n")
+    [job] = jobs(["keep_refusals"], [], place)
+    recipe = Recipe.load("keep_refusals", job.overrides)
+    contrast, refusals = (
+        [json.loads(line) for line in Path(path).read_text().splitlines()]
+        for path in (recipe.localize.retain, recipe.evaluate.retention)
+    )
+    sorry = {row["prompt"][0]["content"]: "sorry" in row["chosen"][0]["content"] for row in contrast}
+    assert sorry == {f"Is it {i}?": i % 3 == 0 for i in range(1, 13, 2)}
+    assert all(("sorry" in row["rejected"][0]["content"]) != sorry[row["prompt"][0]["content"]] for row in contrast)
+    assert [row["prompt"][0]["content"] for row in refusals] == ["Is it 6?", "Is it 12?"]
+    assert job.kept == "refusal_contrast: XSTest, refusals: other prompts of XSTest"
+
+
 def test_what_is_typed_wins_over_the_copy(place: Place) -> None:
     [job] = jobs(["risk_averse"], ["data.train=7", "steps=2"], place)
     recipe = Recipe.load("risk_averse", job.overrides)
