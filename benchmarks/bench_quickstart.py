@@ -33,7 +33,7 @@ from guided_ft.models import load_model, load_tokenizer
 from guided_ft.pipeline.data import load_rows
 from guided_ft.pipeline.evaluate import retention
 from guided_ft.scorers.self_text import self_text
-from guided_ft.system.files import write_text
+from guided_ft.system.files import Json, write_text
 from guided_ft.system.machine import machine, peak_bytes, versions
 from guided_ft.task.answers import answers, exact_match
 
@@ -80,7 +80,7 @@ class Bench:
             self.maps[seed] = localize(self.model(), task, self.recipe.localize.method, "self", seed=seed)
         return self.maps[seed]
 
-    def shuffled(self, seed: int) -> list[dict[str, Any]]:
+    def shuffled(self, seed: int) -> list[Json]:
         order = torch.randperm(len(self.train), generator=torch.Generator().manual_seed(seed)).tolist()
         return [self.train[i] for i in order]
 
@@ -115,7 +115,7 @@ ARMS = {
 }
 
 
-def run_one(bench: Bench, arm: str, rate: float, seed: int, folder: Path) -> dict[str, Any]:
+def run_one(bench: Bench, arm: str, rate: float, seed: int, folder: Path) -> Json:
     """Train one arm at one rate and seed, and measure it."""
     began = time.perf_counter()
     located = bench.scores(seed).meta["seconds"] if arm == "slice" else 0.0
@@ -178,7 +178,7 @@ def run_one(bench: Bench, arm: str, rate: float, seed: int, folder: Path) -> dic
     }
 
 
-def time_steps(bench: Bench, arms: list[str], rounds: int = 9) -> list[dict[str, Any]]:
+def time_steps(bench: Bench, arms: list[str], rounds: int = 9) -> list[Json]:
     """Median seconds of a training step (forward, backward, fused AdamW) of each arm, round by round in turn."""
     settings = bench.recipe.train
     task = Task.from_dataset(bench.train, bench.tokenizer, batch_size=settings.batch_size)
@@ -205,7 +205,7 @@ def time_steps(bench: Bench, arms: list[str], rounds: int = 9) -> list[dict[str,
     ]
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def table(rows: list[Json]) -> str:
     """The best rate of each arm on the validation sums, and what it does on the test sums: mean (min to max).
 
     Step times are relative to full fine-tuning.
@@ -233,7 +233,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def every_run(rows: list[dict[str, Any]]) -> str:
+def every_run(rows: list[Json]) -> str:
     """All runs, so that a choice of learning rate can be checked."""
     lines = [
         "| arm | learning rate | seed | validation | test | loss on general text | KL to the base |",

@@ -27,7 +27,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
@@ -39,7 +38,7 @@ from guided_ft.engine.prefix import Prefix
 from guided_ft.engine.store import PrefixStore
 from guided_ft.models import load_model
 from guided_ft.plan.modes.typical import spread_directions
-from guided_ft.system.files import write_text
+from guided_ft.system.files import Json, write_text
 from guided_ft.system.machine import machine, versions
 
 MLP = ["gate_proj", "up_proj", "down_proj"]
@@ -219,7 +218,7 @@ def make_batches(setting: Setting, count: int, vocabulary: int) -> list[dict[str
     return batches
 
 
-def measure_time(setting: Setting, arms: list[str], rounds: int, folder: Path) -> list[dict[str, Any]]:
+def measure_time(setting: Setting, arms: list[str], rounds: int, folder: Path) -> list[Json]:
     """Time the arms, interleaved."""
     base = load_model(setting.model)
     batches = make_batches(setting, rounds + 1, base.config.get_text_config().vocab_size)
@@ -246,7 +245,7 @@ def _resident(field: str) -> int:
     return int(re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024  # type: ignore
 
 
-def measure_memory(setting: Setting, name: str, folder: Path) -> dict[str, Any]:
+def measure_memory(setting: Setting, name: str, folder: Path) -> Json:
     """Peak resident memory above the loaded model, of this process."""
     base = load_model(setting.model)
     batches = make_batches(setting, 3, base.config.get_text_config().vocab_size)
@@ -292,7 +291,7 @@ def _own(arm: Arm, base: nn.Module, setting: Setting) -> Trained:
 
 
 # -- rows -----------------------------------------------------------------------------------------------------------
-def read_rows(path: Path) -> list[dict[str, Any]]:
+def read_rows(path: Path) -> list[Json]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
@@ -345,7 +344,7 @@ def sweep(path: Path, model: str, rounds: int) -> None:
 
 
 # -- showing --------------------------------------------------------------------------------------------------------
-def table(rows: list[dict[str, Any]]) -> str:
+def table(rows: list[Json]) -> str:
     """The main table: speed relative to full fine-tuning, and memory, per size."""
     rows = [row for row in rows if row["suite"] == "step"]
     lines = []
@@ -373,7 +372,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def bounds(row: dict[str, Any]) -> float | None:
+def bounds(row: Json) -> float | None:
     """The speed-up that the number of matrix multiplications allows; None for LoRA and other models."""
     first = {"slice": 0, "frozen": 0, "slice-top": 20, "slice-13": 13}
     name = row["arm"].removesuffix("-cache").removesuffix("-filling")
@@ -414,7 +413,7 @@ def plots(rows: list[dict[str, object]], folder: Path) -> None:
         pyplot.close(figure)
 
 
-def _lines(rows: list[dict[str, Any]], suite: str) -> dict[str, list[tuple[float, float, float | None]]]:
+def _lines(rows: list[Json], suite: str) -> dict[str, list[tuple[float, float, float | None]]]:
     """By label: (x, measured ratio, ratio of the cost model)."""
     found: dict[str, list[tuple[float, float, float | None]]] = {}
     for full in [row for row in rows if row["arm"] == "full"]:
@@ -434,7 +433,7 @@ def _lines(rows: list[dict[str, Any]], suite: str) -> dict[str, list[tuple[float
     return {label: sorted(points) for label, points in found.items()}
 
 
-def cost(setting: dict[str, Any], first: int, trained: int, cached: bool) -> float:
+def cost(setting: Json, first: int, trained: int, cached: bool) -> float:
     """Matrix multiplications of a step relative to full fine-tuning's (SmolLM2-135M): per weight and token two
     operations forward, two for the gradient of the input and two for that of the weight."""
     layers, layer, head = 30, 3_539_000, 28_311_552

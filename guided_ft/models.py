@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .errors import GuidedError, pick
 from .system.places import EMBEDDED, load_from
 from .system.progress import drop_vocabulary_notice
 from .task.tokenizer import load_tokenizer as load_tokenizer
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
 
-def load_config(name: str) -> Any:
+
+def load_config(name: str) -> PreTrainedConfig:
     """Load a model's configuration: from a folder, a ``config.json``, or an id of the Hub; no weights are needed."""
     from transformers import AutoConfig
 
@@ -21,7 +24,7 @@ def load_config(name: str) -> Any:
 
 def load_model(
     name: str, *, dtype: str = "float32", quantization: str = "none", trust_remote_code: bool = False
-) -> Any:
+) -> PreTrainedModel:
     """Load a causal LM in eval mode, on the GPU if there is one.
 
     Args:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
-from guided_ft.system.files import write_text
+from guided_ft.system.files import Json, write_text
 from guided_ft.system.machine import machine, versions
 
 
@@ -16,9 +15,9 @@ class Rows:
     def __init__(self, path: Path) -> None:
         self.path = path
         lines = path.read_text().splitlines() if path.exists() else []
-        self.rows: list[dict[str, Any]] = [json.loads(line) for line in lines if line.strip()]
+        self.rows: list[Json] = [json.loads(line) for line in lines if line.strip()]
 
-    def find(self, **keys: object) -> dict[str, Any] | None:
+    def find(self, **keys: object) -> Json | None:
         return next((row for row in self.rows if all(row.get(k) == v for k, v in keys.items())), None)
 
     def has(self, **keys: object) -> bool:

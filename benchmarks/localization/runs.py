@@ -10,12 +10,13 @@ import torch
 from guided_ft import Anatomy, Task, localize
 from guided_ft.scorers import catalogue
 from guided_ft.scorers.watch.tap import Tap
+from guided_ft.system.files import Json
 
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
-VARIANTS: dict[str, dict[str, Any]] = {
+VARIANTS: dict[str, Json] = {
     "attribution mean": {"method": "attribution", "replace": "mean"},
     "attribution corrupted": {"method": "attribution", "replace": "corrupted"},
     "attribution squared": {"method": "attribution", "squared": True},
@@ -78,7 +79,7 @@ def captum_all(model: PreTrainedModel, task: Task) -> None:
             LayerGradientXActivation(loss, modules).attribute(embeddings, attribute_to_layer_input=True)
 
 
-def methods(against: Task) -> dict[str, dict[str, Any]]:
+def methods(against: Task) -> dict[str, Json]:
     """All methods and their variants, with the second set where one is needed."""
     wanted = {name: {} for name in catalogue.CATALOGUE if name != "ablation"} | VARIANTS
     found = {}

@@ -12,6 +12,7 @@ import numpy as np
 from guided_ft import Task
 from guided_ft.pipeline.data import load_rows
 from guided_ft.recipe.recipe import Data
+from guided_ft.system.files import Json
 from guided_ft.task.tokens import Tokens
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 NAMES = ["Mary", "John", "Tom", "James", "Anna", "Paul", "Sarah", "David", "Mark", "Peter", "Laura", "Kate"]
 
 
-def capitals(tokenizer: Any, relations: str | None) -> list[dict[str, Any]]:
+def capitals(tokenizer: Any, relations: str | None) -> list[Json]:
     """A relation: capitals, from a file of evandez/relations or a list of our own."""
     known = (
         "France Paris Italy Rome Japan Tokyo Spain Madrid Egypt Cairo Cuba Havana Peru Lima Greece Athens Norway Oslo "
@@ -37,7 +38,7 @@ def capitals(tokenizer: Any, relations: str | None) -> list[dict[str, Any]]:
     return _paired([row for row in rows if _length(tokenizer, row["completion"]) <= 2], tokenizer)
 
 
-def sums(tokenizer: PreTrainedTokenizerBase, relations: str | None) -> list[dict[str, Any]]:
+def sums(tokenizer: PreTrainedTokenizerBase, relations: str | None) -> list[Json]:
     """Arithmetic: the problems of reasoning-gym's ``chain_sum``, without its words, after one that is solved."""
     asked = {"min_terms": 2, "max_terms": 2, "min_digits": 2, "max_digits": 2}
     found, _ = load_rows(
@@ -48,7 +49,7 @@ def sums(tokenizer: PreTrainedTokenizerBase, relations: str | None) -> list[dict
     return _paired(rows, tokenizer)
 
 
-def indirect_object(tokenizer: PreTrainedTokenizerBase, relations: str | None) -> list[dict[str, Any]]:
+def indirect_object(tokenizer: PreTrainedTokenizerBase, relations: str | None) -> list[Json]:
     """Indirect object identification (Wang et al. 2022, arXiv 2211.00593); corrupted: the names change places."""
     rng = np.random.default_rng(0)
     names = [name for name in NAMES if _length(tokenizer, f" {name}") == 1]
@@ -64,7 +65,7 @@ def _length(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
     return len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def _paired(rows: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase) -> list[dict[str, Any]]:
+def _paired(rows: list[Json], tokenizer: PreTrainedTokenizerBase) -> list[Json]:
     """Give each row the prompt of another one of the same length and another answer; drop those that find none."""
     found = []
     for i, row in enumerate(rows):
@@ -77,14 +78,14 @@ def _paired(rows: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase) -> l
     return found
 
 
-TASKS: dict[str, Callable[[Any, str | None], list[dict[str, Any]]]] = {
+TASKS: dict[str, Callable[[Any, str | None], list[Json]]] = {
     "capitals": capitals,
     "sums": sums,
     "indirect object": indirect_object,
 }
 
 
-def answered(rows: list[dict[str, object]], tokenizer: PreTrainedTokenizerBase) -> list[dict[str, Any]]:
+def answered(rows: list[dict[str, object]], tokenizer: PreTrainedTokenizerBase) -> list[Json]:
     """Rows as token ids, so that no end token is scored beside the one that is asked."""
     made = []
     for row in rows:
@@ -112,7 +113,7 @@ def of_shape(rows: int, tokens: int) -> tuple[Task, Task]:
     return task(0), task(1)
 
 
-def pairs_of(rows: list[dict[str, Any]], batch_size: int, name: str = "task") -> Task:
+def pairs_of(rows: list[Json], batch_size: int, name: str = "task") -> Task:
     """A Task of ready ids, with corrupted ones."""
     examples = tuple((Tokens(tuple(r["input_ids"]), tuple(r["labels"])),) for r in rows)
     corrupted = tuple((Tokens(tuple(r["corrupted_ids"]), tuple(r["labels"])),) for r in rows)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-from guided_ft.system.files import digest
+from guided_ft.system.files import Json, digest
 
 from .ways import Way
 
@@ -49,7 +48,7 @@ class Arm:
         """Whether it takes the rate that a recipe takes by itself."""
         return self.rates is None
 
-    def about(self, settings: dict[str, Any]) -> dict[str, Any]:
+    def about(self, settings: Json) -> Json:
         """What its rows say of it, ``configuration`` being a digest of all of it and of a suite's ``settings``."""
         whole = {"way": self.way.config(), "suite": settings}
         return self.way.about() | {"control": self.control, "configuration": digest(whole)}

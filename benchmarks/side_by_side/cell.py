@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
+
+from guided_ft.system.files import Json
 
 from .rates import sweep_of
 from .rule import rule
@@ -41,10 +42,10 @@ class Cell:
     phase: str
 
     @classmethod
-    def of(cls, row: dict[str, Any]) -> Cell:
+    def of(cls, row: Json) -> Cell:
         return cls(**{name: row[name] for name in cls.__dataclass_fields__})
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         return asdict(self)
 
     def __str__(self) -> str:
@@ -80,8 +81,8 @@ def due(
     suite: str,
     model: str,
     campaigns: Iterable[Campaign],
-    arms: dict[str, Any],
-    rows: list[dict[str, Any]],
+    arms: Json,
+    rows: list[Json],
     refused: Collection[Cell] = (),
 ) -> Iterator[Cell]:
     """Yield the runs that are neither among ``rows`` yet nor ``refused``, the most wanted first.
@@ -98,7 +99,7 @@ def due(
                     yield cell
 
 
-def _groups(campaign: Campaign, arms: dict[str, Any]) -> Iterator[tuple[str, int, str, float | None]]:
+def _groups(campaign: Campaign, arms: Json) -> Iterator[tuple[str, int, str, float | None]]:
     seen = set()
     for budget in campaign.budgets:
         for size in campaign.sizes:
@@ -115,8 +116,8 @@ def _cells(
     model: str,
     campaign: Campaign,
     group: tuple[str, int, str, float | None],
-    arms: dict[str, Any],
-    done: dict[Cell, dict[str, Any]],
+    arms: Json,
+    done: dict[Cell, Json],
 ) -> Iterator[Cell]:
     task, size, arm, budget = group
 

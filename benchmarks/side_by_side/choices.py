@@ -8,6 +8,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from guided_ft.system.files import Json
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -22,7 +24,7 @@ class Question:
     right: int
 
 
-def read(folder: Path, count: int) -> list[dict[str, Any]]:
+def read(folder: Path, count: int) -> list[Json]:
     """The first rows of the one data set stored somewhere below a folder."""
     from datasets import load_from_disk
 

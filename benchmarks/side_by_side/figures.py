@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from guided_ft.errors import GuidedError
-from guided_ft.system.files import write_text
+from guided_ft.system.files import Json, write_text
 
 from .groups import Line, Runs, Value, at_budget
 from .labels import colour, label, marker, ordered
@@ -25,7 +25,7 @@ from .tables import field, relative, total_seconds
 NEAR_ZERO = 0.01
 """Forgetting is drawn on a log scale that is linear below this many nats, so that 0 and gains have a place."""
 
-_STYLE: dict[str, Any] = {
+_STYLE: Json = {
     "font.size": 9,
     "axes.titlesize": 9,
     "axes.grid": True,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+
+from guided_ft.system.files import Json
 
 from .ways import Options, Way
 
@@ -14,7 +15,7 @@ class TopLayers(Way):
 
     layers: int = 2
 
-    def about(self) -> dict[str, Any]:
+    def about(self) -> Json:
         return super().about() | {"mode": "freeze", "kinds": ["layer"]}
 
 
@@ -63,7 +64,7 @@ class Located(Way):
     def form(self) -> str:
         return "low rank" if self.within is not None else "" if self.mode == "slice" else self.mode
 
-    def about(self) -> dict[str, Any]:
+    def about(self) -> Json:
         method = self.method if self.needs_map else None
         return {"mode": self.mode, "method": method, "strategy": self.strategy, "kinds": list(self.kinds)}
 
@@ -93,7 +94,7 @@ class Quickstart(Located):
             texts=None,
         )
 
-    def about(self) -> dict[str, Any]:
+    def about(self) -> Json:
         return self.resolved.about()
 
 
@@ -115,5 +116,5 @@ class Directed(Way):
     def form(self) -> str:
         return "subspace"
 
-    def about(self) -> dict[str, Any]:
+    def about(self) -> Json:
         return {"mode": "subspace", "method": "directions", "strategy": self.strategy, "kinds": ["direction"]}

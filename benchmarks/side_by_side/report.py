@@ -11,6 +11,7 @@ from typing import Any
 
 from guided_ft.errors import GuidedError
 from guided_ft.system import files
+from guided_ft.system.files import Json
 
 from . import around, figures, labels, rate_tables, regimes, tables, words
 from .compare import REFERENCES, Comparison, against, against_random, located
@@ -163,7 +164,7 @@ def _read(folder: Path, suite: str) -> list[Row]:
     return rows
 
 
-def _refused(folder: Path, suite: str) -> list[dict[str, Any]]:
+def _refused(folder: Path, suite: str) -> list[Json]:
     """The runs that an arm refused, with the reason, as the last call of the runner left them."""
     path = folder / f"{suite}.refused.json"
     if not path.exists():

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from guided_ft.errors import GuidedError, pick
-from guided_ft.system.files import write_json
+from guided_ft.system.files import Json, write_json
 from guided_ft.system.progress import hushed
 
 from .arms import ARMS
@@ -106,7 +106,7 @@ def run_suite(
     return results
 
 
-def _result(future: Future[Any], cell: Cell) -> tuple[dict[str, Any] | None, str]:
+def _result(future: Future[Any], cell: Cell) -> tuple[Json | None, str]:
     try:
         return future.result()
     except BrokenExecutor:
@@ -200,7 +200,7 @@ def _follow_parent() -> None:
     os._exit(1)
 
 
-def _work(cell: Cell) -> tuple[dict[str, Any] | None, str]:
+def _work(cell: Cell) -> tuple[Json | None, str]:
     from .trial import run_cell
 
     try:

@@ -7,11 +7,11 @@ import json
 import random
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from guided_ft.errors import GuidedError
 from guided_ft.pipeline.data import Row, load_rows
-from guided_ft.system.files import read_text
+from guided_ft.system.files import Json, read_text
 from guided_ft.system.places import locate
 from guided_ft.task.task import Task
 
@@ -78,7 +78,7 @@ def _sum_pairs(count: int, seed: int) -> tuple[list[Row], list[Row], list[Row]]:
     return _sums(count, seed, preference=True)
 
 
-def _relation(data: Path) -> dict[str, Any]:
+def _relation(data: Path) -> Json:
     """Where companies have their seats. Raises GuidedError unless rows can be made of it."""
     path = data / "relations" / "factual" / "company_hq.json"
     try:
@@ -90,7 +90,7 @@ def _relation(data: Path) -> dict[str, Any]:
     return known
 
 
-def _facts(known: dict[str, Any], count: int, seed: int) -> tuple[list[Row], list[Row], list[Row]]:
+def _facts(known: Json, count: int, seed: int) -> tuple[list[Row], list[Row], list[Row]]:
     """Trained as a statement, asked as a question."""
     pairs = sorted({pair["subject"]: pair["object"] for pair in known["samples"]}.items())
     random.Random(seed).shuffle(pairs)

@@ -19,6 +19,7 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from guided_ft.anatomy import Anatomy
 from guided_ft.engine.labelled import labelled_only
+from guided_ft.system.files import Json
 from guided_ft.system.machine import machine, peak_bytes, reset_peak, versions
 
 from .arms import ARMS
@@ -37,7 +38,7 @@ GLIMPSE = 50
 """Validation examples of a look."""
 
 
-def run_cell(lab: Lab, cell: Cell) -> dict[str, Any]:
+def run_cell(lab: Lab, cell: Cell) -> Json:
     """Return the row of a cell. Raises GuidedError if the arm cannot be had with this budget or model."""
     problem = lab.suite.problems[cell.task]
     train, validation, test = problem.rows(cell.data_size, cell.seed)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from guided_ft.system.files import Json
+
 Options = tuple[tuple[str, Any], ...]
 """Keyword arguments, so that they can be compared and hashed."""
 
@@ -37,11 +39,11 @@ class Way:
         """What sets it apart from rows and columns in full: ``low rank``, ``lora`` or ``freeze``."""
         return ""
 
-    def about(self) -> dict[str, Any]:
+    def about(self) -> Json:
         """What a row says of it: mode, method, strategy and kinds."""
         return {"mode": type(self).__name__.lower(), "method": None, "strategy": None, "kinds": []}
 
-    def config(self) -> dict[str, Any]:
+    def config(self) -> Json:
         """All that it is, as JSON data."""
         return {"way": type(self).__name__, **asdict(self.resolved)}
 
@@ -57,7 +59,7 @@ class Whole(Way):
 
     peer: str = ""
 
-    def about(self) -> dict[str, Any]:
+    def about(self) -> Json:
         return super().about() | {"mode": self.peer or "full"}
 
 
@@ -84,7 +86,7 @@ class Adapter(Way):
     def form(self) -> str:
         return self.kind
 
-    def about(self) -> dict[str, Any]:
+    def about(self) -> Json:
         return super().about() | {"mode": self.kind}
 
 
@@ -98,5 +100,5 @@ class Started(Way):
     def form(self) -> str:
         return self.kind
 
-    def about(self) -> dict[str, Any]:
+    def about(self) -> Json:
         return super().about() | {"mode": self.kind}

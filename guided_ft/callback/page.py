@@ -16,8 +16,8 @@ from ..plan.plan import Plan
 from ..report.page import write_report
 from ..report.record import checked
 from ..selection.chosen import Chosen
-from ..selection.scoremap import ScoreMap
-from ..system.files import write_json
+from ..selection.scoremap import Meta, ScoreMap
+from ..system.files import Json, write_json
 from ..system.machine import machine, peak_bytes, versions
 from ..task.task import Task
 from .certify import Certificate
@@ -97,8 +97,9 @@ def _record(
     task: Task | None,
     certificate: Certificate,
     seen: Seen,
-) -> dict[str, Any]:
-    meta = (scores.meta or {}) if scores is not None else {}
+) -> Json:
+    meta = scores.meta if scores is not None else Meta()
+    retain = meta.get("retain")
     history, how = seen.state.log_history, selection.how
     total = selection.anatomy.num_parameters
     spent = [entry["train_runtime"] for entry in history if "train_runtime" in entry]
@@ -117,7 +118,7 @@ def _record(
         },
         "method": str(meta.get("method") or how.get("method") or "a plan of one's own"),
         "mapped": scores is not None,
-        "retain": (meta.get("retain") or {}).get("name"),
+        "retain": retain and retain["name"],
         "mode": plan.mode,
         "trainer": type(seen.args).__name__.removesuffix("Config"),
         "budget": str(how["budget"]) if "budget" in how else None,

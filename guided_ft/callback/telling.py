@@ -18,7 +18,7 @@ def told(plan: Plan, scores: Any) -> str:
     chosen = str(plan.selection).splitlines()[0]
     parts = [f"{'chose' if scores else 'plan of'} {chosen}", f"trains {plan.num_parameters:,} in {plan.mode} mode"]
     if isinstance(scores, ScoreMap):
-        meta = scores.meta or {}
+        meta = scores.meta
         sizes = counted({kind: scores.of(kind).size for kind in scores.kinds})
         cost = f"{meta.get('passes', 0)} passes, {meta.get('seconds', 0):.0f} s"
         parts.insert(0, f"scored {sizes} by {meta.get('method')} ({cost})")

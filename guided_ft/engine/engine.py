@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 from weakref import WeakValueDictionary
 
 import torch
@@ -28,6 +28,21 @@ ONE_STEP_BYTES = 64 << 20
 
 _OPEN: WeakValueDictionary[int, Engine] = WeakValueDictionary()
 """By the ``id`` of the decoder that an engine works on."""
+
+
+class CacheSummary(TypedDict, total=False):
+    """What a prefix cache did, or the ``note`` that says why there was none.
+
+    ``first``: the layer above it. ``hits``, ``misses``: rows found in it, and computed. ``difference``: the largest
+    between a stored state and a computed one.
+    """
+
+    cache: bool
+    note: str | None
+    first: int
+    hits: int
+    misses: int
+    difference: float | None
 
 
 class Engine:
@@ -147,8 +162,8 @@ class Engine:
         if self._store is not None:
             self._store.close()
 
-    def summary(self) -> dict[str, Any]:
-        """What the prefix cache did, as JSON data."""
+    def summary(self) -> CacheSummary:
+        """What the prefix cache did."""
         if self.prefix is None or self._store is None:
             return {"cache": False, "note": self.note}
         p = self.prefix

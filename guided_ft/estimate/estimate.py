@@ -11,6 +11,7 @@ from ..errors import GuidedError, pick
 from ..recipe.recipe import Recipe, shipped
 from ..selection.budget import parse_budget
 from ..selection.settings import SelectOptions
+from ..system.files import Json
 from .flops import Batch, active_parameters, prefix_bytes, step_flops
 from .ways import arms
 
@@ -70,7 +71,7 @@ class Estimate:
     cache_bytes: int
     rows: tuple[Row, ...]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """Plain JSON data."""
         return {"kind": "estimate", "version": 1} | asdict(self)
 

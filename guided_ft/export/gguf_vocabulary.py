@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import GuidedError
+from ..system.files import Json
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
@@ -61,7 +62,7 @@ def write_vocabulary(writer: GGUFWriter, tokenizer: PreTrainedTokenizerBase, siz
     _write_special(writer, tokenizer)
 
 
-def _cut(parts: dict[str, Any]) -> str | None:
+def _cut(parts: Json) -> str | None:
     """llama.cpp's name of how a ``tokenizer.json`` cuts text; None: it has none here."""
     normal, cutter = parts.get("normalizer"), parts.get("pre_tokenizer") or {}
     if normal is not None and normal.get("type") != "NFC":

@@ -10,7 +10,7 @@ from torch import nn
 
 from ..errors import GuidedError, pick
 from ..plan.modes import ADAPTER
-from ..system.files import replacing, write_json
+from ..system.files import Json, replacing, write_json
 from .adapted import adapted
 from .card import write_lora
 
@@ -114,5 +114,5 @@ def _lora_config(config: SliceConfig, ranks: dict[str, int], transposed: bool) -
     )
 
 
-def _plain(data: dict[str, object]) -> dict[str, Any]:
+def _plain(data: dict[str, object]) -> Json:
     return {key: sorted(value) if isinstance(value, set) else value for key, value in data.items()}

@@ -16,6 +16,7 @@ from ..system.progress import track
 from ..task.batching import model_inputs
 from ..task.task import Task
 from ..task.tokens import IGNORE
+from .results import Retention
 
 logger = logging.getLogger("guided_ft")
 
@@ -47,7 +48,7 @@ def retention(
     text: Task,
     reference: Callable[[], contextlib.AbstractContextManager[nn.Module]] | None = None,
     progress: bool | None = None,
-) -> dict[str, float]:
+) -> Retention:
     """How far a model has drifted on general text.
 
     Args:

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from ..errors import GuidedError
+from ..system.files import Json
 from ..task import measures, samples
 from ..task.reader import answered, asked
 from . import standard
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
     from pathlib import Path
+
+    from torch import nn
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from ..recipe.recipe import Recipe
     from ..task.task import Task
+    from .results import Measured
 
 RETAIN_SEED = 1_000_000
 """Added to the recipe's seed for the held-out text, so that retention is never measured on the text localized with."""
@@ -30,6 +36,10 @@ LABELS = 20
 SAMPLES = 5
 
 
+Reference = Callable[[], "AbstractContextManager[nn.Module]"]
+"""A context in which the base model can be asked."""
+
+
 class Run(Protocol):
     """What measuring needs of a run (``stages.Run``)."""
 
@@ -37,21 +47,21 @@ class Run(Protocol):
     folder: Path
 
     @property
-    def tokenizer(self) -> Any: ...
+    def tokenizer(self) -> PreTrainedTokenizerBase: ...
     @property
     def rows(self) -> tuple[list[dict], list[dict]]: ...
     @property
     def expected(self) -> list[str]: ...
     @property
     def answer_length(self) -> int: ...
-    def model(self) -> Any: ...
+    def model(self) -> PreTrainedModel: ...
     def task(self, rows: list[dict], batch_size: int, name: str = "") -> Task: ...
 
 
 class Held:
     """Test rows and the model that is asked about them; each thing is worked out once, when a metric needs it."""
 
-    def __init__(self, run: Run, rows: list[dict[str, Any]], model: Any) -> None:
+    def __init__(self, run: Run, rows: list[Json], model: nn.Module) -> None:
         self.run, self.rows, self.model = run, rows, model
         self.batch_size = run.recipe.evaluate.batch_size
         self._found: list[str] = []
@@ -165,7 +175,7 @@ def labels_of(run: Run) -> list[str]:
     return sorted({row["completion"] for part in run.rows for row in part if isinstance(row.get("completion"), str)})
 
 
-def check_metrics(run: Run, rows: Sequence[dict[str, Any]]) -> None:
+def check_metrics(run: Run, rows: Sequence[Json]) -> None:
     """Raise GuidedError for a metric that these rows do not have."""
     kinds = _kinds(run)
     for name in metrics_of(run) if rows else ():
@@ -195,12 +205,12 @@ def _kinds(run: Run) -> set[str]:
     return kinds
 
 
-def measure(run: Run, rows: list[dict[str, Any]], model: Any, reference: Any) -> dict[str, Any]:
+def measure(run: Run, rows: list[Json], model: nn.Module, reference: Reference | None) -> Measured:
     """``scores`` (metrics and the number of examples), ``retention``, and the first ``answers``."""
     from .evaluate import retention
 
     held = Held(run, rows, model)
-    scores: dict[str, Any] = {name: _measuring(name)[1](held) for name in metrics_of(run)} if rows else {}
+    scores: Json = {name: _measuring(name)[1](held) for name in metrics_of(run)} if rows else {}
     scores |= standard.evaluate(model, run.tokenizer, run.recipe)
     text = _held_out_text(run)
     kept = retention(model, text, reference) if text is not None else None
@@ -231,7 +241,7 @@ def _held_out_text(run: Run) -> Task | None:
     return Task.load(path, name="self")
 
 
-def load_text(path: str, tokenizer: Any, max_length: int, batch_size: int, seed: int) -> Task:
+def load_text(path: str, tokenizer: PreTrainedTokenizerBase, max_length: int, batch_size: int, seed: int) -> Task:
     """Text to be kept: a file of the user's, or one of the samples."""
     from ..task.task import Task
 
@@ -241,7 +251,7 @@ def load_text(path: str, tokenizer: Any, max_length: int, batch_size: int, seed:
     return Task.load(path, tokenizer, max_length=max_length, batch_size=batch_size)
 
 
-def shown(row: dict[str, Any]) -> tuple[str, str]:
+def shown(row: Json) -> tuple[str, str]:
     """What a row asks and its right answer, for people; of text its beginning."""
     question = asked(row)
     if question is None:

@@ -6,10 +6,10 @@ import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from ..errors import GuidedError, pick
-from ..system.files import digest, write_json
+from ..system.files import Json, digest, write_json
 from ..system.machine import peak_bytes
 from ..system.progress import hushed
 from . import run_folder, stages
@@ -20,10 +20,14 @@ from .record import run_record
 
 if TYPE_CHECKING:
     from ..recipe.recipe import Recipe
+    from .results import After, Chosen, Controlled, Localized, Measured, Results, Trained
+
+
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
-class Stage:
+class Stage(Generic[R]):
     """One step of a run.
 
     Args:
@@ -35,13 +39,13 @@ class Stage:
     """
 
     name: str
-    call: Callable[[stages.Run], dict[str, Any]]
+    call: Callable[[stages.Run], R]
     outputs: tuple[str, ...]
-    tell: Callable[[dict[str, Any]], str]
+    tell: Callable[[R], str]
     needs: tuple[str, ...] = ()
 
 
-def _tell_scores(result: dict[str, Any]) -> str:
+def _tell_scores(result: Measured) -> str:
     scores = result["scores"]
     told = [
         f"loss {value:.3f} nats a token" if name == "loss" else f"{name.replace('_', ' ')} {value:.0f} %"
@@ -51,12 +55,12 @@ def _tell_scores(result: dict[str, Any]) -> str:
     return f"{', '.join(told) or 'nothing measured'} of {scores['examples']} held-out examples"
 
 
-def _tell_after(result: dict[str, Any]) -> str:
+def _tell_after(result: After) -> str:
     kept = result["retention"]
     return _tell_scores(result) + (f"; KL to the base {kept['kl']:.4f} nats a token" if kept else "")
 
 
-def _tell_localize(result: dict[str, Any]) -> str:
+def _tell_localize(result: Localized) -> str:
     meta, sizes = result["meta"], result["sizes"]
     sides = "two-sided" if meta["retain"] else "one-sided"
     counts = ", ".join(f"{n:,} {kind}s" for kind, n in sizes.items())
@@ -69,15 +73,15 @@ def _tell_localize(result: dict[str, Any]) -> str:
     return f"{meta['method']}, {sides}: {counts} scored in {passes}{exact}"
 
 
-def _tell_select(result: dict[str, Any]) -> str:
+def _tell_select(result: Chosen) -> str:
     counts = ", ".join(f"{n:,} {kind}{'s' * (n != 1)}" for kind, n in result["counts"].items() if n)
     trained, total = result["trainable"], result["total"]
     return f"{counts}: {trained:,} of {total:,} parameters ({trained / total:.3%})"
 
 
-def _tell_train(result: dict[str, Any]) -> str:
+def _tell_train(result: Trained) -> str:
     name = "reward" if result.get("reward") else "loss"
-    curve, frozen = result[name], result["frozen"]
+    curve, frozen = result.get("reward") or result["loss"], result["frozen"]
     resumed = f", resumed from {result['resumed_from']}" if result["resumed_from"] else ""
     prefix = result["prefix"]
     asked = prefix["hits"] + prefix["misses"] if prefix["cache"] else 0
@@ -88,13 +92,13 @@ def _tell_train(result: dict[str, Any]) -> str:
     )
 
 
-def _tell_control(result: dict[str, Any]) -> str:
+def _tell_control(result: Controlled) -> str:
     return "random, same budget: " + _tell_after(result["after"]) if result else "none"
 
 
 CONTROL = ("control/selection.json", "control/plan.json", "control/adapter", "control/probe.safetensors")
 
-STAGES = (
+STAGES: tuple[Stage[Any], ...] = (
     Stage("before", stages.before, (stages.HELD_OUT,), _tell_scores),
     Stage("localize", stages.localize, ("scores.safetensors", "scores.json"), _tell_localize),
     Stage("select", stages.choose, ("selection.json", "plan.json"), _tell_select, ("localize",)),
@@ -111,7 +115,7 @@ def run(
     trust_remote_code: bool = False,
     quiet: bool = False,
     say: Callable[[str], None] | None = None,
-) -> dict[str, Any]:
+) -> Json:
     """Run a recipe in its folder and return what is written to ``run.json``.
 
     A stage whose inputs are unchanged since it was last done is skipped, so an interrupted run goes on where it
@@ -139,7 +143,7 @@ def _say(text: str) -> None:
     print(text, flush=True)
 
 
-def _run(recipe: Recipe, until: str | None, trust_remote_code: bool, say: Callable[[str], None]) -> dict[str, Any]:
+def _run(recipe: Recipe, until: str | None, trust_remote_code: bool, say: Callable[[str], None]) -> Json:
     keys = stage_keys(recipe)
     with run_folder.claimed(recipe.output_dir) as home:
         say(f"{recipe.name}: {recipe.model}, seed {recipe.seed}, in {home}")
@@ -159,7 +163,7 @@ def _run(recipe: Recipe, until: str | None, trust_remote_code: bool, say: Callab
             if until is not None:
                 return results
             recipe.save(folder / "recipe.yaml")
-            record = run_record(context, results, seconds, peak)
+            record = run_record(context, cast("Results", results), seconds, peak)
             write_json(folder / "run.json", record.to_dict())
         if aside:
             run_folder.replace(home)
@@ -173,9 +177,9 @@ def _run(recipe: Recipe, until: str | None, trust_remote_code: bool, say: Callab
 
 def _stages(
     context: stages.Run, keys: dict[str, str], until: str | None, say: Callable[[str], None]
-) -> tuple[dict[str, dict[str, Any]], dict[str, float], int]:
+) -> tuple[dict[str, Json], dict[str, float], int]:
     """Do the stages that are not done: their results and seconds by name, and the peak of memory in bytes."""
-    results: dict[str, dict[str, Any]] = {}
+    results: dict[str, Json] = {}
     seconds: dict[str, float] = {}
     files: dict[str, dict[str, str]] = {}
     peak = 0
@@ -186,7 +190,7 @@ def _stages(
         done = None if skip else _done(context, stage, key, inputs)
         mark = ", unchanged" if done else ""
         if done is None:
-            nothing: dict[str, Any] = {"result": {}, "seconds": 0.0, "peak_bytes": 0, "files": {}}
+            nothing: Json = {"result": {}, "seconds": 0.0, "peak_bytes": 0, "files": {}}
             done = nothing if skip else _do(context, stage, key, inputs)
         results[stage.name], seconds[stage.name], files[stage.name] = done["result"], done["seconds"], done["files"]
         peak = max(peak, done["peak_bytes"])
@@ -210,7 +214,7 @@ def _skipped(recipe: Recipe, stage: Stage) -> bool:
     return stage.name == "control" and recipe.control == "none"
 
 
-def _done(context: stages.Run, stage: Stage, key: str, inputs: str) -> dict[str, Any] | None:
+def _done(context: stages.Run, stage: Stage[Any], key: str, inputs: str) -> Json | None:
     """The record of a stage that is done and whole: in the folder or, for a successor, in the finished run's."""
     home = context.recipe.output_dir
     for folder in dict.fromkeys((context.folder, home)):
@@ -226,7 +230,7 @@ def _done(context: stages.Run, stage: Stage, key: str, inputs: str) -> dict[str,
     return None
 
 
-def _do(context: stages.Run, stage: Stage, key: str, inputs: str) -> dict[str, Any]:
+def _do(context: stages.Run, stage: Stage[Any], key: str, inputs: str) -> Json:
     began = time.perf_counter()
     result = stage.call(context)
     record = {"kind": "stage", "version": 1, "key": key, "inputs": inputs, "result": result}

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from ..report.record import RunRecord, checked
+from ..system.files import Json
 from ..system.machine import machine, versions
 from . import standard
 from .measure import shown
+from .results import Results
 from .stages import Run
 
 
-def run_record(context: Run, results: dict[str, Any], seconds: dict[str, float], peak: int) -> RunRecord:
+def run_record(context: Run, results: Results, seconds: dict[str, float], peak: int) -> RunRecord:
     """Put the results of the stages together; the keys are fixed, reports and outside readers rely on them."""
     recipe, rows = context.recipe, context.rows
     before, after, control = results["before"], results["evaluate"], results["control"]
@@ -20,7 +21,7 @@ def run_record(context: Run, results: dict[str, Any], seconds: dict[str, float],
     meta = results["localize"]["meta"]
     prompt, completion = shown((rows[1] or rows[0])[0])
     text = recipe.evaluate.retention
-    record: dict[str, Any] = {
+    record: Json = {
         "kind": "run",
         "version": 1,
         "name": recipe.name,
@@ -109,7 +110,7 @@ def _use(context: Run) -> list[str]:
     ]
 
 
-def _checks(results: dict[str, Any]) -> list[dict[str, Any]]:
+def _checks(results: Results) -> list[Json]:
     frozen, chosen = results["train"]["frozen"], results["select"]
     difference = results["evaluate"]["reload"]["max_difference"]
     trained = results["train"]["trainable"]

@@ -12,10 +12,10 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from ..errors import GuidedError
-from ..system.files import read_json, sha256, write_text
+from ..system.files import Json, read_json, sha256, write_text
 
 try:
     import fcntl
@@ -112,7 +112,7 @@ def replace(home: Path) -> None:
     _move_in(home)
 
 
-def record(folder: Path, stage: str) -> dict[str, Any] | None:
+def record(folder: Path, stage: str) -> Json | None:
     """What a stage that is done left on record; None if it is not done, or the record is damaged."""
     path = folder / record_name(stage)
     if not path.exists():

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,19 +20,22 @@ from ..plan.plan import Plan
 from ..scorers.catalogue import find
 from ..scorers.settings import LocalizeOptions
 from ..selection.settings import SelectOptions
-from ..system.files import read_arrays
+from ..system.files import Json, read_arrays
 from ..task.reader import answered, last_answer_apart
 from .data import load_rows
 from .fingerprint import stage_keys
 from .lengths import fitting
-from .measure import HELD_OUT, check_metrics, load_text, measure
+from .measure import HELD_OUT, Reference, check_metrics, load_text, measure
+from .results import After
 from .window import check_recipe_window
 
 if TYPE_CHECKING:
     from torch import nn
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from ..recipe.recipe import Recipe
     from ..task.task import Task
+    from .results import Chosen, Controlled, Localized, Measured, Trained
 
 
 class Run:
@@ -56,7 +59,7 @@ class Run:
         return make_mode(train.mode, train.rank, train.mode_options)
 
     @cached_property
-    def tokenizer(self) -> Any:
+    def tokenizer(self) -> PreTrainedTokenizerBase:
         return load_tokenizer(self.recipe.model, trust_remote_code=self.trust)
 
     @cached_property
@@ -70,7 +73,7 @@ class Run:
         length = recipe.train.max_length
         return fitting(rows[0], self.tokenizer, length, "train"), fitting(rows[1], self.tokenizer, length, "test")
 
-    def model(self) -> Any:
+    def model(self) -> PreTrainedModel:
         """Load the base model afresh."""
         gc.collect()
         recipe = self.recipe
@@ -105,7 +108,7 @@ class Run:
         return answer_length(self.tokenizer, self.expected, limit, None if isinstance(asked, str) else asked)
 
 
-def before(run: Run) -> dict[str, Any]:
+def before(run: Run) -> Measured:
     """Measure the base model, and sample the text that retention is measured on."""
     # The rows first: what is wrong with them is told before the model is loaded, and both before anything is removed.
     rows = run.rows[1]
@@ -117,7 +120,7 @@ def before(run: Run) -> dict[str, Any]:
     return measure(run, rows, model, None)
 
 
-def localize(run: Run) -> dict[str, Any]:
+def localize(run: Run) -> Localized:
     """Score the components and write the map."""
     settings = run.recipe.localize
     task = run.task(run.rows[0][: settings.examples], settings.batch_size)
@@ -129,7 +132,7 @@ def localize(run: Run) -> dict[str, Any]:
     retain: str | Task | None = {"none": None, "self": "self"}.get(settings.retain, settings.retain)
     if isinstance(retain, str) and retain != "self":
         retain = load(retain)
-    options: dict[str, Any] = {**settings.options}
+    options: Json = {**settings.options}
     if "against" in options:
         options["against"] = [load(path) for path in against_files(settings.options)]
     asked = LocalizeOptions(settings.method, retain, _kinds(run), seed=run.recipe.seed, options=options)
@@ -138,7 +141,7 @@ def localize(run: Run) -> dict[str, Any]:
     return {"meta": scores.meta, "hash": task.hash, "sizes": {k: int(scores.of(k).size) for k in scores.kinds}}
 
 
-def against_files(options: dict[str, Any]) -> list[str]:
+def against_files(options: Json) -> list[str]:
     """The sets that a method compares with: paths, separated by commas."""
     return [path.strip() for path in str(options.get("against", "")).split(",") if path.strip()]
 
@@ -149,7 +152,7 @@ def _kinds(run: Run) -> tuple[str, ...]:
     return tuple(run.recipe.select.kinds) if method == "ablation" else find(method).kinds
 
 
-def choose(run: Run) -> dict[str, Any]:
+def choose(run: Run) -> Chosen:
     """Spend the budget and write the selection and the plan."""
     return _write(planned(run, run.recipe.select.strategy, run.recipe.seed), run.folder)
 
@@ -166,7 +169,7 @@ def _rehearse(run: Run, model: nn.Module) -> None:
         _chosen(run, find("random").load()(None, anatomy, kinds=_kinds(run)), "random", 0)
 
 
-def _write(plan: Plan, folder: Path) -> dict[str, Any]:
+def _write(plan: Plan, folder: Path) -> Chosen:
     selection: Any = plan.selection
     selection.save(folder / "selection.json")
     plan.save(folder / "plan.json")
@@ -185,7 +188,7 @@ def _chosen(run: Run, scores: Any, strategy: str, seed: int) -> Plan:
     return Plan(selection, train.mode, train.rank, train.lr_scale, train.mode_options)
 
 
-def train(run: Run, folder: Path | None = None) -> dict[str, Any]:
+def train(run: Run, folder: Path | None = None) -> Trained:
     """Train the plan of a folder and save the result beside it."""
     from .training import train as fit
 
@@ -195,7 +198,7 @@ def train(run: Run, folder: Path | None = None) -> dict[str, Any]:
     return fit(run.recipe, plan, run.rows[0], probe(run), run.model(), run.tokenizer, folder, key)
 
 
-def after(run: Run, folder: Path | None = None) -> dict[str, Any]:
+def after(run: Run, folder: Path | None = None) -> After:
     """Measure what was saved, not what is in memory: loaded from disk like any user would."""
     import torch
 
@@ -205,7 +208,8 @@ def after(run: Run, folder: Path | None = None) -> dict[str, Any]:
     model, reference = tuned(run, folder)
     kept = torch.from_numpy(read_arrays(folder / "probe.safetensors")["logits"])
     difference = float((probe_logits(model, probe(run)) - kept).abs().max())
-    return {"reload": {"max_difference": difference}, **measure(run, run.rows[1], model, reference)}
+    found = measure(run, run.rows[1], model, reference)
+    return After(**found, reload={"max_difference": difference})
 
 
 def probe(run: Run) -> Task:
@@ -213,7 +217,7 @@ def probe(run: Run) -> Task:
     return run.task((run.rows[1] or run.rows[0])[:4], batch_size=4)
 
 
-def tuned(run: Run, folder: Path) -> tuple[Any, Callable[[], contextlib.AbstractContextManager[Any]]]:
+def tuned(run: Run, folder: Path) -> tuple[nn.Module, Reference]:
     """The trained model, and a way to ask the base."""
     if (folder / "adapter" / "adapter_config.json").exists():
         from peft import PeftModel
@@ -221,7 +225,7 @@ def tuned(run: Run, folder: Path) -> tuple[Any, Callable[[], contextlib.Abstract
         model = PeftModel.from_pretrained(run.model(), folder / "adapter").eval()
 
         @contextlib.contextmanager
-        def base() -> Iterator[Any]:
+        def base() -> Iterator[nn.Module]:
             with model.disable_adapter():
                 yield model
 
@@ -230,7 +234,7 @@ def tuned(run: Run, folder: Path) -> tuple[Any, Callable[[], contextlib.Abstract
     return load_model(str(folder / "adapter"), dtype=run.recipe.dtype), lambda: contextlib.nullcontext(plain)
 
 
-def control(run: Run) -> dict[str, Any]:
+def control(run: Run) -> Controlled:
     """The same budget, kinds, training and measuring, on components drawn at random."""
     folder = run.folder / "control"
     # Another seed than the selection's: a recipe that itself draws at random gets a second draw.

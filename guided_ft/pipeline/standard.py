@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import GuidedError
 from ..recipe.strict_yaml import read_mapping, shown
+from ..system.files import Json
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,7 +31,7 @@ SHARES = {"acc": "accuracy", "acc_norm": "normalized_accuracy", "exact_match": "
 """What lm-eval measures from 0 to 1 and is told in percent, and what it is called here."""
 
 
-def tasks(asked: str | None) -> list[str | dict[str, Any]]:
+def tasks(asked: str | None) -> list[str | Json]:
     """The tasks that a recipe names: lm-eval's own by name, others as what their file says.
 
     Raises:
@@ -111,7 +112,7 @@ def _names(asked: str | None) -> list[str]:
     return [name.strip() for name in (asked or "").split(",") if name.strip()]
 
 
-def _described(path: Path) -> dict[str, Any]:
+def _described(path: Path) -> Json:
     said = read_mapping(path, shown(str(path), 80))
     if not isinstance(said.get("task"), str):
         raise GuidedError(f"{shown(str(path), 80)}: no name of a task (write task: a_name)")
@@ -133,13 +134,13 @@ def _from(folder: Path, named: object) -> Any:
     return str((folder / str(named)).resolve())
 
 
-def _paths(task: dict[str, Any]) -> Iterator[str]:
+def _paths(task: Json) -> Iterator[str]:
     named = (task.get("dataset_kwargs") or {}).get("data_files", [])
     for value in named.values() if isinstance(named, dict) else [named]:
         yield from value if isinstance(value, list) else [value]
 
 
-def _named(results: dict[str, dict[str, Any]]) -> dict[str, float]:
+def _named(results: dict[str, Json]) -> dict[str, float]:
     found: dict[str, float] = {}
     for task, values in results.items():
         for key, value in values.items():

@@ -7,7 +7,7 @@ import shutil
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from peft import PeftModel
@@ -33,6 +33,7 @@ from ..plan.plan import Plan
 from ..system.files import read_json, write_arrays, write_json
 from ..system.signals import StopRequest, stop_on_request
 from ..task.task import Task
+from .results import Curve, Frozen, Trained
 from .trainers import TRAINERS, Row, Settings
 from .whole import Whole, WholeCallback
 
@@ -49,7 +50,7 @@ def train(
     tokenizer: PreTrainedTokenizerBase,
     folder: Path,
     key: str | None,
-) -> dict[str, Any]:
+) -> Trained:
     """Train ``plan`` on ``rows``; save checkpoints in ``folder/train`` and the result in ``folder/adapter``.
 
     Continues from the newest complete checkpoint of the same plan and key, if there is one.
@@ -60,8 +61,7 @@ def train(
             saved, and a training that is stopped begins anew.
 
     Returns:
-        ``loss`` and, of GRPO, ``reward``: ``[[step, value], ...]``; ``frozen``, ``learning_rate``, ``seconds`` (of
-        training), ``resumed_from``, ``trainable``.
+        What came of it; ``reward`` has points for GRPO only.
     """
     checkpoint = None if key is None else _resumable(key, plan, folder / "train")
     callback = _callback(recipe, plan)
@@ -99,7 +99,7 @@ def train(
     }
 
 
-def _curve(trainer: Trainer, name: str) -> list[list[float]]:
+def _curve(trainer: Trainer, name: str) -> Curve:
     return [[entry["step"], entry[name]] for entry in trainer.state.log_history if name in entry]
 
 
@@ -114,7 +114,7 @@ def _callback(recipe: Recipe, plan: Plan | Whole) -> GuidedCallback | WholeCallb
     return callback
 
 
-def _frozen(callback: GuidedCallback | WholeCallback) -> dict[str, int]:
+def _frozen(callback: GuidedCallback | WholeCallback) -> Frozen:
     if isinstance(callback, WholeCallback):
         return {"identical": 0, "total": 0}
     certificate = callback.certificate

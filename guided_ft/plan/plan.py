@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from ..errors import GuidedError
-from ..system.files import digest, read_json, write_json
+from ..system.files import Json, digest, read_json, write_json
 from .attaching import to_float32
 from .fits import check_plain, check_same_model
 from .modes import Chosen, Mode, make_mode
@@ -142,7 +142,7 @@ class Plan:
         if not self.way.trains_base:
             to_float32(model, self.expected_trainable)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         data = {
             "mode": self.mode,
             "rank": self.rank,
@@ -153,7 +153,7 @@ class Plan:
         return data | ({"options": dict(self.options)} if self.options else {})
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Plan:
+    def from_dict(cls, data: Json) -> Plan:
         try:
             way = make_mode(data["mode"], data["rank"], data.get("options", {}))
             selection = way.read_selection(data["selection"])

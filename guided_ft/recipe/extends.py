@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from ..errors import GuidedError
+from ..system.files import Json
 from .finding import find
 from .says import show
 from .strict_yaml import read_mapping
@@ -18,7 +18,7 @@ Source = Callable[[str], str]
 """Which file a key path was read from."""
 
 
-def read(path: Path) -> tuple[dict[str, Any], Source]:
+def read(path: Path) -> tuple[Json, Source]:
     """The keys of a recipe's file, put over those of the one that it extends, and where each is from.
 
     A section takes over the keys that are not written again. Data that names a source, name or path of its own takes
@@ -59,7 +59,7 @@ def spoken(path: Path) -> str:
     return path.name if path.name.isprintable() else ascii(path.name)
 
 
-def _base(other: str, path: Path, where: str) -> tuple[dict[str, Any], str]:
+def _base(other: str, path: Path, where: str) -> tuple[Json, str]:
     try:
         found = find(other)
     except GuidedError as error:

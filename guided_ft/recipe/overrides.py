@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from ..errors import GuidedError
+from ..system.files import Json
 from ..task.read_file import ENDINGS
 from .mends import Problem, RecipeError, spell
 from .says import leaves, listed
@@ -66,14 +67,14 @@ def _steps_or_epochs(typed: set[str], data: dict[str, object]) -> None:
         train.pop("epochs", None)
 
 
-def _change_model(values: Mapping[str, Any], data: dict[str, Any]) -> None:
+def _change_model(values: Mapping[str, Any], data: Json) -> None:
     """Drop a recipe's lowest layer if another model is named: it counts its own model's, and others may have fewer."""
     select = data.get("select")
     if values.get("model", data.get("model")) != data.get("model") and isinstance(select, dict):
         select.pop("first_layer", None)
 
 
-def _change_source(values: Mapping[str, Any], data: dict[str, Any]) -> None:
+def _change_source(values: Mapping[str, Any], data: Json) -> None:
     """Drop what a recipe says about its own data (filter, counts, name, answer length) if others are named."""
     own = data.get("data")
     own = own if isinstance(own, dict) else {}

@@ -6,14 +6,14 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, ValidationError
 from pydantic.fields import FieldInfo
 
 from ..errors import GuidedError
 from ..scorers.settings import LocalizeOptions
-from ..system.files import write_text
+from ..system.files import Json, write_text
 from ..task.read_file import ENDINGS, read_file
 from ..task.reader import Reader
 from ..task.spread import spread
@@ -109,7 +109,7 @@ class Recipe(Section):
         except RecipeError as error:
             raise RecipeError(error.problems, where) from None
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """Plain data with every default spelled out; ``from_dict`` reads it back."""
         return self.model_dump(mode="json")
 

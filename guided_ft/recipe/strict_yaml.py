@@ -14,6 +14,7 @@ from typing import Any, ClassVar, NoReturn
 import yaml
 
 from ..errors import GuidedError
+from ..system.files import Json
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 20
@@ -145,7 +146,7 @@ def parse(text: str, where: str, *, lines: bool = True) -> Any:
     raise GuidedError(f"{where}: line {line}: {what}" if lines else f"{where}: {what}")
 
 
-def read_mapping(path: str | os.PathLike[str], where: str) -> dict[str, Any]:
+def read_mapping(path: str | os.PathLike[str], where: str) -> Json:
     """Read a YAML file that holds one mapping with text keys. Raises GuidedError for anything else."""
     try:
         with open(path, "rb") as file:

@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 from ..errors import GuidedError, did_you_mean
+from ..system.files import Json
 from .says import show
 
 OWN = {
@@ -116,7 +117,7 @@ def argument_problems(data: Mapping[str, object]) -> list[tuple[str, str]]:
     return found
 
 
-def hoisted(data: Mapping[str, object], own: Mapping[str, object]) -> dict[str, Any]:
+def hoisted(data: Mapping[str, object], own: Mapping[str, object]) -> Json:
     """The recipe with the trainer's fields among its ``train`` keys moved into ``train.arguments``.
 
     Args:

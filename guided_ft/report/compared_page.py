@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import jinja2
 from plotly.offline import get_plotlyjs
 
-from ..system.files import write_text
+from ..system.files import Json, write_text
 from .compared import every_rate, remarks, setup, table
 from .comparison import RECORD, Comparison
 from .front import front
@@ -54,7 +53,7 @@ def write_comparison(home: Path) -> Path:
     return target
 
 
-def shown_comparison(found: Comparison) -> dict[str, Any]:
+def shown_comparison(found: Comparison) -> Json:
     """What the templates show of a comparison."""
     figure = front(found)
     return {

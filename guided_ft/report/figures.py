@@ -8,12 +8,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from html import escape
-from typing import Any
 
 import numpy as np
 
 from ..selection.chosen import Chosen
 from ..selection.scoremap import ScoreMap
+from ..system.files import Json
 from .facts import counted
 from .record import RunRecord
 from .scales import ACCENT, DECADES, GREY, INK, SOFT, base_layout, bin_edges, colour_scale, every, log_ticks, mark
@@ -26,8 +26,8 @@ class Figure:
     id: str
     title: str
     note: str
-    data: list[dict[str, Any]]
-    layout: dict[str, Any]
+    data: list[Json]
+    layout: Json
 
 
 def figures(run: RunRecord, scores: ScoreMap | None, selection: Chosen, control: Chosen | None) -> list[Figure]:
@@ -82,7 +82,7 @@ def heads(scores: ScoreMap, selection: Chosen) -> Figure | None:
     num_heads, num_layers = values.shape
     scale, logarithmic = colour_scale(values)
     chosen = [c for c in selection.components if c.kind == "head"]
-    data: list[dict[str, Any]] = [
+    data: list[Json] = [
         {
             "type": "heatmap",
             "x": list(range(num_layers)),
@@ -219,4 +219,4 @@ def histogram(scores: ScoreMap, selection: Chosen) -> Figure | None:
 
 def _unit(scores: ScoreMap) -> str:
     """A two-sided map is a ratio; other scores are in the unit of their method."""
-    return " (task / retain)" if (scores.meta or {}).get("retain") else ""
+    return " (task / retain)" if scores.meta.get("retain") else ""

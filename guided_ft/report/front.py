@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from html import escape
-from typing import Any
 
+from ..system.files import Json
 from .comparison import Comparison, Point, Way
 from .facts import is_percent, lower_is_better, measured, signed
 from .figures import Figure
@@ -25,7 +25,7 @@ def front(found: Comparison) -> Figure | None:
     """
     if not any(way.ended() for way in found.ways):
         return None
-    data: list[dict[str, Any]] = []
+    data: list[Json] = []
     for i, way in enumerate(found.ways):
         look = {"color": way.colour, "symbol": _SYMBOLS[i % len(_SYMBOLS)]}
         data += [_line(found, way), _points(found, way, look)] if way.ended() else []
@@ -70,7 +70,7 @@ def unbeaten(found: Comparison, way: Way) -> list[Point]:
     return kept
 
 
-def _line(found: Comparison, way: Way) -> dict[str, Any]:
+def _line(found: Comparison, way: Way) -> Json:
     points = unbeaten(found, way)
     return {
         "type": "scatter",
@@ -83,7 +83,7 @@ def _line(found: Comparison, way: Way) -> dict[str, Any]:
     }
 
 
-def _points(found: Comparison, way: Way, look: dict[str, Any]) -> dict[str, Any]:
+def _points(found: Comparison, way: Way, look: Json) -> Json:
     picked = way.best(found.metric, found.limit)
     points = way.ended()
     return {
@@ -106,7 +106,7 @@ def _points(found: Comparison, way: Way, look: dict[str, Any]) -> dict[str, Any]
     }
 
 
-def _base_line(found: Comparison) -> dict[str, Any]:
+def _base_line(found: Comparison) -> Json:
     score = found.base["score"]
     line = {"type": "line", "xref": "paper", "yref": "y", "x0": 0, "x1": 1, "y0": score, "y1": score}
     return line | {"line": {"color": "#8d98a3", "width": 1.5, "dash": "dot"}}

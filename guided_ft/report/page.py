@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from plotly.offline import get_plotlyjs
 
 from ..errors import GuidedError
 from ..selection.chosen import Chosen, load_chosen
 from ..selection.scoremap import ScoreMap
-from ..system.files import write_text
+from ..system.files import Json, write_text
 from .compared_page import comparison_of, shown_comparison, template
 from .comparison import Comparison
 from .facts import Table, amount, counted, gigabytes, results, share, words
@@ -87,7 +86,7 @@ def render(
     )
 
 
-def _drawing(figure: Figure) -> dict[str, Any]:
+def _drawing(figure: Figure) -> Json:
     return {"id": figure.id, "data": figure.data, "layout": figure.layout}
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
+
+from ..system.files import Json
 
 ACCENT, SOFT, GREY, INK = "#1b6ca8", "#b9d3e6", "#a3abb5", "#1f2933"
 SEQUENTIAL = [[0, "#f1f5f9"], [0.35, "#b9d3e6"], [0.7, "#4b8fc0"], [1, "#0d3b66"]]
@@ -15,7 +16,7 @@ DECADES = 6
 """Decades that a log scale shows at most: what is smaller is drawn at its lower end."""
 
 
-def base_layout(height: int, x: str, y: str) -> dict[str, Any]:
+def base_layout(height: int, x: str, y: str) -> Json:
     """The look that all figures share; ``x`` and ``y`` are the titles of the axes."""
     axis = {"gridcolor": "#e8ebef", "linecolor": "#c5ccd3", "zerolinecolor": "#c5ccd3", "automargin": True}
     return {
@@ -31,7 +32,7 @@ def base_layout(height: int, x: str, y: str) -> dict[str, Any]:
     }
 
 
-def every(count: int, most: int) -> dict[str, Any]:
+def every(count: int, most: int) -> Json:
     """Ticks at whole numbers, thinned so that their labels never touch."""
     step = next(s for s in (1, 2, 4, 8, 16, 32, count + 1) if count / s <= most)
     return {"tick0": 0, "dtick": step, "tickangle": 0}
@@ -45,7 +46,7 @@ def bin_edges(values: np.ndarray, cut: float) -> tuple[np.ndarray, float]:
     return cut + width * np.arange(-first, last + 1), width
 
 
-def colour_scale(values: np.ndarray) -> tuple[dict[str, Any], bool]:
+def colour_scale(values: np.ndarray) -> tuple[Json, bool]:
     """Colours for a map: log10 if no score is negative, else around zero. Zero gets the lightest colour, no gap."""
     bar = {"title": {"text": "score", "side": "top"}, "thickness": 12, "outlinewidth": 0}
     if (values < 0).any() or not (values > 0).any():
@@ -61,7 +62,7 @@ def colour_scale(values: np.ndarray) -> tuple[dict[str, Any], bool]:
     return scale, True
 
 
-def log_ticks(low: float, high: float) -> dict[str, Any]:
+def log_ticks(low: float, high: float) -> Json:
     """Ticks of a linear axis that carries log10 values, labelled with the values themselves."""
     span = high - low
     steps = (1, 2, 5) if span <= 2.5 else (1,)

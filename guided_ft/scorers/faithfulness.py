@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,8 +11,9 @@ from torch import nn
 
 from ..anatomy import Anatomy
 from ..errors import GuidedError
-from ..selection.scoremap import ScoreMap
+from ..selection.scoremap import Meta, ScoreMap
 from ..system import processes
+from ..system.files import Json
 from ..system.progress import track
 from ..task.metrics import metric_name
 from ..task.task import Task
@@ -56,12 +56,12 @@ class Faithfulness:
     empty: float
     metric: str
     replace: str
-    task: dict[str, Any]
+    task: Json
     held_out: bool
     draws: int
     seed: int
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """Return plain JSON data."""
         return asdict(self)
 
@@ -144,15 +144,15 @@ def faithfulness(
         metric=metric_name(task.metric),
         replace=replace,
         task={"name": task.name, "hash": task.hash, "examples": len(task)},
-        held_out=not _seen(scores.meta or {}) & {task.hash, *task.digests},
+        held_out=not _seen(scores.meta) & {task.hash, *task.digests},
         draws=draws,
         seed=seed,
     )
 
 
-def _seen(meta: dict[str, Any]) -> set[str]:
+def _seen(meta: Meta) -> set[str]:
     """Digests of the examples that a map, or the maps that it combines, was made of; in older ones of all together."""
-    mine = {meta.get("task", {}).get("hash"), *meta.get("seen", "").split()}
+    mine = {*([meta["task"]["hash"]] if "task" in meta else []), *meta.get("seen", "").split()}
     return mine.union(*(_seen(part) for part in meta.get("of", ())))
 
 

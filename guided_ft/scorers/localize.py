@@ -14,6 +14,7 @@ from ..errors import GuidedError, pick
 from ..selection.scoremap import ScoreMap
 from ..slice.storage import forbid_packing
 from ..system import processes
+from ..system.files import Json
 from ..task.metrics import metric_name
 from ..task.task import Task
 from .memory import smaller, within_memory
@@ -130,8 +131,9 @@ def localize(
     found = {}
     for label, request in requests.items():
         mine, other = maps[label], against.get(label)
-        extra = dict(mine.meta or {})
-        passes = extra.pop("passes", 0) + (other.meta or {}).get("passes", 0) if other else extra.pop("passes", 0)
+        extra = dict(mine.meta)
+        extra.pop("passes", 0)
+        passes = mine.meta.get("passes", 0) + (other.meta.get("passes", 0) if other else 0)
         scores = two_sided(mine, other) if other else mine
         meta = {
             "method": request.name,
@@ -192,7 +194,7 @@ def _sets(against: object) -> Iterable[Any]:
     return against if isinstance(against, list | tuple) else [against]
 
 
-def _told(task: Task) -> dict[str, Any]:
+def _told(task: Task) -> Json:
     return {"name": task.name, "hash": task.hash, "examples": len(task), "metric": metric_name(task.metric)}
 
 

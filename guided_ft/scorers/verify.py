@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from torch import nn
 
@@ -11,6 +9,7 @@ from ..anatomy import Component
 from ..errors import GuidedError
 from ..selection.correlation import pearson, ranks
 from ..selection.scoremap import ScoreMap
+from ..system.files import Json
 from ..task.task import Task
 from .methods.ablation import effects
 from .watch.replacement import REPLACEMENTS
@@ -35,7 +34,7 @@ def verified(
     signed: bool = False,
     seed: int = 0,
     progress: bool | None = None,
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, Json]:
     """Ablate ``count`` components of each kind exactly: the top ones, and a random sample of the rest.
 
     The top of a map shows what a method finds; only the sample shows what it misses. With ``t`` the median exact
@@ -77,7 +76,7 @@ def _kind(
     signed: bool,
     seed: int,
     progress: bool | None,
-) -> dict[str, Any]:
+) -> Json:
     order = [c for c, _ in chosen.top(kind, chosen.of(kind).size)]
     best = count - (max(1, count // SAMPLE) if 1 < count < len(order) else 0)
     top, rest = order[:best], order[best:]
@@ -109,7 +108,7 @@ def _kind(
     }
 
 
-def exact_scores(meta: dict[str, Any]) -> dict[Component, float]:
+def exact_scores(meta: Json) -> dict[Component, float]:
     """The exact effects that a map carries, by component (nats)."""
     return {
         Component.parse(name): value

@@ -95,7 +95,7 @@ def select(
         name = first[0] if len(first) == 1 else f"{first[0]} to {first[-1]}"
         raise GuidedError(f"budget: {budget} buys nothing: {name} alone costs {share:.3%} (raise the budget)")
     how = {
-        "method": (scores.meta or {}).get("method"),
+        "method": scores.meta.get("method"),
         "strategy": strategy,
         "budget": str(budget),
         "budget_parameters": limit,

@@ -6,14 +6,14 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import cast
 
 import numpy as np
 
 from ..anatomy import Anatomy
 from ..errors import GuidedError
-from ..system.files import beside, digest, read_arrays, read_json, write_arrays, write_json
-from .scoremap import ScoreMap
+from ..system.files import Json, beside, digest, read_arrays, read_json, write_arrays, write_json
+from .scoremap import Meta, ScoreMap
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +36,7 @@ class DirectionMap:
     bases: Mapping[str, np.ndarray]
     scores: Mapping[str, np.ndarray]
     rows: Mapping[str, np.ndarray]
-    meta: dict[str, Any] = field(default_factory=dict)
+    meta: Json = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.bases:
@@ -91,7 +91,7 @@ class DirectionMap:
                     found = self.rows.get(a.module(i, part.module))
                     if found is not None:
                         neuron[i] += found[a.neuron_rows(part)]
-        return ScoreMap(a, layer=layer, head=head, neuron=neuron, meta=self.meta)
+        return ScoreMap(a, layer, head, neuron, cast("Meta", self.meta))
 
     def compare(self, other: DirectionMap, k: int = 8) -> dict[str, float]:
         """How far the spaces of the first ``k`` directions agree, over the layers that both maps have.

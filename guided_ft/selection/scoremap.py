@@ -3,17 +3,52 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, cast
 
 import numpy as np
 
 from ..anatomy import KINDS, Anatomy, Component
 from ..errors import GuidedError
-from ..system.files import beside, read_arrays, read_json, write_arrays, write_json
+from ..system.files import Json, beside, read_arrays, read_json, write_arrays, write_json
 from .correlation import pearson, ranks
 from .telling import bars, counted, ranked
+
+
+class Told(TypedDict):
+    """A set of texts that was asked about."""
+
+    name: str
+    hash: str
+    examples: int
+    metric: str
+
+
+class Meta(TypedDict, total=False):
+    """Where a map comes from; a method may add keys of its own.
+
+    ``seen``: digests of the task's texts. ``seconds`` and ``passes``: what it took. ``verified``: by kind, how the map
+    compares with exact ablation. ``of``: of a combination, the maps' own. ``depth``,
+    ``never``: of the lens.
+    """
+
+    method: str
+    options: Json
+    retain: Told | None
+    task: Told
+    seen: str
+    model: str
+    seed: int
+    passes: int
+    seconds: float
+    combine: str
+    together_with: list[str]
+    verified: dict[str, Json]
+    of: list[Meta]
+    depth: list[float]
+    never: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +67,7 @@ class ScoreMap:
     layer: np.ndarray | None = None
     head: np.ndarray | None = None
     neuron: np.ndarray | None = None
-    meta: dict[str, Any] | None = None
+    meta: Meta = field(default_factory=lambda: Meta())
 
     def __post_init__(self) -> None:
         a = self.anatomy
@@ -56,7 +91,7 @@ class ScoreMap:
 
     @classmethod
     def of_arrays(
-        cls, anatomy: Anatomy, arrays: dict[str, np.ndarray], meta: dict[str, object] | None = None
+        cls, anatomy: Anatomy, arrays: dict[str, np.ndarray], meta: Mapping[str, object] | None = None
     ) -> ScoreMap:
         """Make a map from arrays by kind; layers may come as ``[L, 1]``."""
         return cls(
@@ -64,7 +99,7 @@ class ScoreMap:
             layer=arrays["layer"].reshape(-1) if "layer" in arrays else None,
             head=arrays.get("head"),
             neuron=arrays.get("neuron"),
-            meta=meta,
+            meta=cast("Meta", meta or {}),
         )
 
     @property
@@ -125,11 +160,11 @@ class ScoreMap:
 
     def __repr__(self) -> str:
         sizes = counted({kind: self.of(kind).size for kind in self.kinds})
-        return f"ScoreMap({(self.meta or {}).get('method', '?')}: {sizes} of {self.anatomy.model_type})"
+        return f"ScoreMap({self.meta.get('method', '?')}: {sizes} of {self.anatomy.model_type})"
 
     def __str__(self) -> str:
         """How it was made, and of each kind a bar a layer (the mean, from L0 on) and the five best."""
-        meta = self.meta or {}
+        meta = self.meta
         sides = ", two-sided" if meta.get("retain") else ""
         cost = f" ({meta['passes']} passes, {meta['seconds']:.1f} s)" if {"passes", "seconds"} <= set(meta) else ""
         sizes = counted({kind: self.of(kind).size for kind in self.kinds})

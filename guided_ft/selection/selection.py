@@ -7,11 +7,10 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 from ..anatomy import KINDS, Anatomy, Component, Slice
 from ..errors import GuidedError
-from ..system.files import read_json, write_json
+from ..system.files import Json, read_json, write_json
 from .telling import counted, layers, ranked
 
 _PATTERN = re.compile(r"L(\d{1,6}|\*)(?:(?:\.E(\d{1,6}|\*))?\.([HN])(\d{1,9}|\*))?")
@@ -35,7 +34,7 @@ class Selection:
 
     anatomy: Anatomy = field(repr=False)
     components: tuple[Component, ...]
-    how: dict[str, Any] = field(default_factory=dict)
+    how: Json = field(default_factory=dict)
     scores: dict[Component, float] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -150,7 +149,7 @@ class Selection:
         counts = counted(self.counts())
         return f"Selection({counts or 'empty'}: {self.num_parameters:,} parameters, {self.fraction:.3%})"
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         return {
             "components": [str(c) for c in self.components],
             "how": self.how,
@@ -159,7 +158,7 @@ class Selection:
         }
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Selection:
+    def from_dict(cls, data: Json) -> Selection:
         try:
             components = tuple(Component.parse(text) for text in data["components"])
             scores = {Component.parse(text): float(s) for text, s in data["scores"].items()}

@@ -7,13 +7,13 @@ import binascii
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from ..anatomy import KINDS, Anatomy, Component, Slice
 from ..errors import GuidedError
-from ..system.files import digest, read_json, write_json
+from ..system.files import Json, digest, read_json, write_json
 from .directions import check_basis, in_order
 
 
@@ -29,7 +29,7 @@ class Subspace:
 
     anatomy: Anatomy = field(repr=False)
     bases: Mapping[str, np.ndarray]
-    how: dict[str, Any] = field(default_factory=dict)
+    how: Json = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, basis in self.bases.items():
@@ -90,7 +90,7 @@ class Subspace:
         return f"Subspace({words}: {self.num_parameters:,} parameters, {self.fraction:.3%})"
 
     # -- files ------------------------------------------------------------------------------------------------------
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """As JSON data; the directions as base64 of their float32 numbers, bit by bit."""
         coded = {
             name: {"rank": len(basis), "float32": base64.b64encode(basis.astype("<f4").tobytes()).decode()}
@@ -99,7 +99,7 @@ class Subspace:
         return {"bases": coded, "how": self.how, "anatomy": self.anatomy.to_dict()}
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Subspace:
+    def from_dict(cls, data: Json) -> Subspace:
         """Rebuild from ``to_dict``. Raises GuidedError for anything else."""
         try:
             bases = {str(name): _decoded(**coded) for name, coded in data["bases"].items()}

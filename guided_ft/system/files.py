@@ -20,6 +20,9 @@ import numpy as np
 
 from ..errors import GuidedError
 
+Json = dict[str, Any]
+"""A JSON object: text keys, and whatever JSON holds: texts, numbers, true, false, null, lists and objects."""
+
 MAX_BYTES = 1 << 30
 """Largest file that is read: far above any real map or plan, far below what would exhaust memory."""
 
@@ -60,7 +63,7 @@ def write_json(path: str | os.PathLike[str], data: object) -> None:
     write_text(path, json.dumps(data, indent=2, allow_nan=False) + "\n")
 
 
-def read_json(path: str | os.PathLike[str], kind: str, version: int = 1) -> dict[str, Any]:
+def read_json(path: str | os.PathLike[str], kind: str, version: int = 1) -> Json:
     """Read a JSON object that says ``"kind": kind, "version": version``. Raises GuidedError for anything else."""
     data = _parsed(path)
     if not isinstance(data, dict) or data.get("kind") != kind:
@@ -136,7 +139,7 @@ def read_text(path: str | os.PathLike[str]) -> str:
         raise GuidedError(f"{path}: not UTF-8 text") from None
 
 
-def read_jsonl(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_jsonl(path: str | os.PathLike[str]) -> Iterator[tuple[int, Json]]:
     """Yield every object of a JSON-lines file with the number of its line.
 
     Raises:

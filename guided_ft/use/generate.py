@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
+from ..system.files import Json
 from ..task.answers import answers, exact_match
 from .finished import Finished
 from .prompts import Question
@@ -17,7 +17,7 @@ def generate(
     base: bool = False,
     max_new_tokens: int = 256,
     batch_size: int = 16,
-) -> tuple[list[dict[str, Any]], dict[str, float]]:
+) -> tuple[list[Json], dict[str, float]]:
     """Greedy answers.
 
     Args:
@@ -28,7 +28,7 @@ def generate(
         to 100, if all rows have a right answer.
     """
     prompts = [question.prompt for question in questions]
-    options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
+    options: Json = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
     found = {"trained_answer": answers(run.model, run.tokenizer, prompts, **options)}
     if base:
         with run.base() as model:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any
 
 from ..errors import GuidedError
+from ..system.files import Json
 from ..task.read_file import read_file
 from ..task.reader import ANSWERS, Reader, answered, asked
 
@@ -20,8 +20,8 @@ class Question:
         prompt: in TRL's words: ``prompt``, text or messages, and what a chat template needs.
     """
 
-    row: dict[str, Any]
-    prompt: dict[str, Any]
+    row: Json
+    prompt: Json
     answer: str | None
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...errors import GuidedError
 from ...recipe.recipe import Recipe
-from ...system.files import digest, read_json, write_json
+from ...system.files import Json, digest, read_json, write_json
 from ..data import load_rows, split
 from ..fingerprint import stage_keys
 from ..run_folder import hashes, record
@@ -51,7 +51,7 @@ class Base:
 
     key: str
     inputs: str
-    recipe: dict[str, Any]
+    recipe: Json
     validation: int
     before: dict[str, float]
     loss: float
@@ -147,7 +147,7 @@ def prepare(asked: Asked, home: Path, trust: bool, say: Callable[[str], None]) -
     from .parts import parts, with_loss
 
     recipe, validation = settle(asked, home / NAME)
-    results: dict[str, Any] = {}
+    results: Json = {}
     for stage in ("before", "select"):
         results |= run_recipe(recipe, until=stage, trust_remote_code=trust, say=say)
     run = stages.Run(recipe, trust)
@@ -213,7 +213,7 @@ def in_mode(run: Run, mode: str | None) -> Run:
     return Run(Recipe.from_dict(data), run.trust)
 
 
-def _record(folder: Path, stage: str) -> dict[str, Any]:
+def _record(folder: Path, stage: str) -> Json:
     found = record(folder, stage)
     assert found is not None, "the stage has just been done"
     return found

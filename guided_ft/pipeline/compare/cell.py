@@ -7,10 +7,10 @@ import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...errors import GuidedError
-from ...system.files import digest, read_json, write_json
+from ...system.files import Json, digest, read_json, write_json
 from .asked import Asked, rate_of
 from .base import Base, in_mode
 
@@ -37,7 +37,7 @@ class Cell:
         """A digest of what its result follows from."""
         return digest(base.key, base.inputs, base.arms[self.arm].inputs, self.arm, self.rate, self.seed)
 
-    def result(self, home: Path, base: Base) -> dict[str, Any] | None:
+    def result(self, home: Path, base: Base) -> Json | None:
         """What it found; None if it is not done, or was done for other settings."""
         try:
             found = read_json(self.folder(home) / RESULT, "cell")
@@ -68,10 +68,10 @@ def run_cell(run: Run, base: Base, cell: Cell, home: Path) -> None:
     folder = cell.folder(home)
     shutil.rmtree(folder, ignore_errors=True)
     began = time.perf_counter()
-    result: dict[str, Any] = {"kind": "cell", "version": 1, "key": cell.key(base)}
+    result: Json = {"kind": "cell", "version": 1, "key": cell.key(base)}
     result |= {"arm": cell.arm, "rate": cell.rate, "seed": cell.seed}
     try:
-        found: dict[str, Any] = {"failed": None, **_measured(run, base, cell, folder)}
+        found: Json = {"failed": None, **_measured(run, base, cell, folder)}
         if not all(math.isfinite(value) for value in _numbers(found)):
             found = {"failed": "what was measured is not finite"}
     except GuidedError as error:
@@ -82,7 +82,7 @@ def run_cell(run: Run, base: Base, cell: Cell, home: Path) -> None:
     write_json(folder / RESULT, result)
 
 
-def _measured(run: Run, base: Base, cell: Cell, folder: Path) -> dict[str, Any]:
+def _measured(run: Run, base: Base, cell: Cell, folder: Path) -> Json:
     from ...system.machine import peak_bytes, reset_peak
     from .. import stages
     from ..training import train
@@ -106,11 +106,11 @@ def _measured(run: Run, base: Base, cell: Cell, folder: Path) -> dict[str, Any]:
     trained = train(recipe, plan, rows, stages.probe(run), model, run.tokenizer, folder, None)
     peak = peak_bytes()
     del model
-    model, reference = stages.tuned(run, folder)
-    scores, kept = measured(test, model, reference)
+    tuned, reference = stages.tuned(run, folder)
+    scores, kept = measured(test, tuned, reference)
     return {
         "test": scores,
-        "validation": measured(validation, model, reference)[0],
+        "validation": measured(validation, tuned, reference)[0],
         "retention": kept,
         "training_seconds": trained["seconds"],
         "peak_bytes": peak,
@@ -120,6 +120,6 @@ def _measured(run: Run, base: Base, cell: Cell, folder: Path) -> dict[str, Any]:
     }
 
 
-def _numbers(found: dict[str, Any]) -> list[float]:
+def _numbers(found: Json) -> list[float]:
     parts = [found, *(found[part] for part in ("validation", "test", "retention"))]
     return [value for part in parts for value in part.values() if isinstance(value, float)]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from ...report.comparison import Comparison, Point, Way
+from ...system.files import Json
 from ...system.machine import machine, versions
 from .arms import ARMS
 from .asked import Asked, rate_of
@@ -75,7 +75,7 @@ def comparison(
     )
 
 
-def metric_of(base: Base, results: list[dict[str, Any]]) -> str:
+def metric_of(base: Base, results: list[Json]) -> str:
     """What was trained for, unless that is the same everywhere, as for answers of many words: then their loss."""
     first = next(iter(base.before))
     seen = {base.before[first], *(result[part][first] for result in results for part in ("validation", "test"))}
@@ -94,7 +94,7 @@ def _rates(asked: Asked, base: Base, arm: str) -> list[float]:
     return [] if known.note else sorted({rate_of(text, known.rule) for text in asked.rates})
 
 
-def _point(rate: float, metric: str, base: Base, found: dict[int, dict[str, Any]], seeds: int) -> Point:
+def _point(rate: float, metric: str, base: Base, found: dict[int, Json], seeds: int) -> Point:
     ended = {seed: result for seed, result in sorted(found.items()) if not result["failed"]}
     results = list(ended.values())
     missing = ["not run"] if len(found) < seeds else []

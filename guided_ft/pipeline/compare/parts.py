@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...errors import GuidedError
+from ...system.files import Json
 from ..data import question_of
-from ..measure import METRICS, Held, measure
+from ..measure import METRICS, Held, Reference, measure
 from ..stages import Run
 
 if TYPE_CHECKING:
     from torch import nn
-    from transformers import PreTrainedModel
 
 LOSS = "loss"
 """Measured too, where rows have answers: it moves where no answer is right yet (nats a token)."""
@@ -27,7 +27,7 @@ def parts(run: Run, validation: int) -> tuple[Run, Run]:
     Raises:
         GuidedError: if no row is left to train on.
     """
-    questions: dict[str, dict[str, Any]] = {}
+    questions: dict[str, Json] = {}
     for row in reversed(run.rows[0]):
         if len(questions) < validation:
             questions.setdefault(question_of(row), row)
@@ -51,13 +51,14 @@ def _on(run: Run, recipe: object, train: list[dict], test: list[dict]) -> Run:
     return view
 
 
-def measured(view: Run, model: PreTrainedModel, reference: object) -> tuple[dict[str, float], dict[str, float]]:
+def measured(view: Run, model: nn.Module, reference: Reference | None) -> tuple[dict[str, float], dict[str, float]]:
     """Scores by metric, the recipe's first one first, and what is left of general text (``loss``, ``kl``), if asked."""
     found = measure(view, view.rows[1], model, reference)
-    return with_loss(view, found["scores"], model), found["retention"] or {}
+    kept = found["retention"]
+    return with_loss(view, found["scores"], model), {"loss": kept["loss"], "kl": kept["kl"]} if kept else {}
 
 
-def with_loss(view: Run, scores: dict[str, Any], model: nn.Module) -> dict[str, float]:
+def with_loss(view: Run, scores: dict[str, float], model: nn.Module) -> dict[str, float]:
     """Scores without the count of examples, and with ``LOSS`` where rows have answers."""
     whole = {name: float(value) for name, value in scores.items() if name != "examples"}
     if LOSS not in whole and "chosen" not in view.rows[1][0]:

@@ -15,11 +15,10 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 from ...errors import GuidedError
 from ...recipe.recipe import Recipe
-from ...system.files import read_json, write_json
+from ...system.files import Json, read_json, write_json
 from .asked import Asked
 from .base import NAME as BASE
 from .base import Base, prepare
@@ -27,7 +26,7 @@ from .cell import cells, run_cell
 
 REQUEST = "asked.json"
 
-Tell = Callable[[dict[str, Any]], None]
+Tell = Callable[[Json], None]
 """Takes what is told: ``{"say": text}`` for people, ``{"done": cell}``, ``{"error": line}``,
 ``{"out_of_memory": true}``."""
 
@@ -83,7 +82,7 @@ def apart(home: Path, name: str, trust: bool, tell: Tell) -> None:
         KeyboardInterrupt: somebody has stopped it.
     """
     command = [sys.executable, "-m", __name__, str(home), name, *(["--trust-remote-code"] if trust else [])]
-    refused: dict[str, Any] = {}
+    refused: Json = {}
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
@@ -111,7 +110,7 @@ def apart(home: Path, name: str, trust: bool, tell: Tell) -> None:
         raise RuntimeError(f"the process of {name} ended with exit code {process.returncode} (its words are above)")
 
 
-def _event(line: str) -> dict[str, Any] | None:
+def _event(line: str) -> Json | None:
     with contextlib.suppress(ValueError):
         found = json.loads(line)
         if isinstance(found, dict):

@@ -6,12 +6,12 @@ import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ...selection.directions import DirectionMap
 from ...selection.scoremap import ScoreMap
+from ...system.files import Json
 
 DIRECTIONS = "directions.safetensors"
 
@@ -27,7 +27,7 @@ class Located:
         return self.directions.component_scores()
 
     @property
-    def meta(self) -> dict[str, Any]:
+    def meta(self) -> Json:
         return self.directions.meta
 
     @property

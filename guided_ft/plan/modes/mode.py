@@ -38,6 +38,7 @@ from ...anatomy import Anatomy
 from ...selection.budget import select
 from ...selection.scoremap import ScoreMap
 from ...selection.selection import Selection
+from ...system.files import Json
 from ...system.progress import hushed
 from ..attaching import in_place, trainable_names
 from .typical import Example, spread
@@ -85,7 +86,7 @@ class Chosen(Protocol):
 
     def __len__(self) -> int: ...
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """JSON data that ``read_selection`` of its mode reads back."""
 
 
@@ -114,7 +115,7 @@ class Mode(ABC, Generic[S]):
 
     # -- what it is -------------------------------------------------------------------------------------------------
     @classmethod
-    def options(cls) -> dict[str, Any]:
+    def options(cls) -> Json:
         """Its own options and their defaults; the rank, which plans have in any mode, is none of them."""
         return {f.name: f.default for f in dataclasses.fields(cls) if f.name != "rank"}
 

@@ -6,7 +6,6 @@ import time
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ from ...errors import GuidedError, pick
 from ...selection.directions import DirectionMap, check_linear
 from ...slice.fingerprint import fingerprint
 from ...system import processes
-from ...system.files import digest, parse_size
+from ...system.files import Json, digest, parse_size
 from ...task.task import Task
 from ..self_text import self_text
 from .kept import Kept
@@ -188,5 +187,5 @@ def _self_text(model: nn.Module, identity: object, cache: str | Path | None, see
     return found
 
 
-def _told(task: Task) -> dict[str, Any]:
+def _told(task: Task) -> Json:
     return {"name": task.name, "hash": task.hash, "examples": len(task)}

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 
 from ...anatomy import Anatomy
 from ...errors import pick
+from ...system.files import Json
 from ..watch.passes import BACKWARD, FORWARD, PAIRS
 from ..watch.recorder import Recorder
 from ..watch.scene import Scene
@@ -93,5 +92,5 @@ class Attribution(Recorder):
     def result(self, scene: Scene) -> dict[str, np.ndarray]:
         return self.stack(lambda kind, layer: self.steps[-1][kind, layer] / len(scene.task))
 
-    def meta(self) -> dict[str, Any]:
+    def meta(self) -> Json:
         return {"replace": self.replace}

@@ -10,6 +10,7 @@ from torch import nn
 
 from ...anatomy import Anatomy, Rows
 from ...errors import GuidedError, pick
+from ...system.files import Json
 from ...task.task import Task
 from ..watch.passes import BACKWARD, PAIRS, Pass, Path
 from ..watch.record import record
@@ -238,5 +239,5 @@ class EdgePatching(Recorder):
         nodes = self.found.nodes(self.keep)
         return {kind: nodes[kind] for kind in self.kinds}
 
-    def meta(self) -> dict[str, Any]:
+    def meta(self) -> Json:
         return {"edges": self.found.top(50)}

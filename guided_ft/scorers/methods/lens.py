@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 
 from ...anatomy import Anatomy
+from ...system.files import Json
 from ..watch.adapted import out_columns
 from ..watch.passes import FORWARD
 from ..watch.recorder import Recorder
@@ -92,7 +91,7 @@ class ExecutionDepth(Recorder):
     def _share(self, layer: int) -> torch.Tensor:
         return self.steps[0][layer] / self.steps[0]["tokens"]
 
-    def meta(self) -> dict[str, Any]:
+    def meta(self) -> Json:
         shares = [float(self._share(layer)) for layer in range(self.anatomy.num_layers)]
         appeared = sum(shares)
         depth = sum((i + 1) * share for i, share in enumerate(shares)) / appeared if appeared else None

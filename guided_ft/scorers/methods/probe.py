@@ -10,6 +10,7 @@ import torch
 
 from ...anatomy import Anatomy
 from ...errors import GuidedError, pick
+from ...system.files import Json
 from ...task.task import Task
 from ..watch.passes import FORWARD
 from ..watch.recorder import Recorder
@@ -124,5 +125,5 @@ class Probe(Recorder):
 
         return self.stack(of)
 
-    def meta(self) -> dict[str, Any]:
+    def meta(self) -> Json:
         return {"chance": 1 / self._classes}

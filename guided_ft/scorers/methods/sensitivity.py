@@ -10,6 +10,7 @@ from torch import nn
 from ...anatomy import Anatomy
 from ...errors import GuidedError
 from ...selection.scoremap import ScoreMap
+from ...system.files import Json
 from ...system.progress import track
 from ...task.task import Task
 from ..watch.passes import FORWARD
@@ -72,8 +73,8 @@ def sensitivity(
                 handle.remove()
                 totals[layer] += float((_kl(lens, clean, answers.at(seen["h"])).double() * share).sum())
     texts = len(task) * len(task.examples[0])
-    meta: dict[str, Any] = {"passes": task.num_batches() * (anatomy.num_layers + 2)}
-    meta |= {key: (found.meta or {})[key] for key in ("depth", "never")}
+    meta: Json = {"passes": task.num_batches() * (anatomy.num_layers + 2)}
+    meta |= {"depth": found.meta["depth"], "never": found.meta["never"]}
     return ScoreMap.of_arrays(anatomy, {"layer": totals.numpy() / texts}, meta)
 
 

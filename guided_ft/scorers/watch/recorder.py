@@ -11,6 +11,7 @@ import torch
 from ...anatomy import Anatomy
 from ...errors import GuidedError
 from ...system import processes
+from ...system.files import Json
 from ...task.task import Task
 from .passes import BACKWARD, Pass
 
@@ -65,7 +66,7 @@ class Recorder(ABC):
     def result(self, scene: Scene) -> dict[str, np.ndarray]:
         """The scores by kind, ``[layers, components]``."""
 
-    def meta(self) -> dict[str, Any]:
+    def meta(self) -> Json:
         """What else is worth knowing, as JSON data."""
         return {}
 
