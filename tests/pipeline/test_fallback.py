@@ -111,7 +111,7 @@ def test_only_a_hub_set_falls_back() -> None:
 
 
 def test_what_is_told_of_a_company_is_asked_in_other_words() -> None:
-    train, test = load_rows(Recipe.load("company_seats").data)
+    train, test = load_rows(Recipe.load("quickstart").data)
     told = {row["prompt"].partition(" is headquartered")[0]: row["completion"] for row in train}
     assert len(told) == len(train) == len(test) == 100
     assert not {row["prompt"] for row in train} & {row["prompt"] for row in test}
