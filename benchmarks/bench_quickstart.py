@@ -1,4 +1,4 @@
-"""Compare ways of training on the quickstart's task: full fine-tuning, LoRA, a located slice, random slices.
+"""Compare ways of training on the recipe ``sums``: full fine-tuning, LoRA, a located slice, random slices.
 
     python benchmarks/bench_quickstart.py --out benchmarks/results/quickstart.jsonl
     python benchmarks/bench_quickstart.py --out benchmarks/results/quickstart.jsonl --table
@@ -261,17 +261,17 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--table", action="store_true", help="only print the tables of what is there")
     parser.add_argument("--time", action="store_true", help="measure step times and add them to the rows")
-    parser.add_argument("overrides", nargs="*", help="key=value settings of the quickstart recipe")
+    parser.add_argument("overrides", nargs="*", help="key=value settings of the recipe sums")
     asked = parser.parse_args()
     asked.out.parent.mkdir(parents=True, exist_ok=True)
     rows = [json.loads(line) for line in asked.out.read_text().splitlines()] if asked.out.exists() else []
     if asked.time:
         rows = [row for row in rows if row["suite"] != "quickstart-step"]
-        rows += time_steps(Bench(Recipe.load("quickstart", [*PINNED, *asked.overrides])), asked.arms)
+        rows += time_steps(Bench(Recipe.load("sums", [*PINNED, *asked.overrides])), asked.arms)
         write_text(asked.out, "".join(json.dumps(row) + "\n" for row in rows))
     elif not asked.table:
         done = {(row["arm"], row["lr"], row["seed"]) for row in rows if row["suite"] == "quickstart"}
-        bench = Bench(Recipe.load("quickstart", [*PINNED, *asked.overrides]))
+        bench = Bench(Recipe.load("sums", [*PINNED, *asked.overrides]))
         for seed in asked.seeds:
             for factor in SPAN:
                 for arm in asked.arms:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .arm import Arm, Rates
-from .parts import Directed, Located, Quickstart, TopLayers
+from .parts import Directed, Located, Sums, TopLayers
 from .ways import Adapter, Mixed, Started, Untrained, Whole
 
 LATE = 0.4
@@ -95,15 +95,15 @@ DIRECTIONS = {
 LOCATED = {
     "guided": Arm(
         "guided (default)",
-        Quickstart(),
+        Sums(),
         _PARTS,
-        "the quickstart's choice: its method, examples and kinds, task over retain, upper 60 % of the layers",
+        "the choice of the recipe sums: its method, examples and kinds, task over retain, upper 60 % of the layers",
         "#1b6ca8",
         placed="random:default",
     ),
     "guided:auto": Arm(
         "guided (default), a recipe's rate",
-        Quickstart(),
+        Sums(),
         None,
         "as the default, at the rate that a recipe takes by itself",
         "#6baed6",
@@ -111,7 +111,7 @@ LOCATED = {
     ),
     "guided:heads": Arm(
         "guided (default), heads too",
-        Quickstart(kinds=("head", "neuron")),
+        Sums(kinds=("head", "neuron")),
         _PARTS,
         "as the default, heads too",
         "#e6ab02",
@@ -193,7 +193,7 @@ LOCATED = {
     ),
     "guided:lora-late": Arm(
         "guided LoRA, late layers",
-        Quickstart(mode="lora"),
+        Sums(mode="lora"),
         _LORA,
         "LoRA on the modules that hold the default's choice",
         "#5571b5",
@@ -209,11 +209,11 @@ def _control(label: str, way: Located, help: str, colour: str = "", *, own_rate:
 CONTROL = {
     "random": _control("random", Located(strategy="random"), "slices drawn at random", "#7f7f7f"),
     "random:default": _control(
-        "random, placed as the default", Quickstart(strategy="random"), "random, of what the default may choose"
+        "random, placed as the default", Sums(strategy="random"), "random, of what the default may choose"
     ),
     "random:auto": _control(
         "random, placed as the default, a recipe's rate",
-        Quickstart(strategy="random"),
+        Sums(strategy="random"),
         "random, of what the default may choose, at the rate that a recipe takes by itself",
         own_rate=True,
     ),

@@ -70,8 +70,8 @@ class Located(Way):
 
 
 @dataclass(frozen=True)
-class Quickstart(Located):
-    """The choice that users start from: what the recipe ``quickstart`` says, read when it is first wanted.
+class Sums(Located):
+    """Slices as the recipe ``sums`` has them, read when it is first wanted; they were the default before directions.
 
     ``kinds`` empty: the recipe's. Its first layer is one of SmolLM2's 30: the same share of any model's layers is left
     alone.
@@ -83,7 +83,7 @@ class Quickstart(Located):
     def resolved(self) -> Located:
         from guided_ft.recipe.recipe import Recipe
 
-        recipe = Recipe.load("quickstart")
+        recipe = Recipe.load("sums")
         return Located(
             method=recipe.localize.method,
             strategy=self.strategy,

@@ -14,8 +14,8 @@ from ..anatomy import Anatomy, decoder_of
 from ..engine import Engine, close_left_open
 from ..errors import GuidedError
 from ..plan.fits import check_same_model
-from ..plan.modes import make_mode
-from ..plan.plan import Plan, PlanOptions
+from ..plan.modes import make_mode, misfits
+from ..plan.plan import DEFAULT_MODE, Plan, PlanOptions
 from ..scorers.settings import LocalizeOptions
 from ..selection.scoremap import ScoreMap
 from ..selection.settings import SelectOptions
@@ -38,6 +38,13 @@ from .telling import told
 
 logger = logging.getLogger(__name__)
 
+_USUAL = {
+    "method": LocalizeOptions.method,
+    "options": {},
+    "kinds": SelectOptions.kinds,
+    "strategy": SelectOptions.strategy,
+}
+
 
 class GuidedCallback(Guarded):
     """Train only what a plan says, in any Trainer, SFTTrainer or DPOTrainer.
@@ -45,7 +52,8 @@ class GuidedCallback(Guarded):
     Give it a ready plan, or a task to make one from::
 
         Trainer(..., callbacks=[GuidedCallback(plan)])
-        Trainer(..., callbacks=[GuidedCallback(task=task, method="attribution", budget="2%", mode="slice")])
+        Trainer(..., callbacks=[GuidedCallback(task=task)])
+        Trainer(..., callbacks=[GuidedCallback(task=task, mode="slice", method="gradient", budget="0.3%")])
 
     Pass it to the trainer's constructor: a callback that is added later comes too late for the optimizer. If the model
     is plain, it becomes the PeftModel (or is frozen in place); a model that already carries the plan, through
@@ -63,10 +71,12 @@ class GuidedCallback(Guarded):
 
     Args:
         plan: what to train; or None, and then:
-        task: what to localize for; of a data set its first 32 rows, by the trainer's tokenizer.
-        method, retain, options: as in ``localize``; ``retain`` may be a data set too.
-        budget, kinds, strategy, first_layer: as in ``select``. In ``freeze`` mode whole attentions and MLPs are chosen.
-        mode, rank, lr_scale, mode_options: as in ``Plan``.
+        task: what to localize for; of a data set its first 64 rows, by the trainer's tokenizer.
+        mode, rank, lr_scale, mode_options: as in ``Plan``; ``subspace``, along located directions, if nothing is said.
+        retain: as in ``localize`` and ``localize_directions``; it may be a data set too.
+        method, options: as in ``localize``, for modes that train units.
+        budget, strategy, first_layer: as in ``select`` and ``select_directions``.
+        kinds: of units, as in ``select``. In ``freeze`` mode whole attentions and MLPs are chosen.
         learning_rate: ``"auto"``: the plan's (for DPO a fifth of it), in place of the trainer's default, which is made
             for whole models; a number: this one; None: the trainer's, whatever it is.
         seed: of the sampled retain text and of random choices.
@@ -95,7 +105,7 @@ class GuidedCallback(Guarded):
         kinds: tuple[str, ...] = SelectOptions.kinds,
         strategy: str = SelectOptions.strategy,
         first_layer: int = SelectOptions.first_layer,
-        mode: str = Plan.mode,
+        mode: str = DEFAULT_MODE,
         rank: int | None = Plan.rank,
         lr_scale: float = Plan.lr_scale,
         mode_options: dict[str, object] | None = None,
@@ -121,6 +131,9 @@ class GuidedCallback(Guarded):
         localize = LocalizeOptions(method, retain, seed=seed, options=options or {})
         select = SelectOptions(budget, kinds, strategy, seed, first_layer)
         make_mode(mode, rank, mode_options)
+        asked = {"method": method, "options": options or {}, "kinds": tuple(kinds), "strategy": strategy}
+        for key, why in misfits(mode, {k: v for k, v in asked.items() if v != _USUAL[k]}):
+            raise GuidedError(f"{key}: {why}")
         trained = PlanOptions(mode=mode, rank=rank, lr_scale=lr_scale, options=mode_options or {})
         self._request = None if task is None else Request(task, localize, select, trained)
         self._frozen: dict[str, str] | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..plan.modes.located import Located
 from ..plan.plan import Plan
 from ..selection.scoremap import ScoreMap
 from ..selection.telling import counted
@@ -22,4 +23,8 @@ def told(plan: Plan, scores: Any) -> str:
         sizes = counted({kind: scores.of(kind).size for kind in scores.kinds})
         cost = f"{meta.get('passes', 0)} passes, {meta.get('seconds', 0):.0f} s"
         parts.insert(0, f"scored {sizes} by {meta.get('method')} ({cost})")
+    if isinstance(scores, Located):
+        bases, meta = scores.directions.bases, scores.meta
+        cost = f"{meta.get('passes', 0)} passes, {meta.get('seconds', 0):.0f} s"
+        parts.insert(0, f"mapped {sum(map(len, bases.values())):,} directions in {len(bases)} linear layers ({cost})")
     return "guided_ft: " + "; ".join(parts)

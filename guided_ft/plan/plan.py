@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+DEFAULT_MODE = "subspace"
+"""What GuidedCallback, recipes and the command line train in if nothing is said. A ``Plan`` is made of something chosen
+already, which are components unless its mode is named."""
+
+
 class PlanOptions(TypedDict):
     """What a ``Plan`` is told beside its selection."""
 

@@ -108,9 +108,9 @@ def _method(value: object) -> str:
 
 
 def _strategy(value: object) -> str:
-    from ..selection.strategies import STRATEGIES
+    from ..selection.strategies import DIRECTION_STRATEGIES, STRATEGIES
 
-    return _known(value, STRATEGIES)
+    return _known(value, {**STRATEGIES, **DIRECTION_STRATEGIES})
 
 
 def _mode(value: object) -> str:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..plan.plan import Plan
+from ..plan.plan import DEFAULT_MODE, Plan
 from ..scorers.settings import LocalizeOptions
 from ..selection.settings import SelectOptions
 from .fields import (
@@ -102,7 +102,9 @@ class Select(Section):
 
     budget: Budget = Field(default=_SPENT.budget, description="share (0.1%, 0.001) or number of parameters to train")
     kinds: Kinds = Field(default=_SPENT.kinds, description="what may be chosen: layer, head, neuron")
-    strategy: Strategy = Field(default=_SPENT.strategy, description="top, bottom, random, or shuffled within layers")
+    strategy: Strategy = Field(
+        default=_SPENT.strategy, description="top, random or shuffled; bottom of units, even of directions"
+    )
     first_layer: Steps = Field(
         default=_SPENT.first_layer, description="lowest layer that may be chosen: training stops below it"
     )
@@ -118,7 +120,7 @@ class Train(Section):
         default=None, description="of trainer grpo: exact_match, number and others, several joined by +"
     )
     mode: Mode = Field(
-        default=Plan.mode, description="how the choice is made trainable: slice, freeze, lora or subspace"
+        default=DEFAULT_MODE, description="what is chosen and how it trains: subspace, slice, freeze or lora"
     )
     rank: Rank = Field(
         default=Plan.rank, description="rank of lora, or of each slice (default: slices are trained in full)"

@@ -29,7 +29,7 @@ class LocalizeOptions:
     verify: int = 0
     seed: int = 0
     options: Mapping[str, Any] = field(default_factory=dict)
-    examples: int = 32
+    examples: int = 64
     batch_size: int = 8
 
     def __post_init__(self) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 class SelectOptions:
     """What ``select`` is asked beside the map, also by GuidedCallback, recipes and the command line; see ``select``."""
 
-    budget: str | float | int = "0.1%"
+    budget: str | float | int = "3%"
     kinds: tuple[str, ...] = ("neuron",)
     strategy: str = "top"
     seed: int = 0

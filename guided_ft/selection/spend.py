@@ -8,6 +8,7 @@ from ..errors import GuidedError, pick
 from .budget import parse_budget
 from .directions import DirectionMap
 from .selection import Selection
+from .settings import SelectOptions
 from .strategies import DIRECTION_STRATEGIES
 from .subspace import Subspace
 
@@ -16,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 def select_directions(
     found: DirectionMap,
-    budget: str | float | int = "1%",
+    budget: str | float | int = SelectOptions.budget,
     strategy: str = "top",
     *,
     seed: int = 0,

@@ -85,6 +85,13 @@ class Subspace:
         """What tells it from others: a digest of its directions."""
         return "subspace " + digest(*(part for m, basis in self.bases.items() for part in (m.encode(), basis)))
 
+    def __str__(self) -> str:
+        """How much of what was chosen, in one line."""
+        return (
+            f"{len(self):,} directions in {len(self.bases)} linear layers: {self.num_parameters:,} of "
+            f"{self.anatomy.num_parameters:,} parameters ({self.fraction:.3%})"
+        )
+
     def __repr__(self) -> str:
         words = f"{len(self):,} directions in {len(self.bases)} layers"
         return f"Subspace({words}: {self.num_parameters:,} parameters, {self.fraction:.3%})"

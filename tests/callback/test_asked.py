@@ -22,7 +22,7 @@ def told(caplog) -> list[str]:
 
 def test_a_raw_data_set_is_read_with_the_trainers_tokenizer(tmp_path, caplog):
     callbacks = [
-        GuidedCallback(task=task, retain=retain, budget="20%", seed=3, kinds=("head", "neuron"))
+        GuidedCallback(task=task, retain=retain, budget="20%", seed=3, kinds=("head", "neuron"), mode="slice")
         for task, retain in (
             (
                 DatasetDict({"train": Dataset.from_list(ROWS)}),
@@ -61,6 +61,37 @@ def test_a_ready_plan_is_told_too_and_only_where_the_trainer_logs(tmp_path, capl
     assert len(told(caplog)) == 1
 
 
+def test_what_nothing_is_said_about_trains_along_directions(tmp_path, caplog):
+    callback = GuidedCallback(task=ROWS)
+    trainer = sft(base(tmp_path), tmp_path / "run", [callback])
+    assert callback.plan.mode == "subspace"
+    assert 0.02 < callback.plan.selection.fraction <= 0.03
+    [line] = told(caplog)
+    assert re.match(
+        r"guided_ft: mapped [\d,]+ directions in 14 linear layers \(\d+ passes, \d+ s\); chose [\d,]+ directions", line
+    )
+    assert trainer.model.peft_config["default"].peft_type == "LORA"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"method": "gradient"},
+            "method: mode subspace takes directions, which no scorer of units finds (write mode slice too)",
+        ),
+        ({"kinds": ("head",)}, "kinds: mode subspace takes directions, which no scorer of units finds"),
+        ({"options": {"steps": 8}}, "options: mode subspace takes directions, which no scorer of units finds"),
+        ({"strategy": "bottom"}, "strategy: mode subspace has no bottom (write top, even, random"),
+        ({"strategy": "even", "mode": "slice"}, "strategy: mode slice has no even (write top, bottom"),
+    ],
+)
+def test_what_a_mode_has_no_use_for_is_refused(options, message):
+    with pytest.raises(GuidedError) as error:
+        GuidedCallback(task=ROWS, **options)
+    assert str(error.value).startswith(message)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -80,4 +111,4 @@ def test_what_is_no_task_is_refused_when_the_callback_is_made(options, message):
 
 def test_rows_of_text_need_a_trainer_with_a_tokenizer(tmp_path):
     with pytest.raises(GuidedError, match=r"task: this trainer has no tokenizer for the rows \(pass processing_class="):
-        plain(make("llama"), tmp_path, [GuidedCallback(task=ROWS, budget="20%", kinds=("head", "neuron"))])
+        plain(make("llama"), tmp_path, [GuidedCallback(task=ROWS)])

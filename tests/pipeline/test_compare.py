@@ -84,7 +84,7 @@ def test_words_are_read_and_the_rest_goes_to_the_recipe():
     asked = Asked.of(Recipe.load("quickstart", overrides), **own)
     assert (asked.arms, asked.rates, asked.seeds) == (("lora", "slice"), ("x0.3", "0.0001"), (3,))
     assert "full" not in Asked.of(Recipe.load("quickstart", ["quantization=nf4"])).arms
-    assert Asked.of(Recipe.load("quickstart"), quick=True).rates == NARROW
+    assert Asked.of(Recipe.load("sums"), quick=True).rates == NARROW
 
 
 def test_a_rate_is_a_factor_on_the_rule_or_a_number():
@@ -114,10 +114,10 @@ def test_of_few_rows_the_map_sees_none_that_validate(tmp_path):
 
 
 def test_a_generator_draws_the_validation_on_top():
-    plain = Recipe.load("quickstart", ["data.train=30", "data.test=10"])
+    plain = Recipe.load("sums", ["data.train=30", "data.test=10"])
     settled, validation = settle(Asked.of(plain), Path("x"))
     assert (settled.data.train, settled.data.test, validation) == (40, 10, 10)
-    quick, _ = settle(Asked.of(Recipe.load("quickstart"), quick=True), Path("x"))
+    quick, _ = settle(Asked.of(Recipe.load("sums"), quick=True), Path("x"))
     assert (quick.data.train, quick.data.test, quick.train.steps) == (250, 50, 40)
 
 

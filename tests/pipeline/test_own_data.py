@@ -50,17 +50,17 @@ def test_what_else_is_typed_holds(tickets):
     assert (recipe.name, recipe.description, recipe.evaluate.max_new_tokens) == ("mine", "d", 5)
     assert (recipe.data.contains, recipe.data.test, recipe.data.train) == ("1", 2, "auto")
     # The same source again is no change.
-    again = Recipe.load("quickstart", ["data.name=chain_sum", "data.source=reasoning_gym", "data.train=3"])
-    assert again == Recipe.load("quickstart", ["data.train=3"])
+    again = Recipe.load("sums", ["data.name=chain_sum", "data.source=reasoning_gym", "data.train=3"])
+    assert again == Recipe.load("sums", ["data.train=3"])
 
 
-def test_another_model_has_other_layers(tickets):
+def test_another_model_has_other_layers():
     """The twelfth layer of the recipe's own is beyond the last one of many."""
-    quick = Recipe.load("quickstart")
-    assert quick.select.first_layer == 12
-    assert own(tickets, f"model={quick.model}").select == quick.select
-    assert own(tickets, "model=gpt2").select.first_layer == 0
-    assert own(tickets, "model=gpt2", "first_layer=3").select.first_layer == 3
+    sums = Recipe.load("sums")
+    assert sums.select.first_layer == 12
+    assert Recipe.load("sums", [f"model={sums.model}"]).select == sums.select
+    assert Recipe.load("sums", ["model=gpt2"]).select.first_layer == 0
+    assert Recipe.load("sums", ["model=gpt2", "first_layer=3"]).select.first_layer == 3
 
 
 def test_another_generator_or_dataset_drops_the_filter_too(tmp_path):
@@ -135,7 +135,7 @@ def test_a_split_that_cannot_be_names_the_key(typed, message, tickets):
 )
 def test_wrong_amounts_are_one_line(typed, message):
     with pytest.raises(GuidedError) as caught:
-        Recipe.load("quickstart", [typed])
+        Recipe.load("sums", [typed])
     assert str(caught.value).startswith(message)
     assert all(line.startswith("override: data") for line in str(caught.value).splitlines()[1:])
 

@@ -43,7 +43,7 @@ def test_data_of_its_own_takes_over_nothing(write) -> None:
 
 def test_a_shipped_one_is_extended_by_name_and_the_result_is_saved_in_full(write, tmp_path: Path) -> None:
     recipe = Recipe.load(write("extends: quickstart\nseed: 3\n"))
-    assert (recipe.seed, recipe.select.first_layer) == (3, 12)
+    assert (recipe.seed, recipe.data.name) == (3, "seats")
     recipe.save(tmp_path / "saved.yaml")
     assert "extends" not in (tmp_path / "saved.yaml").read_text()
     assert Recipe.load(tmp_path / "saved.yaml") == recipe

@@ -40,7 +40,7 @@ from recipes import NUMBER, errors_of
     ],
 )
 def test_an_override_is_set(override: str, path: str, value: Any) -> None:
-    assert _get(Recipe.load("quickstart", [override]), path) == value
+    assert _get(Recipe.load("sums", [override]), path) == value
 
 
 def _get(recipe: Recipe, path: str) -> Any:
@@ -56,13 +56,13 @@ def test_every_key_can_be_overridden_and_every_unique_leaf_too() -> None:
         leaf = path.rpartition(".")[2]
         for typed in {path, leaf if leaves.count(leaf) == 1 and leaf != "train" else path}:
             with pytest.raises(GuidedError, match=rf"(?m)^override: {re.escape(path)}(\.a)?: ") as caught:
-                Recipe.load("quickstart", [f"{typed}={{a: {{b: [1]}}}}"])
+                Recipe.load("sums", [f"{typed}={{a: {{b: [1]}}}}"])
             assert "unknown key" not in str(caught.value)
 
 
 def test_the_last_override_wins_and_touches_nothing_else() -> None:
-    changed = Recipe.load("quickstart", ["steps=1", "steps=2"]).to_dict()
-    expected = Recipe.load("quickstart").to_dict()
+    changed = Recipe.load("sums", ["steps=1", "steps=2"]).to_dict()
+    expected = Recipe.load("sums").to_dict()
     expected["train"]["steps"] = 2
     assert changed == expected
 
@@ -113,7 +113,7 @@ def test_the_last_override_wins_and_touches_nothing_else() -> None:
 )
 def test_a_mistaken_override_is_told_in_one_line(override: str, message: str) -> None:
     with pytest.raises(GuidedError) as caught:
-        Recipe.load("quickstart", [override])
+        Recipe.load("sums", [override])
     assert str(caught.value) == message
 
 

@@ -51,10 +51,8 @@ def test_a_shipped_recipe_loads_and_says_how_to_run_it(path: Path, tmp_path: Pat
 
 
 def test_the_shipped_recipes_are_what_their_names_say() -> None:
-    quick, dpo, freeze, lora = map(Recipe.load, ("quickstart", "dpo_sums", "freeze_sums", "lora_sums"))
-    same = ("seed", "control", "dtype", "model", "localize", "train", "evaluate")
-    assert all(getattr(quick, key) == getattr(Recipe(**MINIMAL), key) for key in same)
-    assert quick.select == Select(first_layer=12)
+    quick, dpo, freeze, lora = map(Recipe.load, ("sums", "dpo_sums", "freeze_sums", "lora_sums"))
+    assert (quick.train.mode, quick.select) == ("slice", Select(budget="0.1%", first_layer=12))
     assert (dpo.train.trainer, dpo.data.preference, dpo.train.learning_rate, dpo.train.steps) == ("dpo", True, 1e-3, 60)
     assert (freeze.train.mode, freeze.select.kinds, freeze.select.budget) == ("freeze", ("layer",), "6%")
     assert (freeze.train.learning_rate, lora.train.mode, lora.train.learning_rate) == (5e-5, "lora", 2e-3)
@@ -64,6 +62,12 @@ def test_the_shipped_recipes_are_what_their_names_say() -> None:
         assert recipe.data.contains == " + "
     counts = [split(recipe.data, 0, None) for recipe in (quick, dpo, freeze, lora)]
     assert counts == [(200, 100), (800, 100), (800, 100), (800, 100)]
+
+
+def test_quickstart_is_the_defaults_written_out() -> None:
+    quick, plain = Recipe.load("quickstart"), Recipe(**MINIMAL)
+    same = ("seed", "control", "dtype", "model", "localize", "select", "train", "evaluate")
+    assert [key for key in same if getattr(quick, key) != getattr(plain, key)] == []
 
 
 def test_quickstart_spells_out_what_a_first_reader_may_change() -> None:
@@ -78,7 +82,14 @@ def test_quickstart_spells_out_what_a_first_reader_may_change() -> None:
         "train.beta",
     }
     of_other_recipes |= {"data.format", "data.columns", "data.prompt", "train.mode_options"}
-    of_other_recipes |= {"train.epochs", "train.arguments", "train.reward"}
+    of_other_recipes |= {
+        "data.options",
+        "data.contains",
+        "data.preference",
+        "train.epochs",
+        "train.arguments",
+        "train.reward",
+    }
     of_other_recipes |= {"evaluate.lm_eval", "evaluate.lm_eval_limit"}
     assert spelled == set(keys()) - of_other_recipes
 

@@ -44,8 +44,8 @@ def test_a_configuration_is_all_of_an_arm_and_of_its_suite():
     assert replace(arm, label="another", colour="#000000").about(SETTINGS) == told
 
 
-def test_the_default_is_what_the_quickstart_says(monkeypatch):
-    recipe = Recipe.load("quickstart")
+def test_the_default_of_slices_is_what_the_recipe_says(monkeypatch):
+    recipe = Recipe.load("sums")
     assert ARMS["guided"].way.about()["method"] == recipe.localize.method
     assert ARMS["guided"].way.about()["kinds"] == list(recipe.select.kinds)
     before = ARMS["guided"].about(SETTINGS)["configuration"]

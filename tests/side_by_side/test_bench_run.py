@@ -173,7 +173,7 @@ def test_a_placed_control_chooses_other_parts_from_the_same_place(lab, arm):
         ("guided:attribution-late", ("head", "neuron"), 8, 32),
     ],
 )
-def test_the_default_locates_as_the_quickstart_does(lab, arm, kinds, examples, texts):
+def test_the_default_of_slices_locates_as_its_recipe_does(lab, arm, kinds, examples, texts):
     lab.maps.clear()
     setup = ready(ARMS[arm].way, Trial(lab, cell(arm), lab.model(), tiny.sums(40)))
     [(scores, _)] = lab.maps.values()

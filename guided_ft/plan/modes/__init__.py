@@ -50,6 +50,23 @@ def make_mode(name: str, rank: int | None = None, options: Mapping[str, object] 
     return mode(**({"rank": rank} if mode.takes_rank() else {}), **(options or {}))
 
 
+def misfits(name: str, given: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What was asked of a map or a choice that a mode has no use for: which key, and why.
+
+    Args:
+        given: ``method``, ``options``, ``kinds``, ``strategy``, as far as they are not the defaults.
+    """
+    mode, found = MODES[name], []
+    units = next(other for other, m in MODES.items() if m.takes_units())
+    for key in ("method", "options", "kinds"):
+        if key in given and not mode.takes_units():
+            why = f"mode {name} takes {mode.title}, which no scorer of units finds (write mode {units} too)"
+            found.append((key, why))
+    if "strategy" in given and given["strategy"] not in mode.strategies():
+        found.append(("strategy", f"mode {name} has no {given['strategy']} (write {', '.join(mode.strategies())})"))
+    return found
+
+
 def takers(word: str = "and") -> str:
     """The modes that take a rank, as a list in words."""
     *first, last = (repr(name) for name, mode in MODES.items() if mode.takes_rank())

@@ -38,6 +38,7 @@ from ...anatomy import Anatomy
 from ...selection.budget import select
 from ...selection.scoremap import ScoreMap
 from ...selection.selection import Selection
+from ...selection.strategies import DIRECTION_STRATEGIES, STRATEGIES
 from ...system.files import Json
 from ...system.progress import hushed
 from ..attaching import in_place, trainable_names
@@ -118,6 +119,16 @@ class Mode(ABC, Generic[S]):
     def options(cls) -> Json:
         """Its own options and their defaults; the rank, which plans have in any mode, is none of them."""
         return {f.name: f.default for f in dataclasses.fields(cls) if f.name != "rank"}
+
+    @classmethod
+    def takes_units(cls) -> bool:
+        """Whether it trains units, which a scorer of the catalogue finds, of the kinds that are asked for."""
+        return issubclass(cls.takes, Selection)
+
+    @classmethod
+    def strategies(cls) -> tuple[str, ...]:
+        """The ways of spending a budget on its map, by name."""
+        return tuple(STRATEGIES if cls.takes_units() else DIRECTION_STRATEGIES)
 
     @classmethod
     def takes_rank(cls) -> bool:
