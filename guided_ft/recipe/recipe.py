@@ -68,7 +68,9 @@ class Recipe(Section):
         except ValidationError as error:
             problems = translate(error, Recipe)
         problems += argument_problems(data)
-        problems += conflicts(data, Recipe)
+        # What is wrong alone is told once.
+        alone = [path for path, _ in problems]
+        problems += [p for p in conflicts(data, Recipe) if not any(f"{path}.".startswith(f"{p[0]}.") for path in alone)]
         if problems:
             raise RecipeError(problems)
 

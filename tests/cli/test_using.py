@@ -169,6 +169,7 @@ def test_show_of_a_run_that_only_localized(capsys, here) -> None:
 
     anatomy = Anatomy.of(make("llama"))
     folder = here / "run"
+    (folder / "recipe.yaml").write_bytes(shipped()["sums"].read_bytes())
     scores = ScoreMap(anatomy, layer=[1, 4], meta={"method": "attribution"})
     scores.save(folder / "scores.safetensors")
     code, out, _ = call(capsys, "show", "run")

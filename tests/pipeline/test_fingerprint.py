@@ -107,9 +107,9 @@ def stale(before: dict[str, str], after: dict[str, str]) -> tuple[str, ...]:
 def test_every_key_has_its_stages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fingerprint, "make_mode", lambda name, rank, options: MODES[name]())
     assert set(CHANGES) == set(keys()), "a new key: say which stages it concerns (here and in fingerprint.WITHOUT)"
-    base = Recipe(data={"name": "chain_sum"})
+    base = Recipe(data={"name": "chain_sum"}, train={"mode": "slice"})
     before = stage_keys(base)
-    assert stage_keys(Recipe(data={"name": "chain_sum"})) == before
+    assert stage_keys(Recipe(data={"name": "chain_sum"}, train={"mode": "slice"})) == before
     found = {path: stale(before, stage_keys(changed(path, value, base))) for path, (value, _) in CHANGES.items()}
     assert found == {path: stages for path, (_, stages) in CHANGES.items()}
 
@@ -122,7 +122,14 @@ def test_what_is_excepted_exists() -> None:
 
 def test_exact_ablation_scores_the_kinds_that_may_be_chosen() -> None:
     heads, neurons = (
-        stage_keys(Recipe(data={"name": "x"}, localize={"method": "ablation"}, select={"kinds": [kind]}))
+        stage_keys(
+            Recipe(
+                data={"name": "x"},
+                localize={"method": "ablation"},
+                select={"kinds": [kind]},
+                train={"mode": "slice"},
+            )
+        )
         for kind in ("head", "neuron")
     )
     assert stale(heads, neurons) == MAP
@@ -149,6 +156,7 @@ def test_the_content_of_whatever_is_named_counts(tmp_path: Path) -> None:
         model=str(model),
         data={"source": "file", "path": str(paths["rows"]), "test_path": str(paths["tests"])},
         localize={"retain": str(paths["retain"]), "options": {"against": f"{paths['one']}, {paths['two']}"}},
+        train={"mode": "slice"},
         evaluate={"retention": str(paths["held"])},
     )
     before = stage_keys(asked)

@@ -42,7 +42,7 @@ def model(tmp_path):
 )
 def test_each_mistake_is_found_and_nothing_is_written(tmp_path, monkeypatch, model, typed, message):
     monkeypatch.chdir(tmp_path)
-    recipe = Recipe.load("quickstart", [f"model={model}", "first_layer=2", typed])
+    recipe = Recipe.load("sums", [f"model={model}", "first_layer=2", typed])
     for check in (preflight, pipeline.run):
         with pytest.raises(GuidedError) as caught:
             check(recipe)
@@ -51,7 +51,7 @@ def test_each_mistake_is_found_and_nothing_is_written(tmp_path, monkeypatch, mod
 
 
 def test_what_is_right_passes(model):
-    preflight(Recipe.load("quickstart", [f"model={model}", "first_layer=2", "localize.options={squared: true}"]))
+    preflight(Recipe.load("sums", [f"model={model}", "first_layer=2", "localize.options={squared: true}"]))
     assert num_layers(str(model)) == 3
     assert num_layers("owner/not-on-this-machine") is None
 

@@ -13,6 +13,7 @@ import tiny
 from guided_ft import GuidedCallback, GuidedError, Plan, Recipe, Task, localize, select
 from guided_ft.estimate.estimate import estimate
 from guided_ft.pipeline import stages
+from guided_ft.plan.plan import DEFAULT_MODE
 from guided_ft.recipe.recipe import keys
 from guided_ft.scorers.settings import LocalizeOptions
 from guided_ft.selection.settings import SelectOptions
@@ -61,8 +62,10 @@ def test_every_face_selects_alike() -> None:
 
 def test_every_face_trains_alike() -> None:
     plan, callback, recipe = defaults(Plan), defaults(GuidedCallback), recipe_defaults("train")
-    for key in ("mode", "rank", "lr_scale"):
+    for key in ("rank", "lr_scale"):
         assert plan[key] == callback[key] == recipe[key], key
+    # A plan is made of something that is chosen already.
+    assert callback["mode"] == recipe["mode"] == DEFAULT_MODE
     assert callback["learning_rate"] == recipe["learning_rate"] == "auto"
     assert not callback["mode_options"]
     assert recipe["mode_options"] == {}

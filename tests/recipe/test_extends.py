@@ -16,6 +16,7 @@ output: elsewhere
 seed: 7
 data: {name: chain_sum, options: {min_terms: 2}, train: 20}
 select: {budget: 2%, kinds: [head]}
+train: {mode: slice}
 """
 
 
@@ -76,7 +77,7 @@ def test_a_shipped_one_is_extended_by_name_and_the_result_is_saved_in_full(write
         ),
         (
             "extends: base.yaml\nselect: {budget: 1%}\n",
-            BASE + "train: {stepz: 5}\n",
+            BASE.replace("mode: slice", "mode: slice, stepz: 5"),
             "base.yaml: train.stepz: unknown key (did you mean 'steps'?)",
         ),
         (

@@ -130,15 +130,15 @@ FROZEN = {
     "data.test": "auto",
     "localize.method": "attribution",
     "localize.retain": "self",
-    "localize.examples": 32,
+    "localize.examples": 64,
     "localize.batch_size": 8,
     "localize.options": {},
-    "select.budget": "0.1%",
+    "select.budget": "3%",
     "select.kinds": ("neuron",),
     "select.strategy": "top",
     "select.first_layer": 0,
     "train.trainer": "sft",
-    "train.mode": "slice",
+    "train.mode": "subspace",
     "train.rank": None,
     "train.mode_options": {},
     "train.lr_scale": 1.0,
@@ -193,7 +193,7 @@ def test_sections_made_in_python_are_checked_together_too() -> None:
     assert Recipe(data=Data(name="x"), train=Train(rank=4, mode="lora")).train.rank == 4
     with pytest.raises(GuidedError, match=r"^recipe: train\.rank: mode freeze has none"):
         Recipe(data=Data(name="x"), train=Train(rank=4, mode="freeze"))
-    assert Recipe(data=Data(name="x"), train=Train(rank=4)).train.rank == 4
+    assert Recipe(data=Data(name="x"), train=Train(rank=4, mode="slice")).train.rank == 4
 
 
 def test_a_saved_recipe_reads_well(tmp_path: Path) -> None:
@@ -307,7 +307,7 @@ def test_a_saved_recipe_is_the_same_recipe(tmp_path: Path, description, budget, 
         description=description,
         data={"name": "x", "options": options},
         select={"budget": budget, "kinds": kinds},
-        train={"learning_rate": rate},
+        train={"learning_rate": rate, "mode": "slice"},
     )
     recipe.save(tmp_path / "saved.yaml")
     assert Recipe.load(tmp_path / "saved.yaml") == recipe == Recipe.from_dict(recipe.to_dict())

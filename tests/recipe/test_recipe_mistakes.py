@@ -138,7 +138,7 @@ MISTAKES = [
     ("select: {strategy: shuffle}", "recipe.yaml: select.strategy: unknown value 'shuffle' (did you mean 'shuffled'?)"),
     (
         "select: {strategy: no}",
-        "recipe.yaml: select.strategy: expected top, bottom, random or shuffled, got false (write a word such as top)",
+        "recipe.yaml: select.strategy: expected top, bottom, random, shuffled, even or random_even, got false (write a word such as top)",
     ),
     # text
     ("name: 3", "recipe.yaml: name: expected text, got 3 (put it in quotes)"),
@@ -237,7 +237,7 @@ MISTAKES = [
         "recipe.yaml: localize.retain: " + KEPT.format("'refusal'", "did you mean 'refusals'?"),
     ),
     (
-        "localize: {method: contrast, retain: none}",
+        "localize: {method: contrast, retain: none}\ntrain: {mode: slice}",
         "recipe.yaml: localize.retain: method contrast compares the task with another set, and there is none (write self, "
         "a file or a sample, or options: {against: others.jsonl})",
     ),

@@ -65,7 +65,7 @@ def test_other_names_and_wrong_values_are_one_line(typed, message):
 def test_checking_a_recipe_imports_neither_torch_nor_trl():
     script = (
         "import sys\nfrom guided_ft.recipe.recipe import Recipe\nfrom guided_ft.pipeline.preflight import preflight\n"
-        "preflight(Recipe.load('quickstart', ['train.report_to=none', 'localize.options={verify: 3}']))\n"
+        "preflight(Recipe.load('sums', ['train.report_to=none', 'localize.options={verify: 3}']))\n"
         "sys.exit(', '.join({'torch', 'trl', 'transformers', 'datasets'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)

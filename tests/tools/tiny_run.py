@@ -24,7 +24,10 @@ def recipe(folder: Path, name: str = "run", family: str = "llama", **changes: An
     rows = folder / ("pairs.jsonl" if preference else "sums.jsonl")
     rows.write_text("".join(json.dumps(row) + "\n" for row in (tiny.pairs(40) if preference else tiny.sums(40))))
     data = {"source": "file", "path": str(rows), "train": 24, "test": 8}
-    train = {"steps": 6, "batch_size": 4, "save_steps": 2, "learning_rate": 1e-2} | changes.pop("train", {})
+    # Of units: what most tests of a run ask about.
+    train = {"mode": "slice", "steps": 6, "batch_size": 4, "save_steps": 2, "learning_rate": 1e-2} | changes.pop(
+        "train", {}
+    )
     settings = {
         "name": name,
         "model": str(base),
