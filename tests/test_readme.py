@@ -50,8 +50,8 @@ def test_block_runs(number, tmp_path, monkeypatch):
         for real, here in (('"smollm2-135m-instruct"', '"tiny"'), ("max_steps=100", "max_steps=2, use_cpu=True")):
             assert real in code
             code = code.replace(real, here)
-    # The budget suits a real model; the tiny one has no neuron that costs so little.
-    code = code.replace('"2%"', '"20%"')
+    # The budget suits a real model; the tiny one has no neuron that costs so little, and two layers.
+    code = code.replace('"2%"', '"20%"').replace("first_layer=20", "first_layer=1")
     exec(compile(code, f"README block {number}", "exec"), names)  # noqa: S102
     assert Path("tuned/report/report.html").is_file() == (number == 0)
     if "trainer" in names:

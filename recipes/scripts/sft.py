@@ -20,7 +20,7 @@ def main() -> None:
         args=args,
         train_dataset=dataset,
         processing_class=tokenizer,
-        callbacks=[GuidedCallback(task=dataset, budget="2%")],  # the one line
+        callbacks=[GuidedCallback(task=dataset)],  # the one line
     )
     trainer.train()
     trainer.save_model(args.output_dir)

@@ -40,7 +40,7 @@ def main() -> None:
         train_dataset=tokens,
         processing_class=tokenizer,
         data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=False),
-        callbacks=[GuidedCallback(task=lines, budget="2%")],  # the one line
+        callbacks=[GuidedCallback(task=lines)],  # the one line
     )
     trainer.train()
     trainer.save_model(args.output_dir)

@@ -1,4 +1,4 @@
-"""The drop-in scripts run as they are, on a tiny model; only the budget is one that a tiny model can spend."""
+"""The drop-in scripts run as they are, on a tiny model."""
 
 from __future__ import annotations
 
@@ -31,21 +31,18 @@ def test_there_are_three_and_each_has_its_one_line() -> None:
 def test_a_script_trains_two_steps_and_saves_an_adapter(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    copy, arguments = prepared(path, tmp_path)
-    monkeypatch.setattr(sys, "argv", [str(copy), *arguments])
-    runpy.run_path(str(copy), run_name="__main__")
+    monkeypatch.setattr(sys, "argv", [str(path), *arguments_for(path, tmp_path)])
+    runpy.run_path(str(path), run_name="__main__")
     check_trained(tmp_path / "out")
 
 
 @pytest.mark.slow
 def test_two_processes_run_a_script_as_it_is(tmp_path: Path) -> None:
     [sft] = [path for path in SCRIPTS if path.stem == "sft"]
-    copy, arguments = prepared(sft, tmp_path)
+    arguments = arguments_for(sft, tmp_path)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(
-        [*launch, str(copy), *arguments], capture_output=True, text=True, env=environment, check=False
-    )
+    done = subprocess.run([*launch, str(sft), *arguments], capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stderr.count("chose ") == 1, "the first process tells for both"
     check_trained(tmp_path / "out")
@@ -70,8 +67,8 @@ def test_the_launch_lines_name_scripts_and_options_that_there_are() -> None:
     assert all(f"{diff[0]}," in path.read_text() for path in SCRIPTS if path.stem != "trainer")
 
 
-def prepared(path: Path, tmp_path: Path) -> tuple[Path, list[str]]:
-    """A copy of a script whose budget a tiny model can spend, and its arguments."""
+def arguments_for(path: Path, tmp_path: Path) -> list[str]:
+    """What to call a script with, on a tiny model and a few rows."""
     base, data, out = tmp_path / "base", tmp_path / "data", tmp_path / "out"
     make("llama").save_pretrained(base)
     tiny.tokenizer().save_pretrained(base)
@@ -83,16 +80,14 @@ def prepared(path: Path, tmp_path: Path) -> tuple[Path, list[str]]:
     else:
         (data / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         own = ["--model_name_or_path", str(base), "--dataset_name", str(data)]
-    copy = tmp_path / path.name
-    copy.write_text(path.read_text().replace('budget="2%"', 'budget="20%"'))
     usual = ["--output_dir", str(out), "--max_steps", "2", "--per_device_train_batch_size", "2", "--use_cpu", "true"]
     more = ["--bf16", "false", "--report_to", "none", "--save_strategy", "no", "--disable_tqdm", "true"]
-    return copy, [*own, *usual, *more]
+    return [*own, *usual, *more]
 
 
 def check_trained(out: Path) -> None:
     model = PeftModel.from_pretrained(make("llama"), out, is_trainable=True)
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    trained = [p for name, p in model.named_parameters() if "lora_B" in name]
     total = sum(p.numel() for p in make("llama").parameters())
-    assert 0 < trained <= total // 5
-    assert any(p.abs().max() > 0 for p in model.parameters() if p.requires_grad), "two steps have moved something"
+    assert 0 < sum(p.numel() for p in trained) <= 0.03 * total
+    assert any(p.abs().max() > 0 for p in trained), "two steps have moved something"

@@ -91,7 +91,8 @@ def from_task(mode: str, trainer: str = "sft", **options) -> GuidedCallback:
     rows = tiny.pairs(8) if trainer == "dpo" else tiny.sums(8)
     task = Task.from_dataset(rows, tiny.tokenizer())
     budget = "45%" if mode == "freeze" else "20%"
-    return GuidedCallback(task=task, budget=budget, kinds=("head", "neuron"), mode=mode, **options)
+    kinds = {} if mode == "subspace" else {"kinds": ("head", "neuron")}
+    return GuidedCallback(task=task, budget=budget, mode=mode, **kinds, **options)
 
 
 def ready(model, mode: str) -> Plan:
