@@ -167,7 +167,7 @@ def test_the_reference_of_a_second_training_has_the_directions_too():
 def test_a_rate_by_width():
     plan = plan_of(make("llama"))
     share = plan.num_parameters / plan.selection.anatomy.num_parameters
-    assert plan.learning_rate == pytest.approx(3e-3 * min(1, (0.03 / share) ** 0.5) * 576 / 32)
+    assert plan.learning_rate == pytest.approx(2e-3 * min(1, (0.03 / share) ** 0.5) * 576 / 32)
 
 
 def test_what_a_mode_does_not_train_is_refused():

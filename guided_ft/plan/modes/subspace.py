@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from peft.tuners.lora import LoraLayer
     from torch import nn
 
-RATE = 3e-3
+RATE = 2e-3
 
 
 @dataclass(frozen=True)
