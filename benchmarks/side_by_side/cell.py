@@ -45,6 +45,11 @@ class Cell:
     def of(cls, row: Json) -> Cell:
         return cls(**{name: row[name] for name in cls.__dataclass_fields__})
 
+    @property
+    def spent(self) -> str | None:
+        """The budget as ``select`` reads it: the one place where a row's percent becomes a share."""
+        return None if self.budget is None else f"{self.budget}%"
+
     def to_dict(self) -> Json:
         return asdict(self)
 

@@ -39,7 +39,7 @@ def located(way: Located, trial: Trial) -> Setup:
         )
 
     if way.within is None:
-        plan = Plan(chosen(way.budget or f"{cell.budget}%"), way.mode)
+        plan = Plan(chosen(way.budget or cell.spent or ""), way.mode)
     else:
         plan = _low_rank(chosen, int(way.within / 100 * scores.anatomy.num_parameters), trial.parameters)
     callback = GuidedCallback(plan, learning_rate=None, prefix_cache="auto")

@@ -8,6 +8,7 @@ from typing import Any
 
 from guided_ft.callback.callback import GuidedCallback
 from guided_ft.pipeline.data import Row
+from guided_ft.selection.budget import parse_budget
 
 from .cell import Cell
 from .suite import Lab
@@ -33,8 +34,8 @@ class Trial:
     @property
     def parameters(self) -> int:
         """What the budget buys."""
-        assert self.cell.budget is not None
-        return int(self.cell.budget / 100 * sum(p.numel() for p in self.model.parameters()))
+        assert self.cell.spent is not None
+        return parse_budget(self.cell.spent, sum(p.numel() for p in self.model.parameters()))
 
 
 @dataclass

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def always() -> bool:
-    """The answer for what ends by itself."""
+    """Whether a wrapped forward is still wanted: yes, until its ``with`` block ends."""
     return True
 
 

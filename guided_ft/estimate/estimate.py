@@ -213,9 +213,9 @@ def _estimate(
             if arm.in_place and storage.bytes_per_weight is not None:
                 found.append(Row(arm.key, arm.name, note=f"{dtype} weights cannot be trained themselves"))
                 continue
-            memory = footprint(model, anatomy, work.lowest_layer, batch, storage, checkpointing)
+            memory = footprint(model, anatomy, work.first_layer, batch, storage, checkpointing)
         cached = step_flops(anatomy, head, work, batch, active=active, cached=True, checkpointing=checkpointing)
-        found.append(Row(arm.key, arm.name, memory, cost / full, cached / full if work.lowest_layer else None))
+        found.append(Row(arm.key, arm.name, memory, cost / full, cached / full if work.first_layer else None))
     cache = prefix_bytes(hidden, storage.dtype.itemsize, batch.length)
     met = active_parameters(anatomy, active)
     return Estimate(name, anatomy.num_parameters, met, limit, dtype, batch, checkpointing, cache, tuple(found))

@@ -77,7 +77,7 @@ def step_flops(
     for at, numbers in work.fixed.items():
         forward[at[0]] += 2 * batch.tokens * used(at[1], numbers)
 
-    lowest, start = _lowest(work, stages), work.lowest_layer
+    lowest, start = _lowest(work, stages), work.first_layer
     first = len(forward) if start is None else start
     total = sum(forward[first if cached else 0 :])
     if checkpointing:

@@ -112,7 +112,7 @@ class Plan:
     @property
     def first_layer(self) -> int:
         """The lowest layer that trains: back-propagation stops below it."""
-        return self.way.work(self.selection).lowest_layer or 0
+        return self.way.work(self.selection).first_layer or 0
 
     def attach(self, model: nn.Module) -> nn.Module:
         """Make the model train exactly this plan, and return the model to hand to a trainer.

@@ -44,7 +44,7 @@ def estimated(name: str, key: str, dtype: str = "float32"):
     with on_meta(config, STORAGES[dtype].dtype) as model:
         anatomy = Anatomy.of(model)
         arm = next(arm for arm in arms(anatomy, BUDGETS[name], rank=2) if arm.key == key)
-        return footprint(arm.attach(model), anatomy, arm.work().lowest_layer, BATCH, STORAGES[dtype], False)
+        return footprint(arm.attach(model), anatomy, arm.work().first_layer, BATCH, STORAGES[dtype], False)
 
 
 def attached(name: str, key: str) -> torch.nn.Module:
@@ -150,7 +150,7 @@ def test_checkpointing_keeps_the_inputs_of_the_trained_layers_and_one_layer():
         with on_meta(config, torch.float32) as model:
             anatomy = Anatomy.of(model)
             arm = next(a for a in arms(anatomy, 9000) if a.key == "slice_top")
-            model, lowest = arm.attach(model), arm.work().lowest_layer
+            model, lowest = arm.attach(model), arm.work().first_layer
             found = footprint(model, anatomy, lowest, BATCH, STORAGES["float32"], checkpointing)
             rows[checkpointing] = found.activations
     logits = BATCH.tokens * families.VOCAB * 12

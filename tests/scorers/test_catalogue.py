@@ -86,7 +86,7 @@ def test_one_method_with_several_options():
         ({"method": "gates", "steps": 0}, "steps: expected a number from 1 up, got 0"),
         ({"method": "movement", "steps": True}, "steps: expected a number from 1 up, got True"),
         ({"method": "movement", "optimizer": "lion"}, "optimizer: unknown value 'lion'"),
-        ({"method": "activation", "sinks": 50}, "sinks: no text has a token left"),
+        ({"method": "activation", "sinks": 50}, "activation: no text has a token left"),
         ({"method": "sensitivity", "noise": 0.0}, "noise: expected a share above 0"),
         ({"method": "low_rank", "rank": 0}, "rank: expected a number from 1 up"),
         ({"method": "tail_exponent", "tail": 0.0}, "tail: expected a share above 0"),

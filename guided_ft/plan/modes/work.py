@@ -36,7 +36,7 @@ class Work:
     head: bool = False
 
     @property
-    def lowest_layer(self) -> int | None:
+    def first_layer(self) -> int | None:
         """The lowest layer with anything trained; None if there is none. 0 with a trained embedding."""
         layers = {layer for layer, _ in (*self.in_place, *self.added)} | self.other
         return 0 if self.embedding else min(layers, default=None)

@@ -1,4 +1,8 @@
-"""The only place that registers hooks: a window on a running model that always closes again."""
+"""The hooks of all scorers: a window on a running model that always closes again.
+
+The engine wraps forwards of its own (``engine/labelled.py``), and the slice adapter hooks mixed batches
+(``slice/mixed.py``).
+"""
 
 from __future__ import annotations
 
