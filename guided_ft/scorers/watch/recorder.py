@@ -89,9 +89,8 @@ class Recorder(ABC):
         """What ``add_tokens`` has come to. Raises GuidedError if no token was counted."""
         count = self.steps[step]["tokens", key]
         if not count:
-            raise GuidedError(
-                f"{type(self).__name__.lower()}: no text has a token left to look at (give longer texts, or leave out fewer tokens)"
-            )
+            name = type(self).__name__.lower()
+            raise GuidedError(f"{name}: no text has a token left (leave out fewer first tokens)")
         return self.steps[step][key] / count
 
     def peak(self, key: object, value: torch.Tensor) -> None:
