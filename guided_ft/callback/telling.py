@@ -24,7 +24,7 @@ def told(plan: Plan, scores: Any) -> str:
         cost = f"{meta.get('passes', 0)} passes, {meta.get('seconds', 0):.0f} s"
         parts.insert(0, f"scored {sizes} by {meta.get('method')} ({cost})")
     if isinstance(scores, Located):
-        bases, meta = scores.directions.bases, scores.meta
-        cost = f"{meta.get('passes', 0)} passes, {meta.get('seconds', 0):.0f} s"
+        bases, found = scores.directions.bases, scores.meta
+        cost = f"{found.get('passes', 0)} passes, {found.get('seconds', 0):.0f} s"
         parts.insert(0, f"mapped {sum(map(len, bases.values())):,} directions in {len(bases)} linear layers ({cost})")
     return "guided_ft: " + "; ".join(parts)
