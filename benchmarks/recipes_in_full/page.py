@@ -89,7 +89,7 @@ def _kept(run: RunRecord) -> list[str]:
 def _about(row: Row) -> str:
     run = row["run"]
     task, text = run["task"], (run.get("retention") or {}).get("text")
-    named = row["kept"] or ("its own samples" if text == "self" else text)
+    named = row.get("kept") or ("its own samples" if text == "self" else text)
     kept = "" if text is None else f"; kept: {_cell(named)}"
     wrong = [check["name"] for check in run.get("checks", []) if not check["ok"]]
     failed = f"; **failed: {', '.join(wrong)}**" if wrong else ""

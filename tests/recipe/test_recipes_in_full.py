@@ -159,6 +159,7 @@ def test_a_recipe_runs_in_a_process_and_a_failure_becomes_a_row(place: Place, tm
     assert {*done["run"]["control"]["random"]} >= {"after", "retention"}
     assert done["data"] == "Anthropic/model-written-evals: persona/risk-averse.jsonl of the set, local copy"
     assert failed["failure"] == "exit code 2: recipe: model: './nowhere': no such folder"
+    assert done.pop("kept") is None  # a row from before that was told is shown, too
     told = page([done, failed])
     assert "| `risk_averse` (train.steps=2" in told
     assert "| label accuracy |" in told
