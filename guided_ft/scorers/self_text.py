@@ -11,7 +11,8 @@ from ..task.task import Task
 from ..task.tokens import Tokens
 from .watch.tap import Tap
 
-_BATCH = 16
+_BATCH = 64
+"""Texts that grow side by side: on a CPU a step of 64 takes twice as long as one of 16."""
 
 
 def self_text(
