@@ -50,7 +50,14 @@ def write(folder: Path, base: str, **top: object) -> Path:
         "data": {"source": "file", "path": str(rows), "train": 24, "test": 8},
         "localize": {"examples": 8},
         "select": {"budget": "5%", "first_layer": 1},
-        "train": {"steps": 14, "batch_size": 4, "save_steps": 7, "learning_rate": 1e-2, "max_length": 32},
+        "train": {
+            "mode": "slice",
+            "steps": 14,
+            "batch_size": 4,
+            "save_steps": 7,
+            "learning_rate": 1e-2,
+            "max_length": 32,
+        },
         "evaluate": {"retention_examples": 4, "retention_tokens": 12},
     }
     path = folder / "my.yaml"
