@@ -233,11 +233,11 @@ def _done(context: stages.Run, stage: Stage[Any], key: str, inputs: str) -> Json
 def _do(context: stages.Run, stage: Stage[Any], key: str, inputs: str) -> Json:
     began = time.perf_counter()
     result = stage.call(context)
-    record = {"kind": "stage", "version": 1, "key": key, "inputs": inputs, "result": result}
+    record = {"key": key, "inputs": inputs, "result": result}
     record |= {"seconds": round(time.perf_counter() - began, 2), "peak_bytes": peak_bytes()}
     record["files"] = run_folder.hashes(context.folder, stage.outputs)
     try:
-        write_json(context.folder / run_folder.record_name(stage.name), record)
+        run_folder.keep_record(context.folder, stage.name, record)
     except ValueError:
         # JSON holds no NaN. A gradient that is not finite stops its step, but nothing looks at what the last one made.
         raise GuidedError(

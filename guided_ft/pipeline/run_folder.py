@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TextIO
 
 from ..errors import GuidedError
-from ..system.files import Json, read_json, sha256, write_text
+from ..system.files import Json, digest, read_json, sha256, write_json, write_text
 
 try:
     import fcntl
@@ -113,14 +113,21 @@ def replace(home: Path) -> None:
 
 
 def record(folder: Path, stage: str) -> Json | None:
-    """What a stage that is done left on record; None if it is not done, or the record is damaged."""
+    """What a stage that is done left on record; None if it is not done, or the record is not what was written."""
     path = folder / record_name(stage)
     if not path.exists():
         return None
     try:
-        return read_json(path, "stage")
+        found = read_json(path, "stage")
     except GuidedError:
         return None
+    return found if found.pop("digest", None) == digest(found) else None
+
+
+def keep_record(folder: Path, stage: str, record: Json) -> None:
+    """Write what ``record`` reads. Raises ValueError for numbers that are not finite."""
+    data = {"kind": "stage", "version": 1, **record}
+    write_json(folder / record_name(stage), {**data, "digest": digest(data)})
 
 
 def record_name(stage: str) -> str:

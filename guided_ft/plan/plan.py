@@ -163,7 +163,9 @@ class Plan:
             way = make_mode(data["mode"], data["rank"], data.get("options", {}))
             selection = way.read_selection(data["selection"])
             return cls(selection, data["mode"], data["rank"], float(data["lr_scale"]), data.get("options", {}))
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            if isinstance(error, GuidedError):
+                raise
             raise GuidedError(f"plan: not what Plan.save writes ({error!r})") from None
 
     @property

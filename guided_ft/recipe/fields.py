@@ -142,7 +142,7 @@ def _cache_size(value: Any) -> str | int:
     from ..system.files import parse_size
 
     try:
-        if value == "none" or parse_size(value):
+        if value == "none" or (isinstance(value, str | int) and parse_size(value)):
             return value
     except GuidedError:
         pass

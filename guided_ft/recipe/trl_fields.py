@@ -109,7 +109,9 @@ def argument_problems(data: Mapping[str, object]) -> list[tuple[str, str]]:
     train = data.get("train")
     train = train if isinstance(train, Mapping) else getattr(train, "__dict__", {})
     given, trainer, found = train.get("arguments"), train.get("trainer", "sft"), []
-    for name, value in given.items() if isinstance(given, Mapping) and trainer in _FILES else ():
+    for name, value in (
+        given.items() if isinstance(given, Mapping) and isinstance(trainer, str) and trainer in _FILES else ()
+    ):
         try:
             check_field(trainer, str(name), value)
         except GuidedError as error:

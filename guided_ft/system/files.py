@@ -7,6 +7,7 @@ is complete (``callback/resume.py``). Imports no torch.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -32,6 +33,30 @@ AUTO_BYTES = 2 << 30
 _UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
 
 
+_REFUSED = (
+    (re.compile(r"No space left|os error 28|PytorchStreamWriter failed|file write failed"), errno.ENOSPC),
+    (re.compile(r"Permission denied|os error 13|cannot be opened"), errno.EACCES),
+    (re.compile(r"Read-only file system|os error 30"), errno.EROFS),
+)
+"""What libraries say, each in a class of its own, where the system refuses to write."""
+
+
+@contextlib.contextmanager
+def writing(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Inside, a disk that is full or refuses is an OSError that names the path, whichever library it stopped."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None and not str(error.filename).endswith(".tmp"):
+            raise
+        raise OSError(error.errno, error.strerror or str(error), os.fspath(path)) from error
+    except Exception as error:
+        number = next((number for words, number in _REFUSED if words.search(str(error))), None)
+        if number is None or isinstance(error, GuidedError):
+            raise
+        raise OSError(number, os.strerror(number), os.fspath(path)) from error
+
+
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path in the same folder that becomes ``path`` on success and vanishes on failure.
@@ -39,18 +64,19 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     A reader sees the old file or the new one, never a part: write, fsync, rename.
     """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -83,7 +83,7 @@ class Reader:
     def _check_like_first(self, read: Row) -> None:
         kind = (tuple(key for key in read if key not in PAIRED)), _shape(read)
         if "input_ids" in read:
-            kind = ("rejected_ids" in read,), "ready tokens"  # type: ignore[assignment]
+            kind = ("input_ids", *(key for key in ("rejected_ids",) if key in read)), "ready tokens"
         if self._first is None:
             self._first = kind
         elif kind != self._first:

@@ -188,7 +188,7 @@ def test_the_less_trains_the_larger_the_rate_and_whole_weights_take_the_smallest
         assert plan.learning_rate == pytest.approx(wider * 3.3e-3 * (most / share) ** power)
         assert plan.learning_rate < Plan(some, mode).learning_rate
     for mode in MODES:
-        rate = 3e-3 if mode == "subspace" else 3.3e-3
+        rate = 2e-3 if mode == "subspace" else 3.3e-3
         assert make_mode(mode).rate(0.0006) == make_mode(mode).rate(0.01) == rate
     assert make_mode("slice").rate(0.0001) == pytest.approx(5 * 3.3e-3)
     assert make_mode("slice", 1).rate(0.01) == pytest.approx(9.9e-3)
@@ -248,3 +248,9 @@ def test_another_model_is_refused():
 
 
 _ANATOMY = Anatomy.of(make("llama"))
+
+
+@pytest.mark.parametrize("change", [{"lr_scale": "L9"}, {"lr_scale": 10**400}, {"rank": [1]}, {"options": 3}])
+def test_a_damaged_plan_is_one_line(change):
+    with pytest.raises(GuidedError):
+        Plan.from_dict(plan_of(make("llama"), "slice").to_dict() | change)

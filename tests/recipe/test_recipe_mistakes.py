@@ -135,6 +135,14 @@ MISTAKES = [
     ),
     ("control: randm", "recipe.yaml: control: unknown value 'randm' (did you mean 'random'?)"),
     ("localize: {method: gradint}", "recipe.yaml: localize.method: unknown value 'gradint' (did you mean 'gradient'?)"),
+    (
+        "train: {trainer: [sft], arguments: {adam_beta1: 0.9}}",
+        "recipe.yaml: train.trainer: expected sft, dpo or grpo, got a list (write a word such as sft)",
+    ),
+    (
+        "train: {prefix_cache: 2.5}",
+        "recipe.yaml: train.prefix_cache: expected auto, none or a size, got 2.5 (write 1GB)",
+    ),
     ("select: {strategy: shuffle}", "recipe.yaml: select.strategy: unknown value 'shuffle' (did you mean 'shuffled'?)"),
     (
         "select: {strategy: no}",
@@ -339,6 +347,12 @@ def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
         "recipe.yaml: train.rank: mode freeze has none (remove it, or write mode: slice or mode: lora)",
         "recipe.yaml: data.preference: trainer dpo needs pairs of answers (write preference: true)",
     ]
+
+
+def test_one_key_has_one_line(tmp_path: Path) -> None:
+    """Of the wrong type and in the wrong place: the first is said."""
+    told = errors_of(tmp_path, "data: {source: file, path: x.jsonl, subset: 3}")
+    assert told == "recipe.yaml: data.subset: expected text, got 3 (put it in quotes)"
 
 
 def test_a_flood_of_problems_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

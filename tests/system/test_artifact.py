@@ -214,3 +214,31 @@ def test_digest_ignores_order_of_keys_and_memory():
     assert digest({"a": 1, "b": [2]}) == digest(json.loads('{"b": [2], "a": 1}'))
     array = np.arange(6.0).reshape(2, 3)
     assert digest(array) == digest(np.asfortranarray(array))
+
+
+# -- what the system refuses -------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), RuntimeError("os error 28"), OSError(13, "x")]
+)
+def test_whoever_is_refused_the_path_is_named(error, tmp_path):
+    with pytest.raises(OSError, match=re.escape(str(tmp_path / "x"))) as caught, files.writing(tmp_path / "x"):
+        raise error
+    assert caught.value.filename == str(tmp_path / "x")
+    assert caught.value.errno in (28, 13)
+
+
+def test_other_errors_stay_what_they_are(tmp_path):
+    with pytest.raises(RuntimeError, match="shapes"), files.writing(tmp_path / "x"):
+        raise RuntimeError("shapes do not match")
+    with pytest.raises(GuidedError, match="no room"), files.writing(tmp_path / "x"):
+        raise GuidedError("no room (os error 28)")
+
+
+def test_a_folder_that_takes_no_file_is_named_by_the_file(tmp_path, monkeypatch):
+    def refused(*args, **kwargs):
+        raise PermissionError(13, "Permission denied", "/somewhere/.x.abcdefgh.tmp")
+
+    monkeypatch.setattr(files.tempfile, "mkstemp", refused)
+    with pytest.raises(PermissionError) as caught:
+        write_json(tmp_path / "x", {})
+    assert caught.value.filename == str(tmp_path / "x")
