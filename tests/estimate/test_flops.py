@@ -35,6 +35,7 @@ LOOSE = {
     ("gpt_neox", "a lone head"),
     ("gpt_neox", "a layer"),
     ("gpt_neox", "lora"),
+    ("gpt_neox", "subspace"),
     # No norm comes before the attention.
     ("olmo2", "a layer"),
 }

@@ -106,7 +106,7 @@ def test_without_lm_eval_the_mend_is_named(task: Path, monkeypatch) -> None:
     ("text", "said"),
     [
         (TASK.replace("task: tiny_sums\n", ""), "no name of a task (write task: a_name)"),
-        (TASK.replace("docs.jsonl", "gone.jsonl"), "gone.jsonl': no such file"),
+        (TASK.replace("docs.jsonl", "gone.jsonl"), "': no such file"),
         (TASK + "process_docs: !function mine.docs\n", "line 11: the tag '!function' is not read"),
     ],
 )
