@@ -106,15 +106,17 @@ def test_without_lm_eval_the_mend_is_named(task: Path, monkeypatch) -> None:
     ("text", "said"),
     [
         (TASK.replace("task: tiny_sums\n", ""), "no name of a task (write task: a_name)"),
-        (TASK.replace("docs.jsonl", "gone.jsonl"), "': no such file"),
+        (TASK.replace("docs.jsonl", "gone.jsonl"), "gone.jsonl': no such file"),
         (TASK + "process_docs: !function mine.docs\n", "line 11: the tag '!function' is not read"),
     ],
 )
 def test_a_file_that_is_no_task_is_refused_before_anything_is_loaded(task: Path, monkeypatch, text, said) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     task.write_text(text)
+    # Long paths are told shortened.
+    monkeypatch.chdir(task.parent)
     with pytest.raises(GuidedError) as caught:
-        preflight(asks(task))
+        preflight(asks(Path(task.name)))
     assert said in str(caught.value)
     assert str(caught.value).startswith("recipe: evaluate.lm_eval: ")
 
