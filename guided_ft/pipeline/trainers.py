@@ -6,6 +6,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow
@@ -32,6 +33,7 @@ Settings = dict[str, Any]
 """Fields of a trainer's arguments, of whatever type each has."""
 
 C = TypeVar("C")
+T = TypeVar("T", SFTTrainer, DPOTrainer, GRPOTrainer)
 
 GROUP = 8
 """Answers to one prompt that GRPO compares, where a recipe does not say and the batch holds them."""
@@ -46,23 +48,38 @@ def make_arguments(make: Callable[..., C], **settings: object) -> C:
         raise GuidedError(f"train: {make.__name__} refuses it ({told})") from None
 
 
-def _sft(
-    recipe: Recipe,
-    plan: Plan | Whole,
-    rows: list[Row],
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    settings: Settings,
-    callback: TrainerCallback,
-) -> SFTTrainer:
-    return SFTTrainer(
-        model,
-        args=make_arguments(SFTConfig, **_lengths(recipe) | settings),
-        train_dataset=dataset_of(_tokenized(rows, tokenizer, recipe.train.max_length)),
-        processing_class=tokenizer,
-        peft_config=plan.peft_config(),
-        callbacks=[callback],
-    )
+@dataclass(frozen=True)
+class Job:
+    """What a trainer is built from.
+
+    Args:
+        settings: fields of its arguments that do not depend on the trainer.
+    """
+
+    recipe: Recipe
+    plan: Plan | Whole
+    rows: list[Row]
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    settings: Settings
+    callback: TrainerCallback
+
+    def build(self, trainer: Callable[..., T], args: object, rows: list[Row], **more: object) -> T:
+        """Hand a trainer of TRL all that does not depend on which it is."""
+        return trainer(
+            self.model,
+            args=args,
+            train_dataset=dataset_of(rows),
+            processing_class=self.tokenizer,
+            peft_config=self.plan.peft_config(),
+            callbacks=[self.callback],
+            **more,
+        )
+
+
+def _sft(job: Job) -> SFTTrainer:
+    args = make_arguments(SFTConfig, **_lengths(job.recipe) | job.settings)
+    return job.build(SFTTrainer, args, _tokenized(job.rows, job.tokenizer, job.recipe.train.max_length))
 
 
 def _tokenized(rows: list[Row], tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[Row]:
@@ -71,26 +88,13 @@ def _tokenized(rows: list[Row], tokenizer: PreTrainedTokenizerBase, max_length: 
     return [{"input_ids": list(s.ids[:max_length]), "labels": list(s.labels[:max_length])} for s in sequences]
 
 
-def _dpo(
-    recipe: Recipe,
-    plan: Plan | Whole,
-    rows: list[Row],
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    settings: Settings,
-    callback: TrainerCallback,
-) -> DPOTrainer:
-    trainer = DPOTrainer(
-        model,
-        args=make_arguments(DPOConfig, **_lengths(recipe) | settings, beta=recipe.train.beta),
-        # Tools as text, which TRL reads: a table would give each tool the columns of all others.
-        train_dataset=dataset_of([row | {k: json.dumps(row[k]) for k in ("tools",) if k in row} for row in rows]),
-        processing_class=tokenizer,
-        peft_config=plan.peft_config(),
-        callbacks=[callback],
-    )
+def _dpo(job: Job) -> DPOTrainer:
+    args = make_arguments(DPOConfig, **_lengths(job.recipe) | job.settings, beta=job.recipe.train.beta)
+    # Tools as text, which TRL reads: a table would give each tool the columns of all others.
+    rows = [row | {k: json.dumps(row[k]) for k in ("tools",) if k in row} for row in job.rows]
+    trainer = job.build(DPOTrainer, args, rows)
     assert isinstance(trainer.train_dataset, Dataset)
-    _check_same_tokens(trainer.train_dataset, rows, tokenizer)
+    _check_same_tokens(trainer.train_dataset, job.rows, job.tokenizer)
     return trainer
 
 
@@ -108,33 +112,18 @@ def _check_same_tokens(dataset: Iterable[Row], rows: list[Row], tokenizer: PreTr
             )
 
 
-def _grpo(
-    recipe: Recipe,
-    plan: Plan | Whole,
-    rows: list[Row],
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    settings: Settings,
-    callback: TrainerCallback,
-) -> GRPOTrainer:
-    if any(key in row for row in rows for key in CHAT):
+def _grpo(job: Job) -> GRPOTrainer:
+    settings, train = job.settings, job.recipe.train
+    if any(key in row for row in job.rows for key in CHAT):
         raise GuidedError(f"data: trainer grpo reads no {' and no '.join(CHAT)} (remove these columns)")
-    answers = [answered(row) for row in rows]
+    answers = [answered(row) for row in job.rows]
     # Every batch holds whole groups.
     batch = settings["per_device_train_batch_size"] * settings["gradient_accumulation_steps"]
     usual = {"num_generations": math.gcd(GROUP, batch)}
-    usual["max_completion_length"] = answer_length(tokenizer, answers, recipe.train.max_length)
-    return GRPOTrainer(
-        model,
-        reward_funcs=[_rewarder(name) for name in str(recipe.train.reward).split("+")],
-        args=make_arguments(GRPOConfig, **usual | settings, beta=recipe.train.beta),
-        train_dataset=dataset_of(
-            [{"prompt": asked(row), "expected": answer} for row, answer in zip(rows, answers, strict=True)]
-        ),
-        processing_class=tokenizer,
-        peft_config=plan.peft_config(),
-        callbacks=[callback],
-    )
+    usual["max_completion_length"] = answer_length(job.tokenizer, answers, train.max_length)
+    args = make_arguments(GRPOConfig, **usual | settings, beta=train.beta)
+    rows = [{"prompt": asked(row), "expected": answer} for row, answer in zip(job.rows, answers, strict=True)]
+    return job.build(GRPOTrainer, args, rows, reward_funcs=[_rewarder(name) for name in str(train.reward).split("+")])
 
 
 def _rewarder(name: str) -> Callable[..., list[float | None]]:
@@ -153,7 +142,7 @@ def _rewarder(name: str) -> Callable[..., list[float | None]]:
     return rewards
 
 
-TRAINERS: dict[str, Callable[..., SFTTrainer | DPOTrainer | GRPOTrainer]] = {"sft": _sft, "dpo": _dpo, "grpo": _grpo}
+TRAINERS: dict[str, Callable[[Job], SFTTrainer | DPOTrainer | GRPOTrainer]] = {"sft": _sft, "dpo": _dpo, "grpo": _grpo}
 """What builds each trainer (``train.trainer``)."""
 
 

@@ -34,7 +34,7 @@ from ..system.files import read_json, write_arrays, write_json
 from ..system.signals import StopRequest, stop_on_request
 from ..task.task import Task
 from .results import Curve, Frozen, Trained
-from .trainers import TRAINERS, Row, Settings
+from .trainers import TRAINERS, Job, Row, Settings
 from .whole import Whole, WholeCallback
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def train(
         settings["save_strategy"] = "no"
     # TRL makes the adapter before the trainer sows its seed.
     set_seed(recipe.seed)
-    trainer = TRAINERS[recipe.train.trainer](recipe, plan, rows, model, tokenizer, settings, callback)
+    trainer = TRAINERS[recipe.train.trainer](Job(recipe, plan, rows, model, tokenizer, settings, callback))
     _show_progress(trainer)
     began = time.perf_counter()
     with stop_on_request() as request:
