@@ -15,6 +15,7 @@ from ..engine import Engine, close_left_open
 from ..errors import GuidedError
 from ..plan.fits import check_same_model
 from ..plan.modes import make_mode, misfits
+from ..plan.modes.located import Located
 from ..plan.plan import DEFAULT_MODE, Plan, PlanOptions
 from ..scorers.settings import LocalizeOptions
 from ..selection.scoremap import ScoreMap
@@ -120,7 +121,7 @@ class GuidedCallback(Guarded):
             raise GuidedError("GuidedCallback: give it either a plan or a task to make one from")
         check_asked(task, retain)
         self.plan = plan
-        self.scores: ScoreMap | None = None
+        self.scores: ScoreMap | Located | None = None
         self.certificate: Certificate | None = None
         if prefix_cache is not None:
             parse_size(prefix_cache)

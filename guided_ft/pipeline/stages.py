@@ -138,7 +138,7 @@ def localize(run: Run) -> Localized:
     asked = LocalizeOptions(settings.method, retain, _kinds(run), seed=run.recipe.seed, options=options)
     scores = run.way.localize(run.model(), task, **asked.arguments())
     scores.save(run.folder / "scores.safetensors")
-    return {"meta": scores.meta, "hash": task.hash, "sizes": {k: int(scores.of(k).size) for k in scores.kinds}}
+    return {"meta": scores.meta, "hash": task.hash, "sizes": scores.sizes}
 
 
 def against_files(options: Json) -> list[str]:

@@ -107,6 +107,11 @@ class ScoreMap:
         """The kinds that were scored."""
         return tuple(kind for kind in KINDS if getattr(self, kind) is not None)
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """How many of each kind were scored."""
+        return {kind: int(self.of(kind).size) for kind in self.kinds}
+
     def of(self, kind: str) -> np.ndarray:
         """Return the array of a kind. Raises GuidedError if that kind was not scored."""
         if kind not in self.kinds:
@@ -159,7 +164,7 @@ class ScoreMap:
         return cls(Anatomy.from_dict(data["anatomy"]), meta=data["meta"], **arrays)
 
     def __repr__(self) -> str:
-        sizes = counted({kind: self.of(kind).size for kind in self.kinds})
+        sizes = counted(self.sizes)
         return f"ScoreMap({self.meta.get('method', '?')}: {sizes} of {self.anatomy.model_type})"
 
     def __str__(self) -> str:
@@ -167,7 +172,7 @@ class ScoreMap:
         meta = self.meta
         sides = ", two-sided" if meta.get("retain") else ""
         cost = f" ({meta['passes']} passes, {meta['seconds']:.1f} s)" if {"passes", "seconds"} <= set(meta) else ""
-        sizes = counted({kind: self.of(kind).size for kind in self.kinds})
+        sizes = counted(self.sizes)
         lines = [f"{meta.get('method', 'scores')}{sides}: {sizes}{cost}"]
         for kind in self.kinds:
             values = self.of(kind)

@@ -39,7 +39,7 @@ def test_a_raw_data_set_is_read_with_the_trainers_tokenizer(tmp_path, caplog):
     assert callbacks[0].plan.selection == callbacks[1].plan.selection
     assert callbacks[0].scores.meta["task"]["hash"] == callbacks[1].scores.meta["task"]["hash"]
     [line, other] = told(caplog)
-    assert line[: line.index(" (")] == "guided_ft: scored 2 layers, 8 heads, 96 neurons by attribution"
+    assert line[: line.index(", ", line.index("("))] == "guided_ft: scored 2 layers, 8 heads, 96 neurons (attribution"
     assert re.search(r"passes, \d+ s\); chose \d+ heads?, \d+ neurons, in layers 0 to 1: [\d,]+ of", line)
     assert line.endswith(f"; trains {callbacks[0].plan.num_parameters:,} in slice mode")
     assert other.split("chose")[1] == line.split("chose")[1]
@@ -68,7 +68,7 @@ def test_what_nothing_is_said_about_trains_along_directions(tmp_path, caplog):
     assert 0.02 < callback.plan.selection.fraction <= 0.03
     [line] = told(caplog)
     assert re.match(
-        r"guided_ft: mapped [\d,]+ directions in 14 linear layers \(\d+ passes, \d+ s\); chose [\d,]+ directions", line
+        r"guided_ft: scored 384 directions \(directions, \d+ passes, \d+ s\); chose [\d,]+ directions", line
     )
     assert trainer.model.peft_config["default"].peft_type == "LORA"
 

@@ -34,6 +34,11 @@ class Located:
     def kinds(self) -> tuple[str, ...]:
         return self.scores.kinds
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """How many directions were scored."""
+        return {"direction": sum(map(len, self.directions.scores.values()))}
+
     def of(self, kind: str) -> np.ndarray:
         return self.scores.of(kind)
 
