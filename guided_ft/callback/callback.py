@@ -133,7 +133,7 @@ class GuidedCallback(Guarded):
         select = SelectOptions(budget, kinds, strategy, seed, first_layer)
         make_mode(mode, rank, mode_options)
         asked = {"method": method, "options": options or {}, "kinds": tuple(kinds), "strategy": strategy}
-        for key, why in misfits(mode, {k: v for k, v in asked.items() if v != _USUAL[k]}):
+        for key, why in misfits(mode, asked, _USUAL):
             raise GuidedError(f"{key}: {why}")
         trained = PlanOptions(mode=mode, rank=rank, lr_scale=lr_scale, options=mode_options or {})
         self._request = None if task is None else Request(task, localize, select, trained)

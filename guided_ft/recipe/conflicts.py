@@ -44,7 +44,7 @@ def conflicts(data: Mapping[str, object], recipe: type[BaseModel]) -> list[Probl
         if source == "reasoning_gym" and str(value("data", key)).endswith("%"):
             found.append((f"data.{key}", "a generator draws without end, so it has no shares (write a number)"))
     found += _of_mode(mode, value("train", "rank"), value("train", "mode_options"), data.get("quantization"))
-    found += _of_map(mode, {(name, key): value(name, key) for name, key in _MAPS}, recipe)
+    found += _of_map(mode, {key: value(section, key) for key, section in _OF_MAPS.items()}, recipe)
     trainer, pairs = value("train", "trainer"), value("data", "preference")
     if trainer == "dpo" and source == "reasoning_gym" and pairs is False:
         found.append(("data.preference", "trainer dpo needs pairs of answers (write preference: true)"))
@@ -59,24 +59,17 @@ def conflicts(data: Mapping[str, object], recipe: type[BaseModel]) -> list[Probl
     return found
 
 
-_MAPS = (("localize", "method"), ("localize", "options"), ("select", "kinds"), ("select", "strategy"))
+_OF_MAPS = {"method": "localize", "options": "localize", "kinds": "select", "strategy": "select"}
+"""What is asked of a map and a choice, and the section that it stands in."""
 
 
-def _of_map(name: object, values: Mapping[tuple[str, str], object], recipe: type[BaseModel]) -> list[Problem]:
+def _of_map(name: object, asked: Mapping[str, object], recipe: type[BaseModel]) -> list[Problem]:
     """What is asked of a map or a choice that the mode has no use for."""
     if not isinstance(name, str) or name not in MODES:
         return []
-
-    def default(section: str, key: str) -> object:
-        return type(recipe.model_fields[section].default).model_fields[key].default
-
-    given = {
-        key: value
-        for (section, key), value in values.items()
-        if (tuple(value) if isinstance(value, list) else value) != default(section, key)
-    }
-    sections = {key: section for section, key in values}
-    return [(f"{sections[key]}.{key}", why) for key, why in misfits(name, given)]
+    usual = {key: getattr(recipe.model_fields[section].default, key) for key, section in _OF_MAPS.items()}
+    asked = {key: tuple(value) if isinstance(value, list) else value for key, value in asked.items()}
+    return [(f"{_OF_MAPS[key]}.{key}", why) for key, why in misfits(name, asked, usual)]
 
 
 def _of_method(name: object, retain: object, options: object, trainer: object) -> list[Problem]:

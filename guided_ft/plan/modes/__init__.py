@@ -50,13 +50,16 @@ def make_mode(name: str, rank: int | None = None, options: Mapping[str, object] 
     return mode(**({"rank": rank} if mode.takes_rank() else {}), **(options or {}))
 
 
-def misfits(name: str, given: Mapping[str, Any]) -> list[tuple[str, str]]:
+def misfits(name: str, asked: Mapping[str, object], usual: Mapping[str, object]) -> list[tuple[str, str]]:
     """What was asked of a map or a choice that a mode has no use for: which key, and why.
 
     Args:
-        given: ``method``, ``options``, ``kinds``, ``strategy``, as far as they are not the defaults.
+        asked: ``method``, ``options``, ``kinds`` and ``strategy``.
+        usual: their defaults, which ask for nothing.
     """
-    mode, found = MODES[name], []
+    mode = MODES[name]
+    found: list[tuple[str, str]] = []
+    given = {key: value for key, value in asked.items() if value != usual[key]}
     units = next(other for other, m in MODES.items() if m.takes_units())
     for key in ("method", "options", "kinds"):
         if key in given and not mode.takes_units():
