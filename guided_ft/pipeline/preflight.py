@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import did_you_mean
 from ..recipe.mends import Problem, RecipeError
-from ..recipe.strict_yaml import shown
+from ..recipe.strict_yaml import shown_path
 from ..scorers.options import option_names
 from ..system.places import EMBEDDED_LAYERS
 from ..task.samples import SAMPLES
@@ -43,10 +43,10 @@ def _files(recipe: Recipe) -> list[Problem]:
     found = [(key, path) for key, path in named.items() if path]
     against = str(recipe.localize.options.get("against", ""))
     found += [("localize.options.against", part.strip()) for part in against.split(",") if part.strip()]
-    missing = [(key, f"{shown(path, 80)}: no such file") for key, path in found if not Path(path).is_file()]
+    missing = [(key, f"{shown_path(path)}: no such file") for key, path in found if not Path(path).is_file()]
     model = recipe.model
     if model.startswith(("/", "./", "../", "~")) and not Path(model).is_dir():
-        missing.append(("model", f"{shown(model, 80)}: no such folder"))
+        missing.append(("model", f"{shown_path(model)}: no such folder"))
     return missing
 
 

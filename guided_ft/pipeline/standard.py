@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import GuidedError
-from ..recipe.strict_yaml import read_mapping, shown
+from ..recipe.strict_yaml import read_mapping, shown_path
 from ..system.files import Json
 
 if TYPE_CHECKING:
@@ -113,16 +113,16 @@ def _names(asked: str | None) -> list[str]:
 
 
 def _described(path: Path) -> Json:
-    said = read_mapping(path, shown(str(path), 80))
+    said = read_mapping(path, shown_path(str(path)))
     if not isinstance(said.get("task"), str):
-        raise GuidedError(f"{shown(str(path), 80)}: no name of a task (write task: a_name)")
+        raise GuidedError(f"{shown_path(str(path))}: no name of a task (write task: a_name)")
     options = said.get("dataset_kwargs")
     if isinstance(options, dict) and "data_files" in options:
         # A path is one from the file that says it, wherever it is run.
         said["dataset_kwargs"] = {**options, "data_files": _from(path.parent, options["data_files"])}
     missing = [found for found in _paths(said) if not Path(found).is_file()]
     if missing:
-        raise GuidedError(f"{shown(str(path), 80)}: {shown(missing[0], 80)}: no such file")
+        raise GuidedError(f"{shown_path(str(path))}: {shown_path(missing[0])}: no such file")
     return said
 
 

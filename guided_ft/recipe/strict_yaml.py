@@ -121,6 +121,11 @@ def shown(text: str, limit: int = 40) -> str:
     return repr(text if len(text) <= limit else text[:limit] + "...")
 
 
+def shown_path(path: str, limit: int = 80) -> str:
+    """A path as ``shown`` shows text, but of a long one its end, which says what file it is."""
+    return repr(path if len(path) <= limit else "..." + path[-limit:])
+
+
 def parse(text: str, where: str, *, lines: bool = True) -> Any:
     """Return the plain data of one YAML document; empty text is None.
 

@@ -35,6 +35,7 @@ def model(tmp_path):
         ("localize.options={seed: 1}", "localize.options.seed: a key of its own (write seed at the top level)"),
         ("localize.options={against: 'a.jsonl, b.txt'}", "localize.options.against: 'a.jsonl': no such file"),
         ("retain=none.txt", "localize.retain: 'none.txt': no such file"),
+        (f"retain={'deep/' * 30}none.txt", f"localize.retain: '...{('deep/' * 30 + 'none.txt')[-80:]}': no such file"),
         ("retention=none.csv", "evaluate.retention: 'none.csv': no such file"),
         ("data=none.parquet", "data.path: 'none.parquet': no such file"),
         ("model=./nowhere", "model: './nowhere': no such folder"),
