@@ -12,15 +12,24 @@ LATE = 0.4
 GREY = "#a3abb5"
 
 _NONE: Rates = {"testbed": (0.0,), "smollm2": (0.0,)}
-_WHOLE: Rates = {"testbed": (1e-4, 3e-4, 1e-3, 3e-3), "smollm2": (1e-5, 3e-5, 1e-4, 3e-4)}
+_WHOLE: Rates = {
+    "testbed": (1e-4, 3e-4, 1e-3, 3e-3),
+    "smollm2": (1e-5, 3e-5, 1e-4, 3e-4),
+    # Fronts want more rates where little is forgotten: of full fine-tuning as of directions and LoRA.
+    "smollm2-fronts": (1e-5, 3e-5, 5e-5, 1e-4),
+}
 _BLOCKS: Rates = {"testbed": (3e-4, 1e-3, 3e-3, 1e-2), "smollm2": (3e-5, 1e-4, 3e-4, 1e-3)}
 _PARTS: Rates = {"testbed": (1e-3, 3e-3, 1e-2, 3e-2), "smollm2": (1e-3, 3e-3, 1e-2, 3e-2)}
-_ALONG: Rates = {"testbed": (3e-3, 1e-2, 3e-2, 1e-1), "smollm2": (3e-4, 1e-3, 3e-3, 1e-2)}
+_ALONG: Rates = {
+    "testbed": (3e-3, 1e-2, 3e-2, 1e-1),
+    "smollm2": (3e-4, 1e-3, 3e-3, 1e-2),
+    "smollm2-fronts": (1e-4, 3e-4, 1e-3, 2e-3, 3e-3),
+}
 _LORA: Rates = {
     "testbed": (1e-3, 3e-3, 1e-2, 3e-2),
     "smollm2": (3e-4, 1e-3, 3e-3, 1e-2),
     # What forgets little lies at rates that no sweep by score alone would look at.
-    "smollm2-fronts": (1e-4, 3e-4, 1e-3, 3e-3),
+    "smollm2-fronts": (1e-4, 2e-4, 3e-4, 1e-3),
 }
 _VECTOR: Rates = {"testbed": (3e-3, 1e-2, 3e-2, 1e-1), "smollm2": (3e-3, 1e-2, 3e-2, 1e-1)}
 

@@ -80,7 +80,7 @@ def smollm2(data: Path | None, quick: bool) -> Suite:
         "chat": lambda tokenizer: _texts(tokenizer, _chat(data), "chat"),
         "code": lambda tokenizer: _texts(tokenizer, _code(), "Python code"),
     }
-    return replace(real.suite(data, campaigns), name="smollm2-fronts", corpora=corpora)
+    return replace(real.suite(data, campaigns), name="smollm2-fronts", corpora=corpora, bf16=True)
 
 
 def _skill(name: str) -> Callable[[Any], Task]:

@@ -53,6 +53,8 @@ class Suite:
         campaigns: the runs wanted, in this order.
         examples: to localize with, at most.
         corpora: ``tokenizer -> Task`` by name: more texts, unlike what an arm may keep, to measure forgetting on.
+        bf16: train and answer under bfloat16 autocast, with float32 weights, as TRL does by default. Maps and losses
+            are float32 all the same.
     """
 
     name: str
@@ -65,6 +67,7 @@ class Suite:
     max_length: int
     examples: int
     corpora: dict[str, Callable[[Any], Task]] = field(default_factory=dict)
+    bf16: bool = False
 
 
 class Lab:
@@ -122,7 +125,8 @@ class Lab:
         if problem.is_preference:
             return preference_accuracy(model, self.task(rows, "pairs"))
         prompts = [row["prompt"] for row in rows]
-        found = answers(model, self.tokenizer, prompts, max_new_tokens=problem.new_tokens, progress=False)
+        with torch.autocast(next(model.parameters()).device.type, torch.bfloat16, enabled=self.suite.bf16):
+            found = answers(model, self.tokenizer, prompts, max_new_tokens=problem.new_tokens, progress=False)
         return exact_match(found, [row["completion"] for row in rows])
 
     def forgetting(self, model: Any) -> dict[str, float]:

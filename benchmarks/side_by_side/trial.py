@@ -72,7 +72,9 @@ def run_cell(lab: Lab, cell: Cell) -> Json:
     own = [p for p in trained.parameters() if p.requires_grad] if isinstance(trained, PeftModel) else lab.moved(trained)
     trainable, total = sum(p.numel() for p in own), sum(p.numel() for p in lab.model().parameters())
     suite = lab.suite
-    settings = {"batch_size": suite.batch_size, "max_length": suite.max_length, "examples": suite.examples}
+    settings: Json = {"batch_size": suite.batch_size, "max_length": suite.max_length, "examples": suite.examples}
+    if suite.bf16:
+        settings["bf16"] = True
     return cell.to_dict() | {
         **arm.about(settings),
         "score": score,
@@ -95,6 +97,7 @@ def run_cell(lab: Lab, cell: Cell) -> Json:
         "machine": machine(),
         "weights": lab.weights,
         "versions": versions(),
+        "precision": "bfloat16 autocast" if suite.bf16 else "float32",
     }
 
 
@@ -172,7 +175,7 @@ def _trainer(
             save_strategy="no",
             logging_steps=cell.steps,
             report_to=[],
-            bf16=False,
+            bf16=lab.suite.bf16,
             seed=cell.seed,
             use_cpu=not torch.cuda.is_available(),
             dataloader_pin_memory=torch.cuda.is_available(),
