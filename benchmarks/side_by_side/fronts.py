@@ -63,10 +63,12 @@ def smollm2(data: Path | None, quick: bool) -> Suite:
     """
     if data is None:
         raise GuidedError("bench smollm2-fronts: give --data, a folder with relations, gsm8k and oasst")
+    tasks, seeds = ("facts", "sums", "sum_pairs"), (1, 2, 3, 4, 5)
     campaigns = tuple(
-        Campaign((task,), PRIMARY, (3.0,), seeds=(seed,), draws=1, steps=100, front=True)
-        for seed in range(1, 6)
-        for task in ("facts", "sums", "sum_pairs")
+        Campaign((task,), arms, (3.0,), seeds=(seed,), draws=1, steps=100, rates=rates, front=True)
+        for arms, rates in ((CORE, 3), (PRIMARY, None))
+        for seed in seeds
+        for task in tasks
     )
     campaigns += (
         Campaign(("facts", "sums"), CONTROLS, (3.0,), draws=1, steps=100, front=True),
