@@ -91,7 +91,12 @@ DIRECTIONS = {
         "directions of another layer", Directed("shuffled"), _ANYWHERE, "directions of another layer", drawn=True
     ),
     "directions:random": Arm(
-        "random directions", Directed("random"), _ANYWHERE, "random directions, of the same ranks", "#8c7b6b", drawn=True
+        "random directions",
+        Directed("random"),
+        _ANYWHERE,
+        "random directions, of the same ranks",
+        "#8c7b6b",
+        drawn=True,
     ),
     "directions:random-even": Arm(
         "random directions, one rank",
