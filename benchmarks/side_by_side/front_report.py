@@ -11,7 +11,7 @@ from guided_ft.system.files import write_text
 
 from . import words
 from .figures import drawing
-from .front_rows import LIMITS, PRIMARY, Front, Fronts, Place, equal_score, fronts, mean, shared
+from .front_rows import LIMITS, PRIMARY, SHARES, Front, Fronts, Place, equal_score, fronts, mean, shared
 from .labels import colour, label, marker, ordered
 from .rows import Row, dedupe, read_rows
 from .statistics import differences, holm, interval, mean_difference, paired, permutation_p
@@ -55,7 +55,7 @@ def write_front_report(results: Path, out: Path) -> list[Path]:
                 line: {p: f for p, f in places.items() if p.data_size == data_size} for line, places in found.items()
             }
             chosen = {line: places for line, places in chosen.items() if places}
-            parts += [f"### {data_size} examples", summary(chosen), duels(chosen)]
+            parts += [f"### {data_size} examples", summary(chosen), duels(chosen), rewinding(chosen)]
         parts += [_by_task(found)]
     if not written:
         raise GuidedError(f"{results}: no rows of {' or '.join(SUITES)} (run one of them first)")
@@ -91,6 +91,25 @@ def summary(found: Fronts) -> str:
         cells += [words.brief(_relative(places, full, field), "x") for field in ("cpu_seconds", "peak_bytes")]
         lines.append(cells)
     return words.table(head, lines)
+
+
+def rewinding(found: Fronts) -> str:
+    """Score at the limits with and without shares of every run's change; empty where none was measured."""
+    head = ["arm", "n", *(f"at {limit:g}{how}" for limit in LIMITS for how in ("", ", rewound"))]
+    lines = []
+    for line in _lines(found):
+        pairs = [(front, front.rewound) for front in found[line].values()]
+        both = [(front, more) for front, more in pairs if more is not None]
+        if both:
+            cells = [_name(line), str(len(both))]
+            for limit in LIMITS:
+                cells += [words.number(mean((pair[i] for pair in both), _score_within(limit)), 1) for i in (0, 1)]
+            lines.append(cells)
+    if not lines:
+        return ""
+    shares = ", ".join(f"{share:g}" for share in SHARES)
+    about = f"Rewound: {shares} of each run's change are points of the front, too; rate and share are picked together."
+    return about + "\n\n" + words.table(head, lines)
 
 
 def _score_within(limit: float) -> Callable[[Front], float]:
@@ -179,7 +198,9 @@ def _draw(rows: list[Row], path: Path, suite: str) -> None:
     largest = max(row["data_size"] for row in shown)
     tasks = sorted({row["task"] for row in shown})
     common = max(
-        {row["budget"] for row in shown if row["budget"]}, key=lambda b: sum(row["budget"] == b for row in shown)
+        {row["budget"] for row in shown if row["budget"]},
+        key=lambda b: sum(row["budget"] == b for row in shown),
+        default=None,
     )
     shown = [row for row in shown if row["data_size"] == largest and row["budget"] in (None, common)]
     with drawing(path, 3.4 * len(tasks) + 0.4, 3.9) as figure:

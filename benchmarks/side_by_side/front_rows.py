@@ -18,6 +18,9 @@ LIMITS = (0.03, 0.1, 0.3)
 
 PRIMARY = 0.1
 
+SHARES = (0.25, 0.5, 0.75)
+"""Of a run's change, measured after training where a suite rewinds."""
+
 REACHED = 0.9
 """Equal score: this share of the lowest among the arms' best validation scores, so that each of them reaches it."""
 
@@ -37,6 +40,13 @@ class Front:
 
     rows: tuple[Row, ...]
     base: float = 0.0
+
+    @property
+    def rewound(self) -> Front | None:
+        """The same with shares of every run's change as further points; None if one run was not rewound."""
+        if not all(row.get("rewound") for row in self.rows):
+            return None
+        return Front((*self.rows, *(row | point for row in self.rows for point in row["rewound"])), self.base)
 
     @property
     def best(self) -> Row:

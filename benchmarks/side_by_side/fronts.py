@@ -52,7 +52,8 @@ def testbed(rows: Path | None, quick: bool) -> Suite:
     if quick:
         campaigns = (Campaign(("later",), PRIMARY, (10.0,), (50,), (1,), 1, steps=4, rates=1, front=True),)
     base = small.suite("quick" if quick else "testbed", campaigns, rows)
-    return replace(base, name="testbed-fronts", corpora={name: _skill(name) for name in ("copy", "sort", "add")})
+    corpora = {name: _skill(name) for name in ("copy", "sort", "add")}
+    return replace(base, name="testbed-fronts", corpora=corpora, rewinds=True)
 
 
 def smollm2(data: Path | None, quick: bool) -> Suite:

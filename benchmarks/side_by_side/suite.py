@@ -53,6 +53,7 @@ class Suite:
         campaigns: the runs wanted, in this order.
         examples: to localize with, at most.
         corpora: ``tokenizer -> Task`` by name: more texts, unlike what an arm may keep, to measure forgetting on.
+        rewinds: measure shares of each change, too (``rewind``).
         bf16: train and answer under bfloat16 autocast, with float32 weights, as TRL does by default. Maps and losses
             are float32 all the same.
     """
@@ -67,6 +68,7 @@ class Suite:
     max_length: int
     examples: int
     corpora: dict[str, Callable[[Any], Task]] = field(default_factory=dict)
+    rewinds: bool = False
     bf16: bool = False
 
 

@@ -25,6 +25,7 @@ from guided_ft.system.machine import machine, peak_bytes, reset_peak, versions
 from .arms import ARMS
 from .cell import Cell
 from .ready import ready
+from .rewind import rewound
 from .setup import Setup, Trial
 from .suite import Lab, Problem
 
@@ -65,6 +66,7 @@ def run_cell(lab: Lab, cell: Cell) -> Json:
     elsewhere = {}
     if cell.phase == "front":
         elsewhere = {name: _finite(rise) for name, rise in lab.forgetting_on(trained).items()}
+    some = rewound(lab, trained, problem, test, validation) if lab.suite.rewinds and cell.lr else []
     skills = None
     if cell.phase == "main":
         skills = lab.old_skills(trained) if cell.lr else lab.base_skills
@@ -82,6 +84,7 @@ def run_cell(lab: Lab, cell: Cell) -> Json:
         "forgetting": _finite(found["forgetting"]),
         "kl": _finite(found["kl"]),
         "forgetting_on": elsewhere,
+        "rewound": [point | {"forgetting": _finite(point["forgetting"])} for point in some],
         "old_skills": skills,
         "base_old_skills": lab.base_skills if skills is not None else None,
         "seconds": watch.seconds,

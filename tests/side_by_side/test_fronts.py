@@ -66,6 +66,26 @@ def test_the_page_tells_directions_from_the_others(tmp_path: Path):
     assert "directions" in plot.read_text()
 
 
+def test_rewinding_adds_points_only_where_every_run_was_rewound():
+    points = [{"share": 0.5, "score": 70, "validation": 71, "forgetting": 0.09}]
+    front = Front((MIDDLE | {"rewound": []}, RASH | {"rewound": points}))
+    assert front.rewound is None
+    front = Front((RASH | {"rewound": points},), base=7.0)
+    assert front.score_within(0.1) == 7.0
+    assert front.rewound is not None
+    assert front.rewound.score_within(0.1) == 70
+    assert front.rewound.score_within(1.0) == 90
+
+
+def test_the_page_tells_what_rewinding_adds(tmp_path: Path):
+    points = [{"share": 0.5, "score": 70, "validation": 71, "forgetting": 0.09}]
+    (tmp_path / "testbed-fronts.jsonl").write_text(
+        json.dumps(RASH | {"rewound": points, "suite": "testbed-fronts"}) + "\n"
+    )
+    text = write_front_report(tmp_path, tmp_path)[0].read_text()
+    assert "| full fine-tuning | 1 | 0.0 | 0.0 | 0.0 | 70.0 | 0.0 | 70.0 |" in text
+
+
 def test_no_rows_are_told(tmp_path: Path):
     with pytest.raises(GuidedError, match="no rows of testbed-fronts or smollm2-fronts"):
         write_front_report(tmp_path, tmp_path)
