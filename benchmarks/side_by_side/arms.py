@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .arm import Arm, Rates
-from .parts import Directed, Located, Sums, TopLayers
+from .parts import Directed, LateDirected, Located, Sums, TopLayers
 from .ways import Adapter, Mixed, Started, Untrained, Whole
 
 LATE = 0.4
@@ -84,6 +84,9 @@ DIRECTIONS = {
         "#008080",
     ),
     "directions:even": Arm("directions, one rank", Directed("even"), _ALONG, "as directions, the same rank everywhere"),
+    "directions:late": Arm(
+        "directions, late layers", LateDirected(), _ALONG, "as directions, of the upper 60 % of the layers", "#35a79c"
+    ),
     "directions:one-sided": Arm(
         "directions, one-sided", Directed(retain=None), _ANYWHERE, "directions that the task uses", "#66c2a5"
     ),

@@ -12,7 +12,7 @@ from guided_ft.scorers.self_text import self_text
 from guided_ft.selection.directions import DirectionMap
 from guided_ft.selection.spend import select_directions
 
-from .parts import Directed
+from .parts import Directed, LateDirected
 from .setup import Setup, Trial
 from .ways import Mixed
 
@@ -25,7 +25,9 @@ def directed(way: Directed, trial: Trial) -> Setup:
     cell = trial.cell
     found, before = _map(way, trial)
     wall, cpu = time.perf_counter(), time.process_time()
-    chosen = select_directions(found, trial.parameters, way.strategy, seed=1000 * cell.seed + cell.draw)
+    first = round(way.first * found.anatomy.num_layers) if isinstance(way, LateDirected) else 0
+    seed = 1000 * cell.seed + cell.draw
+    chosen = select_directions(found, trial.parameters, way.strategy, seed=seed, first_layer=first)
     callback = GuidedCallback(Plan(chosen, "subspace"), learning_rate=None, prefix_cache="auto")
     spent = before[0] + time.perf_counter() - wall, before[1] + time.process_time() - cpu
     return Setup(trial.model, guided=callback, localize_seconds=spent[0], localize_cpu=spent[1])

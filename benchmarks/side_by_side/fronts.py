@@ -33,6 +33,8 @@ PRIMARY = (*CORE, "full:mixed")
 
 PEERS = ("rslora", "corda", "eva", "lora:olora", "lora:pissa", "lora:mica", "oft", "shira", "lisa")
 
+LATE = ("directions:late",)
+
 CONTROLS = ("directions:one-sided", "directions:shuffled", "directions:even", "directions:random-even")
 
 
@@ -44,7 +46,7 @@ def testbed(rows: Path | None, quick: bool) -> Suite:
     )
     campaigns += (Campaign(tasks, PRIMARY, (3.0,), seeds=(1, 2, 3, 4, 5), draws=1, front=True),)
     campaigns += (
-        Campaign(tasks, CONTROLS, (3.0,), draws=1, front=True),
+        Campaign(tasks, (*LATE, *CONTROLS), (3.0,), draws=1, front=True),
         Campaign(tasks, PEERS, (3.0,), draws=1, front=True),
         Campaign(tasks, ("lora", "directions", "directions:random"), (1.0, 10.0), draws=1, front=True),
         Campaign(tasks, ("lora", "directions", "directions:random"), (3.0,), (50,), draws=1, front=True),
@@ -72,6 +74,7 @@ def smollm2(data: Path | None, quick: bool) -> Suite:
         for task in tasks
     )
     campaigns += (
+        Campaign(("facts", "sums"), LATE, (3.0,), draws=1, steps=100, rates=3, front=True),
         Campaign(("facts", "sums"), CONTROLS, (3.0,), draws=1, steps=100, front=True),
         Campaign(("facts", "sums"), PEERS, (3.0,), draws=1, steps=100, front=True),
         Campaign(("facts", "sums"), ("lora", "directions", "directions:random"), (1.0, 10.0), draws=1, front=True),

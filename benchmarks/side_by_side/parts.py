@@ -118,3 +118,14 @@ class Directed(Way):
 
     def about(self) -> Json:
         return {"mode": "subspace", "method": "directions", "strategy": self.strategy, "kinds": ["direction"]}
+
+
+@dataclass(frozen=True)
+class LateDirected(Directed):
+    """Directions of the upper layers: all that lies below them is computed once and kept.
+
+    Args:
+        first: leave this share of the layers, from the bottom, alone.
+    """
+
+    first: float = 0.4

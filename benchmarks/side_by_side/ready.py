@@ -8,7 +8,7 @@ from typing import Any
 from . import peers
 from .directed import directed, mixed
 from .located import located, top_layers
-from .parts import Directed, Located, TopLayers
+from .parts import Directed, LateDirected, Located, TopLayers
 from .setup import Setup, Trial
 from .started import started
 from .ways import Adapter, Mixed, Started, Untrained, Way, Whole
@@ -43,6 +43,7 @@ READY: dict[type[Way], Callable[[Any, Trial], Setup]] = {
     TopLayers: top_layers,
     Located: located,
     Directed: directed,
+    LateDirected: directed,
 }
 
 
