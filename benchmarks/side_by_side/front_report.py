@@ -221,5 +221,6 @@ def _draw(rows: list[Row], path: Path, suite: str) -> None:
         plots[0].set_ylabel("test score (0-100)")
         handles = {text: line for plot in plots for line, text in zip(*plot.get_legend_handles_labels(), strict=True)}
         figure.legend(handles.values(), handles.keys(), loc="lower center", ncols=min(6, len(handles)))
-        figure.suptitle(f"{suite.removesuffix('-fronts')}: {largest} examples, {common:g} % trained", fontsize=9)
+        trained = "" if common is None else f", {common:g} % trained"
+        figure.suptitle(f"{suite.removesuffix('-fronts')}: {largest} examples{trained}", fontsize=9)
         figure.tight_layout(rect=(0, 0.09, 1, 1))
