@@ -51,6 +51,18 @@ def test_two_processes_train_what_one_does(two, tmp_path):
 
 
 @pytest.mark.slow
+def test_two_processes_train_what_one_does_in_every_mode(two, tmp_path):
+    """With gradient checkpointing and accumulated batches; directions and slices on pairs, too."""
+    one = two_processes.ways(tmp_path, two / "base", per_device=4)
+    first, second = both(two, "ways")
+    assert set(one) == set(first) == set(second)
+    assert {name.rsplit(" ", 1)[0] for name in one} == set(two_processes.WAYS)
+    for name, value in one.items():
+        assert np.array_equal(first[name], second[name]), name
+        np.testing.assert_allclose(first[name], value, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["shares", "sharded"])
 def test_two_processes_find_what_one_does(two, what):
     """Each takes half of the batches, and the sums are added up; of a sharded model both run all of them together."""
