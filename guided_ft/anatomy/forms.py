@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-Form = Callable[["torch.Tensor"], Any]
+Form = Callable[["torch.Tensor"], object]
 """Makes of hidden states what a layer would return."""
 
 
-def alone(hidden: torch.Tensor) -> Any:
+def alone(hidden: torch.Tensor) -> object:
     """The form of a layer that returns hidden states and nothing else."""
     return hidden
 
@@ -25,11 +25,13 @@ def form_of(output: object) -> Form:
     return lambda hidden: (hidden, *rest)
 
 
-def hidden_of(output: Any) -> torch.Tensor:
+def hidden_of(output: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
     """The hidden states in what a layer has returned."""
     return output[0] if isinstance(output, tuple) else output
 
 
-def cut_alike(x: torch.Tensor, others: tuple[Any, ...], cut: Callable[[torch.Tensor], torch.Tensor]) -> tuple[Any, ...]:
+def cut_alike(
+    x: torch.Tensor, others: tuple[Any, ...], cut: Callable[[torch.Tensor], torch.Tensor]
+) -> tuple[object, ...]:
     """Cut whatever has the rows and tokens of ``x``: some MLPs are also given the stream that they add to."""
     return tuple(cut(other) if getattr(other, "shape", ())[:-1] == x.shape[:-1] else other for other in others)

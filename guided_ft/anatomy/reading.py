@@ -56,7 +56,7 @@ def read_model(base: PreTrainedModel, family: Family) -> dict[str, Any]:
 
 
 def _shapes(
-    layers: list[Any], family: Family, model_type: str
+    layers: list[nn.Module], family: Family, model_type: str
 ) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
     """The stored shape of each projection, and the layers that lack it; one of a rarer size is as good as lacking."""
     shapes, absent = {}, {}

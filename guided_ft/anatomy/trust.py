@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import GuidedError
 from .families import FAMILIES, rows_of, unknown
@@ -82,14 +82,14 @@ def prove(model: nn.Module | PreTrainedConfig) -> Proof:
     return _PROVERS[0](model)
 
 
-def name_of(config: Any) -> str:
+def name_of(config: PreTrainedConfig) -> str:
     """``llama``, or ``llava/llama`` for a model around a text model."""
     text = config.get_text_config()
     return text.model_type if config is text else f"{config.model_type}/{text.model_type}"
 
 
 @contextmanager
-def on_trial(config: Any) -> Iterator[None]:
+def on_trial(config: PreTrainedConfig) -> Iterator[None]:
     """Inside, models of this type are taken for what they look like."""
     name = name_of(config)
     new = name not in _ON_TRIAL
@@ -101,7 +101,7 @@ def on_trial(config: Any) -> Iterator[None]:
             _ON_TRIAL.discard(name)
 
 
-def remember(config: Any, proof: Proof) -> None:
+def remember(config: PreTrainedConfig, proof: Proof) -> None:
     """Keep what was proved of a config for the rest of this process."""
     _PROVED[_key(config)] = proof
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
-from typing import Any
 
+import torch
 from torch import nn
-from transformers import TrainerControl, TrainerState, TrainingArguments
+from torch.optim.lr_scheduler import LRScheduler
+from transformers import PreTrainedTokenizerBase, TrainerControl, TrainerState, TrainingArguments
 
 from ..anatomy import Anatomy, decoder_of
 from ..engine import Engine, close_left_open
@@ -143,9 +144,17 @@ class GuidedCallback(Guarded):
 
     # -- applying ---------------------------------------------------------------------------------------------------
     def on_init_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: nn.Module | None = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        optimizer: torch.optim.Optimizer | None = None,
+        **kwargs: object,
     ) -> None:
         """The only moment before the optimizer is made: find the plan, apply it, fingerprint the rest."""
+        assert model is not None
         # Whatever is refused is refused before the model is touched.
         if self.plan is None or self._request is not None:
             Anatomy.of(model)
@@ -156,7 +165,7 @@ class GuidedCallback(Guarded):
         # A plan that was made for another model does not fit this one.
         if self.plan is None or (self._request is not None and not self.plan.is_attached(model)):
             assert self._request is not None
-            self._request = self._request.read(args, kwargs.get("processing_class"))
+            self._request = self._request.read(args, processing_class)
             folder = _folder(args) / "guided"
             self.plan, self.scores = self._request.make(model, folder, write=args.should_save)
         if not self.plan.is_attached(model):
@@ -170,7 +179,7 @@ class GuidedCallback(Guarded):
         trained = {canonical(name) for name in self.plan.expected_trainable}
         self._frozen = fingerprint(model, skip=trained, fixed=True)
         check_trainable(self.plan, model, self._decoder)
-        set_rate(self.plan, args, self._learning_rate, kwargs.get("optimizer"))
+        set_rate(self.plan, args, self._learning_rate, optimizer)
         if args.should_save:
             self.plan.save(_folder(args) / "guided" / PLAN)
         guard_resuming(trainer_here(), lambda: self._ready().hash)
@@ -184,11 +193,12 @@ class GuidedCallback(Guarded):
         args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
-        model: Any = None,
-        optimizer: Any = None,
-        lr_scheduler: Any = None,
-        **kwargs: Any,
+        model: nn.Module | None = None,
+        optimizer: torch.optim.Optimizer | None = None,
+        lr_scheduler: LRScheduler | None = None,
+        **kwargs: object,
     ) -> None:
+        assert model is not None
         plan, call = self._ready(), TrainerCall()
         self._seen = Seen.of(args, state, model, kwargs.get("train_dataloader"))
         check_trainable(plan, model, self._decoder)
@@ -197,6 +207,7 @@ class GuidedCallback(Guarded):
         if state.global_step:
             check_resumed(plan, call.resumed_from or _folder(args) / f"checkpoint-{state.global_step}")
         elif plan.lr_scale != 1.0:
+            assert optimizer is not None
             # A resumed scheduler brings its scaled rates along.
             scale_learning_rate(optimizer, lr_scheduler, plan.lr_scale)
         self._close_engine()
@@ -236,7 +247,12 @@ class GuidedCallback(Guarded):
 
     # -- certifying -------------------------------------------------------------------------------------------------
     def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: object
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: nn.Module | None = None,
+        **kwargs: object,
     ) -> None:
         self._close_engine()
         plan = self._ready()
@@ -244,6 +260,7 @@ class GuidedCallback(Guarded):
         assert self.engine is not None
         check_labels(self.engine.batches)
         trained = {canonical(name) for name in plan.expected_trainable}
+        assert model is not None
         after = fingerprint(model, skip=trained, fixed=True)
         self.certificate = Certificate.compare(self._frozen, after)
         if args.should_save:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -13,7 +13,7 @@ from ..errors import GuidedError
 from ..scorers.watch.tap import GradientWatch
 
 if TYPE_CHECKING:
-    from transformers import TrainingArguments
+    from transformers import Trainer, TrainingArguments
 
 SKIPS = 30
 """Steps that fp16's loss scaler may skip one after the other: halved so often, it has left its first scale behind."""
@@ -55,7 +55,7 @@ class FiniteGuard:
                 "or lower the learning rate)"
             )
 
-    def after_step(self, step: int, optimizer: torch.optim.Optimizer, saving: bool) -> None:
+    def after_step(self, step: int, optimizer: torch.optim.Optimizer | None, saving: bool) -> None:
         """Raise GuidedError if a trained parameter, or what is to be saved of the optimizer, is not finite."""
         self._skipped = self._skipped + 1 if getattr(optimizer, "step_was_skipped", False) else 0
         if self._skipped == SKIPS:
@@ -81,7 +81,7 @@ class FiniteGuard:
                     )
 
 
-def scales_loss(trainer: Any, args: TrainingArguments) -> bool:
+def scales_loss(trainer: Trainer | None, args: TrainingArguments) -> bool:
     """Whether the training scales its loss, as fp16 wants on a GPU."""
     if trainer is None:
         return bool(args.fp16)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
 
+import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..engine import Engine
@@ -47,8 +47,8 @@ class Guarded(TrainerCallback):
         args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
-        optimizer: Any = None,
-        **kwargs: Any,
+        optimizer: torch.optim.Optimizer | None = None,
+        **kwargs: object,
     ) -> None:
         with self._closing():
             self._finite.after_step(state.global_step, optimizer, control.should_save or control.should_training_stop)
@@ -58,8 +58,8 @@ class Guarded(TrainerCallback):
         args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
-        optimizer: Any = None,
-        **kwargs: Any,
+        optimizer: torch.optim.Optimizer | None = None,
+        **kwargs: object,
     ) -> None:
         with self._closing():
             self._finite.after_step(state.global_step, optimizer, control.should_save)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import nn
 
@@ -16,6 +16,7 @@ from .resume import fault, refusal
 
 if TYPE_CHECKING:
     import torch
+from torch.optim.lr_scheduler import LRScheduler
 
 logger = logging.getLogger(__name__)
 
@@ -71,12 +72,12 @@ def check_labels(batches: dict[bool, int]) -> None:
         logger.warning("%d of %d training batches had no label and trained nothing", without, total)
 
 
-def scale_learning_rate(optimizer: torch.optim.Optimizer, scheduler: Any, scale: float) -> None:
+def scale_learning_rate(optimizer: torch.optim.Optimizer, scheduler: LRScheduler | None, scale: float) -> None:
     """Scale the whole schedule, once: a trainer that trains again keeps its optimizer."""
     for group in optimizer.param_groups:
         if not group.get("guided_scaled"):
             group |= {key: group[key] * scale for key in ("lr", "initial_lr") if key in group}
             group["guided_scaled"] = True
-    if hasattr(scheduler, "base_lrs"):
+    if scheduler is not None and hasattr(scheduler, "base_lrs"):
         scheduler.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
         scheduler._last_lr = [group["lr"] for group in optimizer.param_groups]

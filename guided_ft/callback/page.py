@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sized
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from ..anatomy import base_model
 from ..errors import GuidedError
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import TrainerState, TrainingArguments
 
+    from ..plan.modes.located import Located
+
 _SPEEDS = ("_runtime", "_per_second", "_time")
 """Endings of what an evaluation logs that measure the machine, not the model."""
 
@@ -41,8 +43,8 @@ class Seen:
         rows: how many there are to train on; None: unknown.
     """
 
-    args: Any
-    state: Any
+    args: TrainingArguments
+    state: TrainerState
     model: str
     rows: int | None
 
@@ -57,7 +59,7 @@ class Seen:
 def write(
     folder: str | os.PathLike[str],
     plan: Plan,
-    scores: Any,
+    scores: ScoreMap | Located | None,
     task: Task | None,
     certificate: Certificate | None,
     seen: Seen | None,
@@ -74,7 +76,7 @@ def write(
     home = Path(folder)
     if (home / "run.json").is_file() and (home / "recipe.yaml").is_file():
         raise GuidedError(f"report: {home} is the folder of a recipe's run (name another folder)")
-    kept = Path(seen.args.output_dir) / "guided" / "scores.safetensors"
+    kept = Path(str(seen.args.output_dir)) / "guided" / "scores.safetensors"
     if scores is None and task is not None and kept.is_file():
         # A resumed run takes its plan from before; the map lies beside it.
         scores = ScoreMap.load(kept)
@@ -144,7 +146,7 @@ def _record(
     }
 
 
-def _measured(history: list[dict[str, object]]) -> dict[str, float]:
+def _measured(history: list[dict[str, float]]) -> dict[str, float]:
     """What the last evaluation measured."""
     evaluated = [entry for entry in history if any(key.startswith("eval_") for key in entry)]
     last = evaluated[-1] if evaluated else {}

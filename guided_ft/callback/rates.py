@@ -12,6 +12,7 @@ from ..plan.modes import PACE
 from ..plan.plan import Plan
 
 if TYPE_CHECKING:
+    import torch
     from transformers import TrainingArguments
 
 logger = logging.getLogger("guided_ft")
@@ -32,7 +33,9 @@ def check_rate(wanted: object) -> None:
         raise GuidedError(f"learning_rate: {wanted!r} is neither a number above 0 nor 'auto' nor None (write 'auto')")
 
 
-def set_rate(plan: Plan, args: Any, wanted: LearningRate, optimizer: Any = None) -> None:
+def set_rate(
+    plan: Plan, args: TrainingArguments, wanted: LearningRate, optimizer: torch.optim.Optimizer | None = None
+) -> None:
     """Write the rate into the arguments of a trainer, before it makes optimizer and schedule from them.
 
     A resumed run so asks for the same rate as the one that it goes on from, and its checkpoint brings it anyway.
@@ -55,7 +58,7 @@ def set_rate(plan: Plan, args: Any, wanted: LearningRate, optimizer: Any = None)
             say("learning rate: %.3g is the default of %s, and the plan has no rule for it", args.learning_rate, name)
             return
         # Arguments that are used for a second plan still carry the rate of the first.
-        args.learning_rate = args._guided_rate = rule
+        args.learning_rate = vars(args)["_guided_rate"] = rule
         say(
             "learning rate: %.3g by the plan, in place of the default %.3g of %s, which is made for whole models "
             "(GuidedCallback(learning_rate=None) keeps it)",

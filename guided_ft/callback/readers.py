@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import nn
 
 from ..anatomy import Anatomy, base_model
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, Trainer
 
 _KNOWN = ("transformers", "trl", "peft", "accelerate", "torch", "builtins", "typing", "abc")
 """Their code takes the loss, or what it is made of per labelled token; what it reads besides was looked at."""
@@ -18,7 +18,7 @@ _KNOWN = ("transformers", "trl", "peft", "accelerate", "torch", "builtins", "typ
 _OF_THE_LOSS = re.compile(r"loss|logit|logp|forward|training_step")
 
 
-def other_reader(trainer: Any, model: nn.Module) -> str | None:
+def other_reader(trainer: Trainer | None, model: nn.Module) -> str | None:
     """Say what may read the logits of positions without a label; None if only code that needs none of them does.
 
     Args:
@@ -33,14 +33,14 @@ def other_reader(trainer: Any, model: nn.Module) -> str | None:
     for name, value in vars(trainer).items():
         if callable(value) and not isinstance(value, nn.Module) and _OF_THE_LOSS.search(name) and not _known(value):
             return f"the trainer's {name} is your own"
-    base: Any = base_model(model)
+    base = base_model(model)
     for what, value in ((f"{type(base).__name__}.forward", base.forward), ("the model's loss_function", _loss(base))):
         if not _known(value):
             return f"{what} is not transformers' or TRL's"
     return _hooked(base)
 
 
-def _loss(base: PreTrainedModel) -> Any:
+def _loss(base: PreTrainedModel) -> object:
     return getattr(base, "loss_function", nn.functional.cross_entropy)
 
 

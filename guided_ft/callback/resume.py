@@ -13,7 +13,7 @@ import logging
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ..errors import GuidedError
 from ..plan.plan import Plan
@@ -139,7 +139,7 @@ def guard_resuming(trainer: Any, plan_hash: Callable[[], str]) -> None:
     train = trainer.train
 
     @functools.wraps(train)
-    def guarded(resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
+    def guarded(resume_from_checkpoint: str | bool | None = None, *args: object, **kwargs: object) -> object:
         if resume_from_checkpoint:
             # The first process looks for all: another one may see the folder a moment later.
             first = trainer.args.process_index == 0
@@ -157,7 +157,7 @@ def guard_resuming(trainer: Any, plan_hash: Callable[[], str]) -> None:
     trainer.train = guarded
 
 
-def _looked_for(asked: Any, run: str, plan_hash: str) -> tuple[str | None, str]:
+def _looked_for(asked: str | Literal[True], run: str, plan_hash: str) -> tuple[str | None, str]:
     """The checkpoint to resume from, or None; and what there is to tell."""
     if asked is not True:
         folder = Path(asked)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, cast
+from typing import TYPE_CHECKING, TypedDict, cast
 from weakref import WeakValueDictionary
 
 import torch
@@ -177,7 +177,7 @@ def close_left_open(model: nn.Module) -> None:
         engine.close()
 
 
-def _as_it_is(forward: Callable[..., object], *args: object, **kwargs: object) -> Any:
+def _as_it_is(forward: Callable[..., object], *args: object, **kwargs: object) -> object:
     return forward(*args, **kwargs)
 
 

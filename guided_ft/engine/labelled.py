@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -19,6 +19,8 @@ from ..task.tokens import IGNORE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+    from transformers.modeling_outputs import BaseModelOutput
+    from transformers.utils import ModelOutput
 
 
 def always() -> bool:
@@ -47,7 +49,7 @@ def labelled_only(
     base = base_model(model)
     scored: list[torch.Tensor] = []
 
-    def score(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def score(forward: Callable[..., ModelOutput], *args: object, **kwargs: object) -> ModelOutput:
         labels = kwargs.get("labels")
         if not isinstance(labels, torch.Tensor) or labels.ndim != 2 or not base.training or _special(base, kwargs):
             return forward(*args, **kwargs)
@@ -64,9 +66,9 @@ def labelled_only(
             scored.pop()
         return _spread(out, mask)
 
-    def decode(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def decode(forward: Callable[..., BaseModelOutput], *args: object, **kwargs: object) -> BaseModelOutput:
         out = forward(*args, **kwargs)
-        if scored:
+        if scored and out.last_hidden_state is not None:
             out.last_hidden_state = out.last_hidden_state[:, :-1][scored[-1]][None]
         return out
 
@@ -105,7 +107,7 @@ def _behind_attention(base: nn.Module, anatomy: Anatomy) -> list[nn.Module]:
     return [base.get_submodule(name) for name in behind_attention(anatomy, last)]
 
 
-def _spread(out: Any, mask: torch.Tensor) -> Any:
+def _spread(out: ModelOutput, mask: torch.Tensor) -> ModelOutput:
     """Put what was computed per scored token, ``[1, scored]``, back to its place in ``[rows, tokens - 1]``."""
     for name, value in list(out.items()):
         if isinstance(value, torch.Tensor) and value.shape == (1, int(mask.sum())):
@@ -122,7 +124,7 @@ def wrapped_forward(
     Ends with the module exactly as it was.
     """
 
-    def call(forward: Callable[..., object], *args: object, **kwargs: object) -> Any:
+    def call(forward: Callable[..., object], *args: object, **kwargs: object) -> object:
         return wrapper(forward, *args, **kwargs) if active() else forward(*args, **kwargs)
 
     own = module.__dict__.get("forward")

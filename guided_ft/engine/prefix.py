@@ -53,7 +53,7 @@ class Prefix:
         with wrapped_forward(self.decoder, self._forward, active):
             yield self
 
-    def _forward(self, forward: Callable[..., object], *args: object, **kwargs: object) -> Any:
+    def _forward(self, forward: Callable[..., object], *args: object, **kwargs: object) -> object:
         call = self._signature.bind(self.decoder, *args, **kwargs).arguments
         call.pop("self", None)
         call |= call.pop("kwargs", {})
@@ -111,7 +111,7 @@ class Prefix:
         """Run only the layers below the first trained one."""
         seen: list[torch.Tensor] = []
 
-        def note(run: Callable[..., object], *args: object, **kwargs: object) -> Any:
+        def note(run: Callable[..., object], *args: object, **kwargs: object) -> object:
             # The lowest layer always runs before the first stand-in, which must answer in its form.
             output = run(*args, **kwargs)
             self._form = form_of(output)
@@ -171,7 +171,7 @@ class _Given(_StandIn):
         super().__init__(layer)
         self.states, self.form = states, form
 
-    def forward(self, hidden_states: torch.Tensor, *args: object, **kwargs: object) -> Any:
+    def forward(self, hidden_states: torch.Tensor, *args: object, **kwargs: object) -> object:
         return self.form(self.states)
 
 
@@ -182,7 +182,7 @@ class _Passing(_StandIn):
         super().__init__(layer)
         self.seen, self.prefix = seen, prefix
 
-    def forward(self, hidden_states: torch.Tensor, *args: object, **kwargs: object) -> Any:
+    def forward(self, hidden_states: torch.Tensor, *args: object, **kwargs: object) -> object:
         self.seen.append(hidden_states)
         return self.prefix._form(hidden_states)
 

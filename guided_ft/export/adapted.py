@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import nn
 
@@ -12,7 +12,9 @@ from ..errors import GuidedError
 from ..system.places import forget_quantization
 
 if TYPE_CHECKING:
+    import torch
     from peft import PeftModel
+    from transformers import PreTrainedModel
 
 
 def adapted(model: nn.Module) -> PeftModel:
@@ -24,7 +26,7 @@ def adapted(model: nn.Module) -> PeftModel:
     return model
 
 
-def merged_copy(model: PeftModel) -> Any:
+def merged_copy(model: PeftModel) -> PreTrainedModel:
     """A plain model with the active adapters merged in. The given model stays as it is, to the bit.
 
     The copy shares every weight that no adapter writes to, so it takes the memory of the others only. A quantized base
@@ -40,7 +42,7 @@ def merged_copy(model: PeftModel) -> Any:
         _check_quantized(model)
     written = set() if quantized else {id(p) for p in _written(model)}
     tensors = itertools.chain(model.parameters(), model.buffers())
-    twin: Any = copy.deepcopy(model, {id(t): t for t in tensors if id(t) not in written})
+    twin = copy.deepcopy(model, {id(t): t for t in tensors if id(t) not in written})
     if quantized:
         twin = _on_plain_base(twin)
     return twin.merge_and_unload(safe_merge=True)
@@ -67,7 +69,7 @@ def _check_quantized(model: PeftModel) -> None:
             raise broken(name)
 
 
-def _adapters(model: PeftModel) -> dict[str, dict[str, Any]]:
+def _adapters(model: PeftModel) -> dict[str, dict[str, torch.Tensor]]:
     """The tensors of each active adapter."""
     from peft import get_peft_model_state_dict
 
@@ -86,7 +88,7 @@ def _on_plain_base(model: PeftModel) -> PeftModel:
     tensors = _adapters(model)
     active = list(tensors)
     configs = {name: model.peft_config[name] for name in active}
-    base: Any = model.unload()
+    base = model.unload()
     dequantize(base)
     forget_quantization(base)
     moved = get_peft_model(base, configs[active[0]], adapter_name=active[0])

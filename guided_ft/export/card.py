@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ..plan.plan import Plan
 from ..slice.card import BEGIN, END, HERE, put
 from ..system.files import read_text, write_text
 from ..system.places import EMBEDDED
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+    from ..slice import SliceConfig
 
 _ADAPTER = """{what}
 
@@ -60,7 +66,7 @@ def describe(folder: Path, plan: Plan, base: str) -> None:
     put(folder, f"{kind} adapter of {Path(base).name}", _adapter(what, chosen, plan.mode, base), base)
 
 
-def write_lora(folder: Path, config: Any) -> None:
+def write_lora(folder: Path, config: SliceConfig) -> None:
     """Write the card of a slice adapter that was exported as a LoRA."""
     base = config.base_model_name_or_path
     what = f"This LoRA computes exactly what the slice adapter of {_named(base)} did that it was exported from."
@@ -69,12 +75,16 @@ def write_lora(folder: Path, config: Any) -> None:
     put(folder, f"LoRA of {Path(base).name if base else 'a model'}", text, base)
 
 
-def write_merged(folder: Path, model: Any) -> None:
+def write_merged(folder: Path, model: PeftModel) -> None:
     """Write the card of a checkpoint that adapters were merged into."""
+    from peft import PeftType
+
     configs = [model.peft_config[name] for name in model.active_adapters]
     base = configs[0].base_model_name_or_path
-    kinds = " and ".join(config.peft_type.value for config in configs)
-    chosen = "; ".join(getattr(config, "chosen", None) or f"a {config.peft_type.value} adapter" for config in configs)
+    kinds = " and ".join(PeftType(config.peft_type).value for config in configs)
+    chosen = "; ".join(
+        getattr(config, "chosen", None) or f"a {PeftType(config.peft_type).value} adapter" for config in configs
+    )
     what = f"This is {_named(base)} with a trained adapter merged in. It needs nothing but transformers."
     text = _MODEL.format(what=what, chosen=chosen, mode=f"{kinds.lower()}, merged", here=HERE)
     put(folder, f"{Path(base).name if base else 'Model'}, trained in part", text, base, "transformers")
@@ -85,7 +95,7 @@ def carry(source: Path, target: Path, repository: str) -> None:
     from huggingface_hub import ModelCard
 
     path = source / "README.md"
-    card: Any = ModelCard.load(path)
+    card = ModelCard.load(path)
     title = next((line[2:] for line in card.text.splitlines() if line.startswith("# ")), repository)
     _, begun, rest = card.text.partition(BEGIN)
     if begun:
@@ -95,7 +105,7 @@ def carry(source: Path, target: Path, repository: str) -> None:
         write_text(target / "README.md", read_text(path))
 
 
-def _adapter(what: str, chosen: str, mode: str, base: str | None) -> str:
+def _adapter(what: str, chosen: str, mode: str, base: str | os.PathLike[str] | None) -> str:
     ours = base in EMBEDDED
     return _ADAPTER.format(
         what=what,
@@ -109,5 +119,5 @@ def _adapter(what: str, chosen: str, mode: str, base: str | None) -> str:
     )
 
 
-def _named(base: str | None) -> str:
+def _named(base: str | os.PathLike[str] | None) -> str:
     return f"`{base}`" if base else "its base model"

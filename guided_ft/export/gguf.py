@@ -12,17 +12,18 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 from torch import nn
 
+from ..anatomy import base_model
 from ..errors import GuidedError
 from ..system.files import replacing
 from .adapted import merged_copy
 from .gguf_vocabulary import write_vocabulary
 
 if TYPE_CHECKING:
-    import torch
+    import numpy as np
     from gguf import GGUFWriter
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -42,7 +43,7 @@ class Written:
     name: str
     paired: bool = False
     transposed: tuple[str, ...] = ()
-    taken: tuple[tuple[str, Any], ...] = ()
+    taken: tuple[tuple[str, object], ...] = ()
     biases: bool = True
 
 
@@ -96,13 +97,13 @@ def to_gguf(model: nn.Module, tokenizer: PreTrainedTokenizerBase, path: str | os
     from peft import PeftModel
 
     target = Path(path)
-    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    base = base_model(model)
     _check(base)
     with replacing(target) as temporary:
         writer = GGUFWriter(temporary, WRITTEN[base.config.model_type].name)
         try:
-            write_vocabulary(writer, tokenizer, base.get_input_embeddings().num_embeddings)
-            plain = merged_copy(model) if isinstance(model, PeftModel) else model
+            write_vocabulary(writer, tokenizer, cast(nn.Embedding, base.get_input_embeddings()).num_embeddings)
+            plain = merged_copy(model) if isinstance(model, PeftModel) else base
             _write_shape(writer, plain)
             _write_tensors(writer, plain)
             writer.write_header_to_file()
@@ -138,7 +139,7 @@ def _check(model: PreTrainedModel) -> None:
         raise needs_converter(f"a {kind} with biases is not written here")
 
 
-def _write_shape(writer: GGUFWriter, model: Any) -> None:
+def _write_shape(writer: GGUFWriter, model: PreTrainedModel) -> None:
     config = model.config
     heads = config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // heads
@@ -166,7 +167,7 @@ def _write_shape(writer: GGUFWriter, model: Any) -> None:
         writer.add_expert_feed_forward_length(config.moe_intermediate_size)
 
 
-def _write_tensors(writer: GGUFWriter, model: Any) -> None:
+def _write_tensors(writer: GGUFWriter, model: PreTrainedModel) -> None:
     import torch
     from gguf import MODEL_ARCH_NAMES, GGMLQuantizationType, LlamaFileType, get_tensor_name_map, quants
 
@@ -195,7 +196,7 @@ def _write_tensors(writer: GGUFWriter, model: Any) -> None:
             writer.add_tensor(known, quants.quantize(numbers, kind), raw_dtype=kind)
 
 
-def _as_named(name: str, numbers: Any) -> Iterator[tuple[str, Any]]:
+def _as_named(name: str, numbers: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
     """A parameter under the name that the table of names has; of experts, whose matrices are joined here, several."""
     experts, _, which = name.rpartition(".")
     if which == "gate_up_proj":
@@ -206,7 +207,7 @@ def _as_named(name: str, numbers: Any) -> Iterator[tuple[str, Any]]:
         yield (f"{name}.weight" if numbers.ndim == 3 else name), numbers
 
 
-def _paired(weight: torch.Tensor, heads: int) -> Any:
+def _paired(weight: np.ndarray, heads: int) -> np.ndarray:
     """Rows ``[heads * width, in]`` in llama.cpp's order: of each head row 0, row ``width / 2``, row 1, and so on."""
     halves = weight.reshape(heads, 2, weight.shape[0] // heads // 2, *weight.shape[1:])
     return halves.swapaxes(1, 2).reshape(weight.shape)

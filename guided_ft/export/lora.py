@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import nn
 
@@ -16,12 +16,16 @@ from .card import write_lora
 
 if TYPE_CHECKING:
     from peft import LoraConfig
+    from transformers import PreTrainedTokenizerBase
 
     from ..slice import SliceConfig, SliceLayer
 
 
 def to_lora(
-    model: nn.Module, folder: str | os.PathLike[str], adapter_name: str = ADAPTER, tokenizer: Any = None
+    model: nn.Module,
+    folder: str | os.PathLike[str],
+    adapter_name: str = ADAPTER,
+    tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> Path:
     """Write a slice adapter as a LoRA adapter that computes the same, for programs that know LoRA only.
 

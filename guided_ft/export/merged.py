@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import nn
 
@@ -13,8 +13,11 @@ from ..errors import GuidedError
 from .adapted import adapted, merged_copy
 from .card import write_merged
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
-def merged(model: nn.Module, folder: str | os.PathLike[str], tokenizer: Any = None) -> Path:
+
+def merged(model: nn.Module, folder: str | os.PathLike[str], tokenizer: PreTrainedTokenizerBase | None = None) -> Path:
     """Write the model with its active adapters merged in: a plain checkpoint that needs neither PEFT nor guided_ft.
 
     The given model stays as it is and can be used on. A quantized base is dequantized first, so that nothing of the

@@ -6,7 +6,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -21,6 +21,9 @@ from .silence import ablation
 from .stream import logits, reads, writes
 from .training import merging, training
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
 LAWS: dict[str, tuple[str, Callable[[Bench], str]]] = {
     "rows": ("back-propagating from one head or neuron touches exactly its rows", rows),
     "ablation": ("exact ablation is one whole pass with zeroed weights", ablation),
@@ -33,17 +36,21 @@ LAWS: dict[str, tuple[str, Callable[[Bench], str]]] = {
 }
 
 
-def proof_of(model: Any) -> Proof:
+def proof_of(model: nn.Module | PreTrainedConfig) -> Proof:
     """All findings about a model's family: ``prove`` of the room."""
     start = time.perf_counter()
-    is_model = isinstance(model, nn.Module)
-    config = base_model(model).config if is_model else model
+    base: PreTrainedModel | None = None
+    if isinstance(model, nn.Module):
+        base = base_model(model)
+        config = base.config
+    else:
+        config = model
     with _quiet():
-        tiny = replica(base_model(model)) if is_model else replica_of_config(model)
+        tiny = replica_of_config(config) if base is None else replica(base)
         with on_trial(tiny.config):
             bench = Bench(tiny, Anatomy.of(tiny))
             found = (_finding(name, says, law, bench) for name, (says, law) in LAWS.items())
-            findings = (_kinds_of_layers(base_model(model) if is_model else None, bench), *found)
+            findings = (_kinds_of_layers(base, bench), *found)
     seconds = time.perf_counter() - start
     proof = Proof(name_of(tiny.config), bench.anatomy.family.layout, findings, seconds)
     for each in (config, tiny.config):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -11,10 +11,10 @@ from ..errors import GuidedError
 from .shrink import VOCAB, shrink
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 
-def replica(base: nn.Module, seed: int = 0) -> nn.Module:
+def replica(base: PreTrainedModel, seed: int = 0) -> PreTrainedModel:
     """Return a tiny random copy of a model in float32, on the CPU, in eval mode. Random numbers stay as they were.
 
     Raises:
@@ -23,21 +23,22 @@ def replica(base: nn.Module, seed: int = 0) -> nn.Module:
     return _build(type(base), base.config, seed)
 
 
-def replica_of_config(config: PreTrainedConfig, seed: int = 0) -> nn.Module:
+def replica_of_config(config: PreTrainedConfig, seed: int = 0) -> PreTrainedModel:
     """The same for a config whose model is not at hand."""
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
     for auto in (AutoModelForCausalLM, AutoModelForImageTextToText):
         if type(config) in auto._model_mapping:
-            found: Any = auto._model_mapping[type(config)]
-            found = found[0] if isinstance(found, tuple) else found
+            listed = auto._model_mapping[type(config)]
+            found = listed[0] if isinstance(listed, tuple) else listed
+            assert found is not None
             # Some wrappers' causal model is their text model.
             own = isinstance(config, found.config_class)
             return _build(found, config if own else config.get_text_config(), seed)
     raise GuidedError(f"{config.model_type}: no causal language model is known for this config")
 
 
-def _build(model_class: Any, config: Any, seed: int) -> nn.Module:
+def _build(model_class: type[PreTrainedModel], config: PreTrainedConfig, seed: int) -> PreTrainedModel:
     tiny = shrink(config)
     state = torch.get_rng_state()
     try:

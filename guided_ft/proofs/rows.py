@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -110,7 +110,7 @@ def _experts(bench: Bench) -> int:
     """Changing the rows of an expert's neuron changes the output along its down column, and in no other direction."""
     a, count = bench.anatomy, 0
     for layer in a.layers_of("neuron") if a.num_experts else ():
-        experts: Any = bench.base.get_submodule(a.experts_module(layer))
+        experts = bench.base.get_submodule(a.experts_module(layer))
         with torch.no_grad(), _call_of(bench, experts) as given:
             before = experts.forward(*given)
             for expert in range(a.num_experts):
@@ -128,7 +128,7 @@ def _experts(bench: Bench) -> int:
 def _call_of(bench: Bench, experts: nn.Module) -> Iterator[tuple]:
     calls: list[tuple] = []
 
-    def note(forward: Any, *args: Any, **kwargs: Any) -> Any:
+    def note(forward: Callable[..., object], *args: object, **kwargs: object) -> object:
         calls.append((*args, *kwargs.values()))
         return forward(*args, **kwargs)
 
@@ -137,7 +137,7 @@ def _call_of(bench: Bench, experts: nn.Module) -> Iterator[tuple]:
     yield calls[0]
 
 
-def _off_along(bench: Bench, neuron: Component, before: torch.Tensor, run: Any) -> str:
+def _off_along(bench: Bench, neuron: Component, before: torch.Tensor, run: Callable[[], torch.Tensor]) -> str:
     a = bench.anatomy
     parts = a.slices(neuron)
     [down] = [p for p in parts if p.module == a.down_module(neuron.layer)]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 
@@ -56,7 +55,7 @@ def _without(bench: Bench, component: Component) -> Iterator[None]:
         yield
 
 
-def _passed_on(forward: Any, *args: Any, **kwargs: Any) -> Any:
+def _passed_on(forward: Callable[..., object], *args: torch.Tensor, **kwargs: torch.Tensor) -> object:
     hidden = args[0] if args else kwargs["hidden_states"]
     hidden = hidden.clone()
     out = forward(*args, **kwargs)

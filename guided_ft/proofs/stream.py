@@ -5,8 +5,6 @@ Only scorers that take the stream apart need them (edges, direct effects on logi
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import nn
 
@@ -79,7 +77,7 @@ def _linear(norm: nn.Module, at: torch.Tensor) -> None:
     alike((back * at).sum(-1), (up * made).sum(-1), "what is pulled back through a norm", 1e-4)
 
 
-def _seen(bench: Bench) -> tuple[Seen, Any]:
+def _seen(bench: Bench) -> tuple[Seen, Scene]:
     """What passes the places of each layer on a batch, ``[rows, tokens, width]``."""
     a, seen = bench.anatomy, Seen()
     batch = next(bench.task.batches())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any, ClassVar, NoReturn
 
 import yaml
@@ -54,10 +54,10 @@ class _Loader(yaml.SafeLoader):
     depth = 0
     values = 0
 
-    def refuse(self, mark: Any, text: str) -> NoReturn:
+    def refuse(self, mark: yaml.Mark, text: str) -> NoReturn:
         raise _Refused(mark.line + 1, text)
 
-    def compose_node(self, parent: Any, index: Any) -> Any:
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         # Checked before the node is built: nothing hostile is ever constructed, a bomb stops at its first anchor.
         event = self.peek_event()
         mark = event.start_mark
@@ -78,7 +78,7 @@ class _Loader(yaml.SafeLoader):
         self.depth -= 1
         return node
 
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, object]:
         lines: dict[str, int] = {}
         for key, _ in node.value:
             if key.tag != "tag:yaml.org,2002:str":

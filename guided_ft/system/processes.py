@@ -33,7 +33,7 @@ def share(batches: Iterable[T], split: bool) -> Iterator[T]:
 def agree(what: str, hash: str) -> None:
     """Raise GuidedError, naming ``what``, unless it is the same in all processes."""
     if size() > 1:
-        hashes: list[Any] = [None] * size()
+        hashes: list[str | None] = [None] * size()
         dist.all_gather_object(hashes, hash)
         if len(set(hashes)) > 1:
             raise GuidedError(f"{what}: it differs between the processes (give all of them the same)")
@@ -43,7 +43,7 @@ def same(value: T) -> T:
     """What the first process has."""
     if size() == 1:
         return value
-    values: list[Any] = [value]
+    values: list[T] = [value]
     dist.broadcast_object_list(values, src=0)
     return values[0]
 
@@ -57,7 +57,7 @@ def everywhere(holds: bool) -> bool:
     """Whether something holds in all processes."""
     if size() == 1:
         return holds
-    answers: list[Any] = [None] * size()
+    answers: list[bool | None] = [None] * size()
     dist.all_gather_object(answers, holds)
     return all(answers)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -102,7 +102,7 @@ def chat(
     if template and not run.tokenizer.chat_template:
         raise GuidedError("template: this model has no chat template (leave --template out)")
     start = [{"role": "system", "content": system}] if system is not None else []
-    voices: dict[str, Callable[[], contextlib.AbstractContextManager[Any]]] = {"base": run.base} if base else {}
+    voices: dict[str, Callable[[], contextlib.AbstractContextManager[nn.Module]]] = {"base": run.base} if base else {}
     voices["trained"] = lambda: contextlib.nullcontext(run.model)
     turns = {name: list(start) for name in voices}
     for line in (line.strip() for line in lines):

@@ -7,12 +7,16 @@ import os
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 from ..errors import GuidedError
 from ..models import load_model, load_tokenizer
 from ..recipe.recipe import Recipe
 from ..system.files import read_json
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 RECIPE, ADAPTER, RECORD = "recipe.yaml", "adapter", "run.json"
 
@@ -51,32 +55,33 @@ class Finished:
         return task.get("form") == "messages"
 
     @cached_property
-    def tokenizer(self) -> Any:
+    def tokenizer(self) -> PreTrainedTokenizerBase:
         """As it was saved with the adapter, chat template included."""
         return load_tokenizer(str(self.saved), trust_remote_code=self._trust)
 
     @cached_property
-    def model(self) -> Any:
+    def model(self) -> PreTrainedModel | PeftModel:
         """The trained model, in eval mode; if an adapter was saved, a PeftModel."""
         if self.whole:
             return load_model(str(self.saved), dtype=self.recipe.dtype, trust_remote_code=self._trust)
         from peft import PeftModel
 
-        return PeftModel.from_pretrained(self._load_base(), self.saved).eval()
+        model = PeftModel.from_pretrained(self._load_base(), self.saved)
+        return model.eval()
 
     @contextlib.contextmanager
-    def base(self) -> Iterator[Any]:
+    def base(self) -> Iterator[PreTrainedModel | PeftModel]:
         """The model before training, inside the block: the same one with its adapter off, or else loaded anew."""
         if self.whole:
             yield self._base
             return
-        with self.model.disable_adapter():
+        with cast("PeftModel", self.model).disable_adapter():
             yield self.model
 
     @cached_property
-    def _base(self) -> Any:
+    def _base(self) -> PreTrainedModel:
         return self._load_base()
 
-    def _load_base(self) -> Any:
+    def _load_base(self) -> PreTrainedModel:
         r = self.recipe
         return load_model(r.model, dtype=r.dtype, quantization=r.quantization, trust_remote_code=self._trust)

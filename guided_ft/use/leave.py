@@ -50,13 +50,15 @@ def _lora(run: Finished, target: Path) -> None:
         raise GuidedError(
             f"lora: mode {run.recipe.train.mode} trained the weights in place, so there is no LoRA (write --merged)"
         )
+    from peft import PeftType
+
     config = run.model.peft_config["default"]
     if isinstance(config, SliceConfig):
         to_lora(run.model, target, tokenizer=run.tokenizer)
-    elif config.peft_type.value == "LORA":
+    elif PeftType(config.peft_type).value == "LORA":
         shutil.copytree(run.saved, target, dirs_exist_ok=True)
     else:
-        raise GuidedError(f"lora: an adapter of type {config.peft_type.value} is no LoRA (write --merged)")
+        raise GuidedError(f"lora: an adapter of type {PeftType(config.peft_type).value} is no LoRA (write --merged)")
 
 
 def _merged(run: Finished, target: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 
 import numpy as np
 import torch
@@ -134,7 +135,10 @@ class Specificity(Recorder):
             at_firing(scene, lambda i, fires: self.add_tokens(("neuron", i), fires, self._which(scene, self.sinks)))
 
     def result(self, scene: Scene) -> dict[str, np.ndarray]:
-        sets = [self.stack(lambda k, i, s=step: self.token_mean((k, i), s)) for step in range(len(self.steps))]
+        def mean(step: int, kind: str, layer: int) -> torch.Tensor:
+            return self.token_mean((kind, layer), step)
+
+        sets = [self.stack(partial(mean, step)) for step in range(len(self.steps))]
         return {kind: self._score(np.stack([one[kind] for one in sets])) for kind in self.kinds}
 
     def _score(self, p: np.ndarray) -> np.ndarray:

@@ -69,9 +69,9 @@ class EdgePatching(Recorder):
         self.replace, self.keep, self.num_steps = replace, keep, steps
         one: Pass = PAIRS if replace == "corrupted" else BACKWARD
         self.program = ((Path(steps, replace, ends_first=True) if steps != 1 else one, 0),)
-        self._written: dict[Any, torch.Tensor] = {}
-        self._other: dict[Any, torch.Tensor] = {}
-        self._read: dict[Any, torch.Tensor] = {}
+        self._written: dict[object, torch.Tensor] = {}
+        self._other: dict[object, torch.Tensor] = {}
+        self._read: dict[object, torch.Tensor] = {}
 
     # -- watching ---------------------------------------------------------------------------------------------------
     def watch(self, scene: Scene, step: int) -> None:

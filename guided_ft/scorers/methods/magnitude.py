@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from torch import nn
@@ -11,13 +9,14 @@ from torch import nn
 from ...anatomy import KINDS, Anatomy, bare, base_model, stored_weight
 from ...selection.scoremap import ScoreMap
 from ...slice.storage import is_quantized, storage_of
+from ...task.task import Task
 from ..watch.fold import fold, squares
 
 
 def magnitude(
     model: nn.Module,
     anatomy: Anatomy,
-    task: Any = None,
+    task: Task | None = None,
     *,
     kinds: tuple[str, ...] = KINDS,
     progress: bool | None = None,

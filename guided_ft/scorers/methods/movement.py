@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -113,6 +112,6 @@ def with_reference(model: nn.Module, task: Task, steps: int) -> tuple[Task, int]
     return replace(task, reference=tuple(margins)), task.num_batches()
 
 
-def _endless(task: Task, device: Any) -> Iterable[dict[str, torch.Tensor]]:
+def _endless(task: Task, device: torch.device) -> Iterable[dict[str, torch.Tensor]]:
     while True:
         yield from task.batches(device)

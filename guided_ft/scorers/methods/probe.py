@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 import torch
@@ -94,7 +93,7 @@ class Probe(Recorder):
         self.add((key, "counts"), torch.bincount(classes, minlength=self._classes))
 
     def _fit(self) -> None:
-        noted: dict[Any, torch.Tensor] = {}
+        noted: dict[object, torch.Tensor] = {}
         for sums in self.steps[: self._groups]:
             for key, value in sums.items():
                 noted[key] = noted[key] + value if key in noted else value

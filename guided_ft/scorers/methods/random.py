@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from torch import nn
 
 from ...anatomy import KINDS, Anatomy
 from ...selection.scoremap import ScoreMap
+from ...task.task import Task
 
 
 def random(
     model: nn.Module | None,
     anatomy: Anatomy,
-    task: Any = None,
+    task: Task | None = None,
     *,
     kinds: tuple[str, ...] = KINDS,
     seed: int = 0,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import nn
 
@@ -16,7 +14,7 @@ from ...task.task import Task
 from ..watch.passes import FORWARD
 from ..watch.record import record
 from ..watch.scene import Scene
-from ..watch.tap import Tap
+from ..watch.tap import Handle, Tap
 from ..watch.unembed import Answers, Unembedding
 from .lens import ExecutionDepth
 
@@ -78,7 +76,7 @@ def sensitivity(
     return ScoreMap.of_arrays(anatomy, {"layer": totals.numpy() / texts}, meta)
 
 
-def _disturb(tap: Tap, anatomy: Anatomy, layer: int, direction: torch.Tensor) -> Any:
+def _disturb(tap: Tap, anatomy: Anatomy, layer: int, direction: torch.Tensor) -> Handle:
     def hook(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
         size = (after - before).float().norm(dim=-1, keepdim=True)
         return after + (size * direction.to(after.device)).to(after.dtype)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 
@@ -36,7 +34,7 @@ class Sink(Recorder):
         scene.tap.eager_attention()
 
         def watch(layer: int) -> None:
-            def hook(x: torch.Tensor, output: Any) -> None:
+            def hook(x: torch.Tensor, output: tuple[torch.Tensor, torch.Tensor]) -> None:
                 late = scene.without_first(self.sinks)
                 weights = output[1].detach().float()  # [rows, heads, queries, keys]
                 self.add_tokens(layer, torch.einsum("rhqk,rk->rqh", weights, (scene.mask & ~late).float()), late)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +12,7 @@ from ...anatomy import KINDS, Anatomy, base_model
 from ...errors import GuidedError
 from ...selection.scoremap import ScoreMap
 from ...system.progress import track
+from ...task.task import Task
 from ..watch.fold import Sums, fold, sums
 from ..watch.scene import float_weight
 
@@ -20,7 +20,7 @@ from ..watch.scene import float_weight
 def stable_rank(
     model: nn.Module,
     anatomy: Anatomy,
-    task: Any = None,
+    task: Task | None = None,
     *,
     kinds: tuple[str, ...] = ("layer", "head"),
     progress: bool | None = None,
@@ -41,7 +41,7 @@ def stable_rank(
 def tail_exponent(
     model: nn.Module,
     anatomy: Anatomy,
-    task: Any = None,
+    task: Task | None = None,
     *,
     kinds: tuple[str, ...] = ("layer",),
     tail: float = 0.5,
@@ -70,7 +70,7 @@ def tail_exponent(
 def low_rank(
     model: nn.Module,
     anatomy: Anatomy,
-    task: Any = None,
+    task: Task | None = None,
     *,
     kinds: tuple[str, ...] = KINDS,
     rank: int = 32,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -50,9 +51,9 @@ class Recorder(ABC):
         self.anatomy = anatomy
         self.kinds = kinds
         self.against: tuple[Task, ...] = ()
-        self.steps: list[dict[Any, torch.Tensor]] = []
-        self._sums: dict[Any, torch.Tensor] = {}
-        self._peaks: dict[Any, torch.Tensor] = {}
+        self.steps: list[dict[object, torch.Tensor]] = []
+        self._sums: dict[object, torch.Tensor] = {}
+        self._peaks: dict[object, torch.Tensor] = {}
 
     # -- to be written ----------------------------------------------------------------------------------------------
     @abstractmethod
@@ -98,7 +99,7 @@ class Recorder(ABC):
         value = value.detach().double()
         self._peaks[key] = torch.maximum(self._peaks[key], value) if key in self._peaks else value
 
-    def stack(self, of: Any) -> dict[str, np.ndarray]:
+    def stack(self, of: Callable[[str, int], torch.Tensor]) -> dict[str, np.ndarray]:
         """Arrays by kind from ``of(kind, layer) -> [components]``; 0 where a layer has none of the kind."""
         a = self.anatomy
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -19,6 +19,12 @@ from ...system.eval_mode import evaluating
 from .experts import find_experts, pass_through
 
 TensorHook = Callable[[torch.Tensor], "torch.Tensor | None"]
+
+
+class Handle(Protocol):
+    """What is watched until it is removed; a ``with`` block does so at its end."""
+
+    def remove(self) -> None: ...
 
 
 class Tap:
@@ -36,7 +42,7 @@ class Tap:
         self.model = model
         self.base = base_model(model)
         self.start_graph = start_graph
-        self._handles: list[Any] = []
+        self._handles: list[Handle] = []
         self._of_weights: dict[nn.Parameter, list[Callable[[torch.Tensor], None]]] = {}
 
     def __enter__(self) -> Tap:
@@ -74,7 +80,7 @@ class Tap:
             self._attention = current
             self.base.set_attn_implementation("eager")
 
-    def at_input(self, name: str, hook: TensorHook) -> Any:
+    def at_input(self, name: str, hook: TensorHook) -> Handle:
         """Call ``hook(activation)`` on what enters a module; what it returns, if anything, replaces it.
 
         The down projection of experts is a parameter, not a module: there the activations are those of all neurons of
@@ -90,7 +96,7 @@ class Tap:
 
         return self._keep(self.base.get_submodule(name).register_forward_pre_hook(pre))
 
-    def at_output(self, name: str, hook: TensorHook) -> Any:
+    def at_output(self, name: str, hook: TensorHook) -> Handle:
         """Call ``hook(activation)`` on what leaves a module; what it returns, if anything, replaces it."""
 
         def post(module: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor | None:
@@ -98,18 +104,20 @@ class Tap:
 
         return self._keep(self.base.get_submodule(name).register_forward_hook(post))
 
-    def at_module(self, name: str, hook: Callable[[torch.Tensor, Any], None]) -> Any:
+    def at_module(self, name: str, hook: Callable[[torch.Tensor, Any], None]) -> Handle:
         """Call ``hook(first input or hidden states, output)`` on a module; it cannot change them."""
 
-        def post(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
+        def post(module: nn.Module, args: tuple, kwargs: dict, output: object) -> None:
             hook(args[0] if args else kwargs["hidden_states"], output)
 
         return self._keep(self.base.get_submodule(name).register_forward_hook(post, with_kwargs=True))
 
-    def at_layer(self, name: str, hook: Callable[[torch.Tensor, torch.Tensor], torch.Tensor | None]) -> Any:
+    def at_layer(self, name: str, hook: Callable[[torch.Tensor, torch.Tensor], torch.Tensor | None]) -> Handle:
         """Call ``hook(hidden_in, hidden_out)`` on a layer; what it returns, if anything, replaces its output."""
 
-        def post(module: nn.Module, args: tuple, kwargs: dict, output: object) -> Any:
+        def post(
+            module: nn.Module, args: tuple, kwargs: dict, output: torch.Tensor | tuple
+        ) -> tuple | torch.Tensor | None:
             hidden = args[0] if args else kwargs["hidden_states"]
             changed = hook(hidden, hidden_of(output))
             if changed is None:
@@ -118,7 +126,7 @@ class Tap:
 
         return self._keep(self.base.get_submodule(name).register_forward_hook(post, with_kwargs=True))
 
-    def leave_out(self, names: Sequence[str], hidden: torch.Tensor | None = None, form: Form = alone) -> Any:
+    def leave_out(self, names: Sequence[str], hidden: torch.Tensor | None = None, form: Form = alone) -> Handle:
         """Run the model without some of its layers: ``names``, of which the last answers with ``hidden``, if given.
 
         The model's own forward runs around them, so that masks, positions and norms are what they always are.
@@ -126,7 +134,7 @@ class Tap:
         """
         return self._keep(_LeftOut([self.base.get_submodule(name) for name in names], hidden, form))
 
-    def only_at(self, name: str, columns: torch.Tensor) -> Any:
+    def only_at(self, name: str, columns: torch.Tensor) -> Handle:
         """Run a module that works on each token ``[rows, tokens, width]`` by itself at some; elsewhere it says 0."""
         return self._keep(_Columns(self.base.get_submodule(name), columns))
 
@@ -158,7 +166,7 @@ class Tap:
         parameter.requires_grad_(True)
         self._keep(parameter.register_post_accumulate_grad_hook(call))
 
-    def _keep(self, handle: object) -> Any:
+    def _keep(self, handle: Handle) -> Handle:
         self._handles.append(handle)
         return handle
 
@@ -218,7 +226,7 @@ class GradientWatch:
     """
 
     def __init__(self) -> None:
-        self._handles: list[Any] = []
+        self._handles: list[Handle] = []
         self._finite: dict[str, torch.Tensor] = {}
 
     def open(self, parameters: dict[str, nn.Parameter]) -> None:
