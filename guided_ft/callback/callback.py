@@ -22,20 +22,19 @@ from ..scorers.settings import LocalizeOptions
 from ..selection.scoremap import ScoreMap
 from ..selection.settings import SelectOptions
 from ..slice.storage import forbid_packing
-from ..system import processes
 from ..system.files import parse_size
 from ..task.task import Task
 from .asked import Rows, check_asked
 from .call import TrainerCall, trainer_here
-from .certify import Certificate, canonical, fingerprint
+from .certify import canonical, fingerprint
 from .finite import scales_loss
-from .guarded import Guarded
-from .guards import check_labels, check_optimizer, check_resumed, check_trainable, scale_learning_rate
+from .guarded import Guarded, folder_of
+from .guards import check_optimizer, check_resumed, check_trainable, scale_learning_rate
 from .page import Seen, write
 from .rates import LearningRate, check_rate, set_rate
 from .readers import other_reader
 from .request import Request
-from .resume import PLAN, guard_resuming, seal
+from .resume import PLAN, guard_resuming
 from .telling import told
 
 logger = logging.getLogger(__name__)
@@ -123,7 +122,6 @@ class GuidedCallback(Guarded):
         check_asked(task, retain)
         self.plan = plan
         self.scores: ScoreMap | Located | None = None
-        self.certificate: Certificate | None = None
         if prefix_cache is not None:
             parse_size(prefix_cache)
         check_rate(learning_rate)
@@ -138,7 +136,6 @@ class GuidedCallback(Guarded):
             raise GuidedError(f"{key}: {why}")
         trained = PlanOptions(mode=mode, rank=rank, lr_scale=lr_scale, options=mode_options or {})
         self._request = None if task is None else Request(task, localize, select, trained)
-        self._frozen: dict[str, str] | None = None
         self._seen: Seen | None = None
         self._decoder: nn.Module | None = None
 
@@ -166,7 +163,7 @@ class GuidedCallback(Guarded):
         if self.plan is None or (self._request is not None and not self.plan.is_attached(model)):
             assert self._request is not None
             self._request = self._request.read(args, processing_class)
-            folder = _folder(args) / "guided"
+            folder = folder_of(args) / "guided"
             self.plan, self.scores = self._request.make(model, folder, write=args.should_save)
         if not self.plan.is_attached(model):
             if hasattr(model, "peft_config"):
@@ -181,7 +178,7 @@ class GuidedCallback(Guarded):
         check_trainable(self.plan, model, self._decoder)
         set_rate(self.plan, args, self._learning_rate, optimizer)
         if args.should_save:
-            self.plan.save(_folder(args) / "guided" / PLAN)
+            self.plan.save(folder_of(args) / "guided" / PLAN)
         guard_resuming(trainer_here(), lambda: self._ready().hash)
         if self.tells and args.should_log:
             # The one level that a script shows which sets up no logging.
@@ -205,13 +202,13 @@ class GuidedCallback(Guarded):
         if optimizer is not None:
             check_optimizer(plan, model, optimizer)
         if state.global_step:
-            check_resumed(plan, call.resumed_from or _folder(args) / f"checkpoint-{state.global_step}")
+            check_resumed(plan, call.resumed_from or folder_of(args) / f"checkpoint-{state.global_step}")
         elif plan.lr_scale != 1.0:
             assert optimizer is not None
             # A resumed scheduler brings its scaled rates along.
             scale_learning_rate(optimizer, lr_scheduler, plan.lr_scale)
         self._close_engine()
-        folder = _folder(args) / "guided" / "prefix"
+        folder = folder_of(args) / "guided" / "prefix"
         reader = None if self._full_logits else other_reader(call.trainer, model)
         if reader:
             logger.info("the logits of every position are computed: %s", reader)
@@ -232,42 +229,6 @@ class GuidedCallback(Guarded):
         self._finite.open(model, scaled=scales_loss(call.trainer, args))
         self.engine.on_close(self._finite.close)
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
-        if self.engine is not None:
-            self.engine.flush()
-        # The others may still be writing their random states into it.
-        processes.wait()
-        if args.should_save:
-            seal(_folder(args) / f"checkpoint-{state.global_step}", self._ready().hash)
-
-    def _ready(self) -> Plan:
-        if self.plan is None or self._frozen is None:
-            raise GuidedError("GuidedCallback: it was added too late (pass it in callbacks=[...] of the constructor)")
-        return self.plan
-
-    # -- certifying -------------------------------------------------------------------------------------------------
-    def on_train_end(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        model: nn.Module | None = None,
-        **kwargs: object,
-    ) -> None:
-        self._close_engine()
-        plan = self._ready()
-        assert self._frozen is not None
-        assert self.engine is not None
-        check_labels(self.engine.batches)
-        trained = {canonical(name) for name in plan.expected_trainable}
-        assert model is not None
-        after = fingerprint(model, skip=trained, fixed=True)
-        self.certificate = Certificate.compare(self._frozen, after)
-        if args.should_save:
-            self.certificate.save(_folder(args) / "guided" / "certificate.json", plan.hash)
-        self.certificate.check()
-        logger.info("%s", self.certificate)
-
     # -- telling ----------------------------------------------------------------------------------------------------
     def report(self, folder: str | os.PathLike[str]) -> Path:
         """Write the report page of what was trained, and the files that it is made of; return the page's path.
@@ -277,9 +238,3 @@ class GuidedCallback(Guarded):
         asked = self._request and self._request.task
         task = asked if isinstance(asked, Task) else None
         return write(folder, self._ready(), self.scores, task, self.certificate, self._seen)
-
-
-def _folder(args: TrainingArguments) -> Path:
-    """The folder of a trainer's outputs; transformers fills it in where none was given."""
-    assert args.output_dir is not None
-    return Path(args.output_dir)
