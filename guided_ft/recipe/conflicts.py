@@ -76,8 +76,8 @@ def _of_method(name: object, retain: object, options: object, trainer: object) -
     """A method that compares sets, and only one set."""
     method = CATALOGUE.get(name) if isinstance(name, str) else None
     named = isinstance(options, Mapping) and "against" in options
-    # Preferences may be both sets.
-    if method is None or not method.against or named or retain != "none" or trainer == "dpo":
+    both = method is not None and method.own_sets and trainer == "dpo"
+    if method is None or not method.against or named or retain != "none" or both:
         return []
     mend = "write self, a file or a sample, or options: {against: others.jsonl}"
     return [("localize.retain", f"method {name} compares the task with another set, and there is none ({mend})")]

@@ -26,6 +26,7 @@ class Method:
         against: it compares the task with other sets, its option ``against``, and has no two-sided form beside it.
         cost: of the default options, in passes over the task (see ``guide.py``).
         when: what it is for, in a few words.
+        own_sets: a task of preferences is both sets by itself, so that ``against`` may be left out.
     """
 
     function: str | Callable[..., Any]
@@ -35,6 +36,7 @@ class Method:
     against: bool = False
     cost: str = ""
     when: str = ""
+    own_sets: bool = False
 
     def load(self) -> Callable[..., Any]:
         if callable(self.function):
@@ -75,7 +77,13 @@ _METHODS = {
     "execution_depth": Method("lens:ExecutionDepth", "the layer where the answer first appears", kinds=_LAYER),
     "sensitivity": Method("sensitivity:sensitivity", "change of the output when a layer is disturbed", kinds=_LAYER),
     # sets of texts
-    "probe": Method("probe:Probe", "held-out accuracy of a linear probe between sets", kinds=_LAYER_HEAD, against=True),
+    "probe": Method(
+        "probe:Probe",
+        "held-out accuracy of a linear probe between sets",
+        kinds=_LAYER_HEAD,
+        against=True,
+        own_sets=True,
+    ),
     "contrast": Method("contrast:Contrast", "difference of mean activations between two sets", against=True),
     "specificity": Method("contrast:Specificity", "how unevenly a component speaks in several sets", against=True),
     # weights alone
@@ -101,6 +109,7 @@ def register(
     against: bool = False,
     cost: str = "",
     when: str = "",
+    own_sets: bool = False,
 ) -> None:
     """Add a scorer of your own, a function or a Recorder class, under a new name.
 
@@ -108,7 +117,7 @@ def register(
     """
     if name in CATALOGUE:
         raise GuidedError(f"register: the name {name!r} is taken (choose another)")
-    CATALOGUE[name] = Method(function, help, needs_data, tuple(kinds), against, cost, when)
+    CATALOGUE[name] = Method(function, help, needs_data, tuple(kinds), against, cost, when, own_sets)
 
 
 def find(name: str) -> Method:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from guided_ft.errors import GuidedError
 from guided_ft.recipe import mends
 from guided_ft.recipe.recipe import Recipe
+from guided_ft.scorers.catalogue import CATALOGUE
 from guided_ft.task.samples import SAMPLES
 from recipes import NUMBER, errors_of
 
@@ -249,6 +251,15 @@ MISTAKES = [
         "recipe.yaml: localize.retain: method contrast compares the task with another set, and there is none (write self, "
         "a file or a sample, or options: {against: others.jsonl})",
     ),
+    *(
+        (
+            f"data: {{name: x, preference: true}}\nlocalize: {{method: {method}, retain: none}}\n"
+            "train: {trainer: dpo, mode: slice}",
+            f"recipe.yaml: localize.retain: method {method} compares the task with another set, and there is none "
+            "(write self, a file or a sample, or options: {against: others.jsonl})",
+        )
+        for method in ("contrast", "specificity", "natural_gain")
+    ),
     (
         "train: {trainer: dpo}",
         "recipe.yaml: data.preference: trainer dpo needs pairs of answers (write preference: true)",
@@ -379,3 +390,9 @@ def test_a_recipe_that_is_not_there(asked: str, message: str) -> None:
     with pytest.raises(GuidedError) as caught:
         Recipe.load(asked)
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("method", [name for name, method in CATALOGUE.items() if method.against])
+def test_methods_that_need_no_other_set_are_those_with_a_default(method):
+    default = inspect.signature(CATALOGUE[method].load()).parameters["against"].default
+    assert CATALOGUE[method].own_sets == (default is not inspect.Parameter.empty)
