@@ -22,6 +22,7 @@ from ..scorers.settings import LocalizeOptions
 from ..selection.scoremap import ScoreMap
 from ..selection.settings import SelectOptions
 from ..slice.storage import forbid_packing
+from ..system import processes
 from ..system.files import parse_size
 from ..task.task import Task
 from .asked import Rows, check_asked
@@ -153,6 +154,7 @@ class GuidedCallback(Guarded):
         """The only moment before the optimizer is made: find the plan, apply it, fingerprint the rest."""
         assert model is not None
         # Whatever is refused is refused before the model is touched.
+        processes.check_together(args.world_size)
         if self.plan is None or self._request is not None:
             Anatomy.of(model)
         else:
@@ -165,6 +167,7 @@ class GuidedCallback(Guarded):
             self._request = self._request.read(args, processing_class)
             folder = folder_of(args) / "guided"
             self.plan, self.scores = self._request.make(model, folder, write=args.should_save)
+        processes.agree("plan", self.plan.hash)
         if not self.plan.is_attached(model):
             if hasattr(model, "peft_config"):
                 raise GuidedError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -18,6 +19,19 @@ T = TypeVar("T")
 def size() -> int:
     """Number of processes that work together; 1 outside of torchrun."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def check_together(processes: int) -> None:
+    """Raise GuidedError in a process that was started as one of several and trains as one of ``processes`` = 1.
+
+    Without a GPU, and without ``use_cpu``, a trainer counts itself only, also where the processes know each other.
+    """
+    started = os.environ.get("WORLD_SIZE", "1")
+    if "LOCAL_RANK" in os.environ and started != "1" and processes == 1:
+        raise GuidedError(
+            f"torchrun: it started {started} processes, which do not work together and would train {started} models "
+            "(on a machine without a GPU: use_cpu=True)"
+        )
 
 
 def is_sharded(model: nn.Module) -> bool:

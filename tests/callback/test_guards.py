@@ -34,6 +34,19 @@ def test_a_parameter_beside_the_plan_stops_the_run(tmp_path):
         trainer.train()
 
 
+def test_a_launch_that_would_train_two_models_is_refused(tmp_path, monkeypatch):
+    """What torchrun tells its processes, where none has met the others: without a GPU and without use_cpu."""
+
+    def launched(model) -> None:
+        monkeypatch.setenv("LOCAL_RANK", "0")
+        monkeypatch.setenv("WORLD_SIZE", "2")
+
+    model = base(tmp_path)
+    with pytest.raises(GuidedError, match="torchrun: it started 2 processes, which do not work together"):
+        sft(model, tmp_path / "run", [Meddler("on_init_end", launched), GuidedCallback(ready(model, "subspace"))])
+    assert not hasattr(model, "peft_config")
+
+
 def test_an_optimizer_with_other_parameters_stops_the_run(tmp_path):
     plan = ready(make("llama"), "slice")
     trainer = sft(base(tmp_path), tmp_path / "run", [GuidedCallback(plan)])

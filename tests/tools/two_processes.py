@@ -18,6 +18,7 @@ import scoring
 import tiny
 import torch
 import torch.distributed as dist
+import trainers
 from datasets import Dataset
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -149,11 +150,20 @@ def sharded() -> Found:
     return found | {f"ablation {kind}": exact.of(kind) for kind in exact.kinds}
 
 
+def refused(base: Path, out: Path) -> None:
+    """Plans that differ are told before anything is trained, directions too."""
+    model = AutoModelForCausalLM.from_pretrained(base, attn_implementation="eager")
+    callback = GuidedCallback((trainers.ready, trainers.another)[dist.get_rank()](model, "subspace"))
+    with pytest.raises(GuidedError, match="plan: it differs between the processes"):
+        trainers.sft(model, out / "refused", [callback])
+
+
 def main(base: Path, out: Path) -> None:
     rank = os.environ["RANK"]
     # Training opens the group of processes that the others use, too.
     trained, told = train(base, out, per_device=2)
     write_text(out / f"rank{rank}.txt", told)
+    refused(base, out)
     several = {"train": trained, "ways": ways(out, base, per_device=2), "shares": shares(), "sharded": sharded()}
     for name, found in several.items():
         write_arrays(out / f"{name}-{rank}.safetensors", found)
