@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from ..errors import GuidedError, pick
-from ..system.files import Json, digest, write_json
+from ..system.files import Json, digest, write_json, writing
 from ..system.machine import peak_bytes
 from ..system.progress import hushed
 from . import run_folder, stages
@@ -232,7 +232,8 @@ def _done(context: stages.Run, stage: Stage[Any], key: str, inputs: str) -> Json
 
 def _do(context: stages.Run, stage: Stage[Any], key: str, inputs: str) -> Json:
     began = time.perf_counter()
-    result = stage.call(context)
+    with writing(context.folder):
+        result = stage.call(context)
     record = {"key": key, "inputs": inputs, "result": result}
     record |= {"seconds": round(time.perf_counter() - began, 2), "peak_bytes": peak_bytes()}
     record["files"] = run_folder.hashes(context.folder, stage.outputs)

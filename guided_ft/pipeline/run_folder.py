@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TextIO
 
 from ..errors import GuidedError
-from ..system.files import Json, digest, read_json, sha256, write_json, write_text
+from ..system.files import Json, digest, read_json, sha256, write_json, write_text, writing
 
 try:
     import fcntl
@@ -191,7 +191,7 @@ def _mark(process: int | None) -> str:
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Hold the folder. The lock ends with the process, however that ends."""
-    with open(folder / MARKER, "a+", encoding="utf-8") as file:
+    with _open_marker(folder) as file:
         if fcntl is not None:
             # A file system without locks is used without.
             try:
@@ -203,17 +203,25 @@ def _locked(folder: Path) -> Iterator[None]:
             except OSError:
                 pass
         try:
-            _rewrite(file, _mark(os.getpid()))
+            with writing(folder / MARKER):
+                _rewrite(file, _mark(os.getpid()))
             yield
         finally:
-            _rewrite(file, _mark(None))
+            # On a full disk the process stays named: the lock, which is what counts, ends with this one.
+            with contextlib.suppress(OSError):
+                _rewrite(file, _mark(None))
+
+
+def _open_marker(folder: Path) -> TextIO:
+    with writing(folder / MARKER):
+        return open(folder / MARKER, "a+", encoding="utf-8")
 
 
 def _rewrite(file: TextIO, text: str) -> None:
-    """In place: another file under this name would not be the locked one."""
+    """In place: another file under this name would not be the locked one. Past its buffer, which a full disk would
+    refuse once more when the file is closed."""
     file.truncate(0)
-    file.write(text)
-    file.flush()
+    os.write(file.fileno(), text.encode())
 
 
 def _holder(folder: Path) -> str:

@@ -30,7 +30,7 @@ from ..callback.resume import checkpoints, newest_complete
 from ..export.card import describe
 from ..plan.modes import PACE
 from ..plan.plan import Plan
-from ..system.files import read_json, write_arrays, write_json
+from ..system.files import read_json, write_arrays, write_json, writing
 from ..system.signals import StopRequest, stop_on_request
 from ..task.task import Task
 from .results import Curve, Frozen, Trained
@@ -76,7 +76,8 @@ def train(
     began = time.perf_counter()
     with stop_on_request() as request:
         trainer.add_callback(_SaveAndStop(request, save=key is not None))
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        with writing(folder / "train"):
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         if request.asked:
             raise KeyboardInterrupt
     seconds = time.perf_counter() - began
@@ -153,15 +154,16 @@ def _save(
     base: str,
 ) -> None:
     """Write the adapter (or, in freeze mode, the model) into a folder that appears complete or not at all."""
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    model.save_pretrained(str(temporary))
-    tokenizer.save_pretrained(temporary)
-    if isinstance(plan, Plan):
-        # What was trained as a whole is compared, and not kept.
-        describe(temporary, plan, base)
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.rename(folder)
+    with writing(folder):
+        temporary = folder.with_name(f".{folder.name}.tmp")
+        shutil.rmtree(temporary, ignore_errors=True)
+        model.save_pretrained(str(temporary))
+        tokenizer.save_pretrained(temporary)
+        if isinstance(plan, Plan):
+            # What was trained as a whole is compared, and not kept.
+            describe(temporary, plan, base)
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.rename(folder)
 
 
 class _SaveAndStop(TrainerCallback):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import re
 import shutil
@@ -14,6 +16,8 @@ from ...anatomy import Anatomy
 from ...errors import GuidedError
 from ...system import processes
 from ...system.files import digest, read_arrays, write_arrays
+
+logger = logging.getLogger(__name__)
 
 MAX_ONE, MAX_ALL = 2 << 30, 6 << 30
 """Bytes on disk: statistics of one model and text that take more are computed anew, and of all of them those that were
@@ -55,15 +59,21 @@ class Kept:
             if not np.isfinite(moment).all():
                 return None
             found[name] = torch.from_numpy(moment)
-        os.utime(self.folder)
+        with contextlib.suppress(OSError):
+            os.utime(self.folder)
         return found
 
     def save(self, moments: dict[str, torch.Tensor]) -> None:
         if self.folder is None or not processes.is_first():
             return
-        for name, moment in moments.items():
-            write_arrays(self._path(name), {"moment": moment.cpu().numpy()})
-        self._make_room()
+        try:
+            for name, moment in moments.items():
+                write_arrays(self._path(name), {"moment": moment.cpu().numpy()})
+            self._make_room()
+        except OSError as error:
+            # They save time, and no more.
+            logger.warning("directions: no room to keep statistics in %s (%s)", self.folder, error.strerror)
+            self.folder = None
 
     def _make_room(self) -> None:
         """Remove the statistics that were not read for longest, but never these."""
