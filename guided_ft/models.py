@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import GuidedError, pick
 from .system.places import EMBEDDED, load_from
-from .system.progress import drop_vocabulary_notice
+from .system.progress import drop_loading_report, drop_vocabulary_notice
 from .task.tokenizer import load_tokenizer as load_tokenizer
 
 if TYPE_CHECKING:
@@ -30,21 +30,29 @@ def load_model(
     Args:
         dtype: of the weights, or of those that are not quantized.
         quantization: ``none``, or ``nf4`` or ``int8`` by bitsandbytes, which the model is quantized to while it loads.
+
+    Raises:
+        GuidedError: for one that cannot be read, lacks a weight, or holds one of another shape, NaN or infinity.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
     from .slice.storage import forbid_packing
 
+    drop_loading_report()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     options = _quantized(quantization, getattr(torch, dtype), device)
-    model = load_from(
+    model, told = load_from(
         AutoModelForCausalLM.from_pretrained,
         name,
         dtype=getattr(torch, dtype),
         trust_remote_code=trust_remote_code,
+        output_loading_info=True,
+        # Refused below by its name; by itself that would be a table in a log and an error that points to it.
+        ignore_mismatched_sizes=True,
         **options,
     )
+    _check_whole(name, model, told)
     if options and model.hf_quantizer.pre_quantized:
         raise GuidedError(f"quantization: {name!r} is saved quantized (write none: it loads as it was saved)")
     forbid_packing(model)
@@ -53,6 +61,22 @@ def load_model(
         model.name_or_path = name
         drop_vocabulary_notice(name)
     return model.to(device).eval()
+
+
+def _check_whole(name: str, model: PreTrainedModel, told: dict[str, Any]) -> None:
+    """Refuse weights that would be drawn at random, or would turn all that is computed into NaN."""
+    import torch
+
+    missing = sorted(told["missing_keys"])
+    if missing:
+        raise GuidedError(f"model: {name!r} lacks {missing[0]} ({len(missing)} weights in all: get a whole copy)")
+    for key, found, expected in sorted(told["mismatched_keys"]):
+        shapes = f"shape {tuple(found)}, not {tuple(expected)}"
+        raise GuidedError(f"model: {name!r}: {key} has {shapes} (is config.json its own? get a whole copy)")
+    for key, weight in model.named_parameters():
+        # A sum costs no memory, and is finite wherever all are; only where it overflows one looks closer.
+        if weight.is_floating_point() and not (torch.isfinite(weight.sum()) or torch.isfinite(weight).all()):
+            raise GuidedError(f"model: {name!r}: {key} holds NaN or infinity (get an undamaged copy)")
 
 
 QUANTIZATIONS: dict[str, dict[str, Any]] = {

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..anatomy import Anatomy
 from ..errors import GuidedError
-from ..system.files import Json, beside, digest, read_arrays, read_json, write_arrays, write_json
+from ..system.files import MEND, Json, beside, digest, read_arrays, read_json, write_arrays, write_json
 from .scoremap import Meta, ScoreMap
 
 
@@ -134,12 +134,12 @@ class DirectionMap:
         """Read what ``save`` wrote. Raises GuidedError for anything else."""
         data = read_json(beside(path), "directions")
         if not isinstance(data.get("anatomy"), dict) or not isinstance(data.get("meta"), dict):
-            raise GuidedError(f"{path}: its .json lacks 'anatomy' or 'meta'")
+            raise GuidedError(f"{path}: its .json lacks 'anatomy' or 'meta' ({MEND})")
         parts: dict[str, dict[str, np.ndarray]] = {"basis": {}, "scores": {}, "rows": {}}
         for name, array in read_arrays(path).items():
             module, _, part = name.rpartition(".")
             if part not in parts:
-                raise GuidedError(f"{path}: unknown array {name!r}")
+                raise GuidedError(f"{path}: unknown array {name[:80]!r} ({MEND})")
             parts[part][module] = array
         bases, scores, rows = parts.values()
         return cls(Anatomy.from_dict(data["anatomy"]), bases, scores, rows, data["meta"])

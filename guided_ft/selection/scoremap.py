@@ -12,7 +12,7 @@ import numpy as np
 
 from ..anatomy import KINDS, Anatomy, Component
 from ..errors import GuidedError
-from ..system.files import Json, beside, read_arrays, read_json, write_arrays, write_json
+from ..system.files import MEND, Json, beside, read_arrays, read_json, write_arrays, write_json
 from .correlation import pearson, ranks
 from .telling import bars, counted, ranked
 
@@ -158,9 +158,9 @@ class ScoreMap:
         arrays = read_arrays(path)
         unknown = set(arrays) - set(KINDS)
         if unknown:
-            raise GuidedError(f"{path}: unknown array {sorted(unknown)[0]!r}")
+            raise GuidedError(f"{path}: unknown array {sorted(unknown)[0][:80]!r} ({MEND})")
         if not isinstance(data.get("anatomy"), dict) or not isinstance(data.get("meta"), dict):
-            raise GuidedError(f"{path}: its .json lacks 'anatomy' or 'meta'")
+            raise GuidedError(f"{path}: its .json lacks 'anatomy' or 'meta' ({MEND})")
         return cls(Anatomy.from_dict(data["anatomy"]), meta=data["meta"], **arrays)
 
     def __repr__(self) -> str:
@@ -171,7 +171,9 @@ class ScoreMap:
         """How it was made, and of each kind a bar a layer (the mean, from L0 on) and the five best."""
         meta = self.meta
         sides = ", two-sided" if meta.get("retain") else ""
-        cost = f" ({meta['passes']} passes, {meta['seconds']:.1f} s)" if {"passes", "seconds"} <= set(meta) else ""
+        passes, seconds = meta.get("passes"), meta.get("seconds")
+        known = isinstance(passes, int) and isinstance(seconds, int | float)
+        cost = f" ({passes} passes, {seconds:.1f} s)" if known else ""
         sizes = counted(self.sizes)
         lines = [f"{meta.get('method', 'scores')}{sides}: {sizes}{cost}"]
         for kind in self.kinds:

@@ -30,6 +30,9 @@ MAX_BYTES = 1 << 30
 AUTO_BYTES = 2 << 30
 """Size of a prefix cache whose size is not given."""
 
+MEND = "make it again, or get an undamaged copy"
+"""What helps with a damaged file of ours."""
+
 _UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
 
 
@@ -93,7 +96,7 @@ def read_json(path: str | os.PathLike[str], kind: str, version: int = 1) -> Json
     """Read a JSON object that says ``"kind": kind, "version": version``. Raises GuidedError for anything else."""
     data = _parsed(path)
     if not isinstance(data, dict) or data.get("kind") != kind:
-        raise GuidedError(f"{path}: not a {kind} file")
+        raise GuidedError(f"{path}: not a {kind} file ({MEND})")
     if data.get("version") != version:
         found = json.dumps(data["version"]) if "version" in data else "none"
         raise GuidedError(
@@ -117,7 +120,7 @@ def _parsed(path: str | os.PathLike[str]) -> Any:
     except (ValueError, RecursionError) as error:
         if isinstance(error, GuidedError):
             raise
-        raise GuidedError(f"{path}: not valid JSON ({error})") from None
+        raise GuidedError(f"{path}: not valid JSON ({error}): {MEND}") from None
 
 
 def _refuse_constant(name: str) -> None:
@@ -148,7 +151,7 @@ def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     except (SafetensorError, ValueError, TypeError, KeyError) as error:
         if isinstance(error, GuidedError):
             raise
-        raise GuidedError(f"{path}: not a valid safetensors file ({error})") from None
+        raise GuidedError(f"{path}: not a valid safetensors file ({error}): {MEND}") from None
 
 
 def beside(path: str | os.PathLike[str]) -> Path:

@@ -59,6 +59,7 @@ _UNREADABLE: tuple[type[Exception], ...] = (OSError, ValueError, KeyError)
 
 def load_from(loader: Any, name: str, unreadable: tuple[type[Exception], ...] = _UNREADABLE, **options: Any) -> Any:
     """Call a ``from_pretrained`` with the place of a model. Raises GuidedError for what cannot be read."""
+    from safetensors import SafetensorError
     from transformers.utils import logging
 
     try:
@@ -68,9 +69,10 @@ def load_from(loader: Any, name: str, unreadable: tuple[type[Exception], ...] = 
         return loader(place, **options)
     except GuidedError:
         raise
-    except unreadable as error:
+    except (*unreadable, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
-        raise GuidedError(f"model: {name!r} cannot be loaded ({reason})") from None
+        mend = "; get an undamaged copy" if os.path.isdir(name) else ""
+        raise GuidedError(f"model: {name!r} cannot be loaded ({reason}{mend})") from None
 
 
 def not_installed(name: str) -> str | None:

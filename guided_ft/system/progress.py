@@ -35,6 +35,20 @@ def _told_of_more(record: logging.LogRecord) -> bool:
     return "gemm_4bit_forward" not in record.getMessage()
 
 
+_LOADS = "transformers.modeling_utils"
+
+
+def drop_loading_report() -> None:
+    """Keep back the table in which transformers tells of weights that fit no model: they are refused by name."""
+    logger = logging.getLogger(_LOADS)
+    if _no_report not in logger.filters:
+        logger.addFilter(_no_report)
+
+
+def _no_report(record: logging.LogRecord) -> bool:
+    return "LOAD REPORT" not in record.getMessage()
+
+
 def drop_vocabulary_notice(name: str = "") -> None:
     """Keep back what PEFT says when it saves an adapter of a model that it cannot look up on the Hub: that it takes the
     vocabulary for unchanged.

@@ -19,7 +19,11 @@ def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> PreTrainedT
     """Load a tokenizer that can pad."""
     from transformers import AutoTokenizer
 
-    tokenizer = load_from(AutoTokenizer.from_pretrained, name, trust_remote_code=trust_remote_code)
+    # Whatever goes wrong, the files are all that it can be due to: the tokenizers library has a class for no error.
+    tokenizer = load_from(AutoTokenizer.from_pretrained, name, (Exception,), trust_remote_code=trust_remote_code)
+    if not isinstance(tokenizer.model_max_length, int | float):
+        told = repr(tokenizer.model_max_length)[:40]
+        raise GuidedError(f"model: {name!r}: model_max_length {told} is no number (mend its tokenizer_config.json)")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Iterator
 from functools import cached_property
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, cast
 from ..errors import GuidedError
 from ..models import load_model, load_tokenizer
 from ..recipe.recipe import Recipe
-from ..system.files import read_json
+from ..system.files import read_json, read_text
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -64,10 +65,7 @@ class Finished:
         """The trained model, in eval mode; if an adapter was saved, a PeftModel."""
         if self.whole:
             return load_model(str(self.saved), dtype=self.recipe.dtype, trust_remote_code=self._trust)
-        from peft import PeftModel
-
-        model = PeftModel.from_pretrained(self._load_base(), self.saved)
-        return model.eval()
+        return _with_adapter(self._load_base(), self.saved).eval()
 
     @contextlib.contextmanager
     def base(self) -> Iterator[PreTrainedModel | PeftModel]:
@@ -85,3 +83,38 @@ class Finished:
     def _load_base(self) -> PreTrainedModel:
         r = self.recipe
         return load_model(r.model, dtype=r.dtype, quantization=r.quantization, trust_remote_code=self._trust)
+
+
+def _with_adapter(base: PreTrainedModel, folder: Path) -> PeftModel:
+    """A model with the adapter of a folder. Raises GuidedError for one that is damaged."""
+    import torch
+    from peft import PeftModel, get_peft_model_state_dict
+
+    mend = "train it again, or get an undamaged copy"
+    try:
+        _check_config(folder)
+        model = PeftModel.from_pretrained(base, folder)
+        tensors = get_peft_model_state_dict(model, save_embedding_layers=False)
+    except GuidedError as error:
+        raise GuidedError(f"{folder}: {str(error)[:300]} ({mend})") from None
+    except Exception as error:
+        # Whatever goes wrong, the files of the adapter are all that it can be due to.
+        told = " ".join(str(error).split())[:160] or type(error).__name__
+        raise GuidedError(f"{folder}: the adapter cannot be loaded: {told} ({mend})") from None
+    bad = next((name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())), None)
+    if bad:
+        raise GuidedError(f"{folder}: {bad} is not finite ({mend})")
+    return model
+
+
+def _check_config(folder: Path) -> None:
+    """Refuse what PEFT would take: ranks that the file of weights is too small for, before it makes room for them, and
+    adapters that wait for tokens, which no run writes and which fail at the first text."""
+    config = json.loads(read_text(folder / "adapter_config.json"))
+    if config.get("alora_invocation_tokens") is not None:
+        raise GuidedError("adapter_config.json names alora_invocation_tokens, which no run does")
+    ranks = [config.get("r"), config.get("rank"), *dict(config.get("rank_pattern") or {}).values()]
+    size = max((path.stat().st_size for path in folder.glob("adapter_model.*")), default=0)
+    for rank in ranks:
+        if isinstance(rank, int) and rank > size:
+            raise GuidedError(f"a rank above the {size:,} bytes of its weights: is adapter_config.json its own?")

@@ -10,11 +10,13 @@ import pytest
 
 from guided_ft.errors import GuidedError
 
-COUNTS = {"recipes": (120, 0), "data": (40, 1)}
+COUNTS = {"recipes": (120, 0), "data": (40, 1), "artifacts": (80, 1)}
 """So many are refused, or go wrong, with this seed; ``python tests/tools/fuzz.py`` takes more."""
 
 
-@pytest.mark.parametrize("kind", ["recipes", pytest.param("data", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "kind", ["recipes", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("data", "artifacts"))]
+)
 def test_nonsense_is_refused_in_one_line(kind, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("GUIDED_FT_CACHE", "TORCHINDUCTOR_CACHE_DIR"):

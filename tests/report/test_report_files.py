@@ -17,7 +17,7 @@ from guided_ft.errors import GuidedError
 from guided_ft.report import write_report
 from guided_ft.report.record import RunRecord, checked
 from guided_ft.selection.selection import Selection
-from guided_ft.system.files import write_json
+from guided_ft.system.files import MEND, write_json
 
 
 def test_the_report_is_written_atomically(tmp_path, monkeypatch) -> None:
@@ -124,7 +124,7 @@ def test_a_record_is_written_as_it_was_read_and_does_not_change() -> None:
 
 @pytest.mark.parametrize("key", ["total", "trainable"])
 def test_a_number_beyond_all_floats_is_refused(tmp_path, key: str) -> None:
-    line = f"{tmp_path / 'run.json'}: not valid JSON (a number of 400 digits)"
+    line = f"{tmp_path / 'run.json'}: not valid JSON (a number of 400 digits): {MEND}"
     assert error_of(make(tmp_path, a_run(**{key: 10**399}))) == line
 
 

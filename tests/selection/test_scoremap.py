@@ -15,6 +15,7 @@ from hostile import damaged, mutated
 from guided_ft.anatomy import Anatomy, Component
 from guided_ft.errors import GuidedError
 from guided_ft.selection.scoremap import ScoreMap
+from guided_ft.system.files import write_arrays
 
 ANATOMY = Anatomy.of(families.make("llama"))
 
@@ -219,5 +220,19 @@ def test_surplus_arrays_are_refused(scores, tmp_path):
 
     scores.save(tmp_path / "s.safetensors")
     save_file({"evil": np.zeros(3)}, tmp_path / "s.safetensors")
-    with refuses(f"{tmp_path / 's.safetensors'}: unknown array 'evil'"):
+    with refuses(f"{tmp_path / 's.safetensors'}: unknown array 'evil' (make it again, or get an undamaged copy)"):
         ScoreMap.load(tmp_path / "s.safetensors")
+
+
+def test_a_long_name_in_a_file_makes_no_long_line(tmp_path):
+    made = ScoreMap(ANATOMY, layer=np.zeros(2))
+    made.save(tmp_path / "m.safetensors")
+    write_arrays(tmp_path / "m.safetensors", {"x" * 5000: np.zeros(2)})
+    with pytest.raises(GuidedError, match=r"unknown array 'x{80}' \(make it again") as caught:
+        ScoreMap.load(tmp_path / "m.safetensors")
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("meta", [{"passes": 3, "seconds": {}}, {"passes": [], "seconds": 1.0}, {"passes": 3}])
+def test_odd_provenance_is_left_out_of_the_text(meta):
+    assert "passes" not in str(ScoreMap(ANATOMY, layer=np.zeros(2), meta=meta))

@@ -161,7 +161,7 @@ def test_hostile_files_give_only_guided_errors(tmp_path):
 def test_other_kinds_of_file_are_refused(tmp_path):
     path = tmp_path / "plan.json"
     path.write_text('{"kind": "plan"}')
-    with refuses(f"{path}: not a selection file"):
+    with refuses(f"{path}: not a selection file (make it again, or get an undamaged copy)"):
         Selection.load(path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 
 import peft
@@ -9,9 +10,10 @@ import pytest
 import tiny
 import transformers
 from families import make as tiny_model
+from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
-from guided_ft import SliceConfig, models
+from guided_ft import GuidedError, SliceConfig, load_model, models
 from guided_ft.system import places
 from guided_ft.system.places import _convert, cached
 
@@ -78,3 +80,72 @@ def test_saving_an_adapter_of_an_embedded_model_asks_no_one_to_look_it_up(tmp_pa
         model.peft_config["default"].base_model_name_or_path = "another"
         peft.get_peft_model_state_dict(model)
     assert [str(w.message)[:41] for w in told] == ["Could not find a config file in another -"]
+
+
+def test_a_checkpoint_without_some_weight_is_refused(tmp_path):
+    """Transformers would draw it at random."""
+    tiny_model("llama").save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    tensors = load_file(path)
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(GuidedError, match=r"lacks model\.layers\.1\.mlp\.up_proj\.weight \(1 weights in all"):
+        load_model(str(tmp_path))
+
+
+def test_a_damaged_checkpoint_is_one_line(tmp_path):
+    tiny_model("llama").save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"no tensors")
+    with pytest.raises(GuidedError, match="cannot be loaded"):
+        load_model(str(tmp_path))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_checkpoint_of_no_numbers_is_refused(value, tmp_path):
+    """It loads, and every answer would be made of NaN."""
+    tiny_model("llama").save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    tensors = load_file(path)
+    tensors["model.layers.1.mlp.up_proj.weight"][3, 2] = value
+    save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(GuidedError, match=r"model\.layers\.1\.mlp\.up_proj\.weight holds NaN or infinity \(get an"):
+        load_model(str(tmp_path))
+
+
+def test_a_sum_that_overflows_is_no_infinity(tmp_path):
+    model = tiny_model("llama")
+    model.model.layers[0].mlp.up_proj.weight.data.fill_(3e38)
+    model.save_pretrained(tmp_path)
+    load_model(str(tmp_path))
+
+
+def test_a_weight_of_another_shape_is_one_line(tmp_path, capfd):
+    """Transformers tells it in a table and points to that."""
+    tiny_model("llama").save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    tensors = load_file(path)
+    tensors["model.norm.weight"] = tensors["model.norm.weight"][:-1].clone()
+    save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(
+        GuidedError, match=r"model\.norm\.weight has shape \(31,\), not \(32,\) \(is config\.json its own"
+    ):
+        load_model(str(tmp_path))
+    assert "REPORT" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("tokenizer.json", {"normalizer": {"type": "none"}}),  # the tokenizers library raises a bare Exception
+        ("tokenizer_config.json", {"eos_token": 3}),  # a TypeError of transformers
+        ("tokenizer_config.json", {"tokenizer_class": 2.5}),  # an AttributeError
+        ("tokenizer_config.json", {"model_max_length": "8"}),  # nothing, until the first text is read
+    ],
+)
+def test_a_damaged_tokenizer_is_one_line_with_a_mend(file, change, tmp_path):
+    tiny.tokenizer().save_pretrained(tmp_path)
+    data = json.loads((tmp_path / file).read_text(encoding="utf-8")) | change
+    (tmp_path / file).write_text(json.dumps(data), encoding="utf-8")
+    with pytest.raises(GuidedError, match=r"\((.*; get an undamaged copy|mend its tokenizer_config.json)\)$") as caught:
+        models.load_tokenizer(str(tmp_path))
+    assert str(caught.value).isprintable()

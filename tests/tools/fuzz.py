@@ -1,6 +1,6 @@
 """Give seeded nonsense to whatever reads something: is each refused in one line, with nothing run and nothing written?
 
-    python tests/tools/fuzz.py recipes|data [--count N] [--seed S] [--record]
+    python tests/tools/fuzz.py recipes|data|artifacts [--count N] [--seed S] [--record]
 
 Prints one JSON line for each that went wrong, and a sum; ``--record`` keeps it in ``tests/results``. A case is made of
 the seed and its number alone, so ``--only NUMBER`` repeats one.
@@ -30,7 +30,7 @@ import guarding
 
 from guided_ft.errors import GuidedError
 
-KINDS = {"recipes": 560, "data": 200}
+KINDS = {"recipes": 560, "data": 200, "artifacts": 1000}
 """What is fuzzed, and how often where nothing else is asked for."""
 
 

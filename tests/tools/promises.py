@@ -49,6 +49,12 @@ PROMISES: dict[str, tuple[Promise, ...]] = {
             "pytest tests/pipeline/test_signals.py",
         ),
         Promise(
+            "Disk full, or permission denied, at any write of a run: the path is named, and run again it goes on to the "
+            "same bits",
+            ("pipeline/test_full_disk.py",),
+            "pytest tests/pipeline/test_full_disk.py",
+        ),
+        Promise(
             "A finished run, and what a user keeps in a folder, stay until a successor is whole; one process a folder",
             ("pipeline/test_run_folder.py",),
             "pytest tests/pipeline/test_run_folder.py",
@@ -104,6 +110,12 @@ PROMISES: dict[str, tuple[Promise, ...]] = {
             ("laws/test_fuzz.py", "task/test_formats.py"),
             "python tests/tools/fuzz.py data --record",
             "fuzz-data",
+        ),
+        Promise(
+            "A damaged file of ours (map, choice, plan, adapter, weights, tokenizer, cache, checkpoint, record of a run)",
+            ("laws/test_fuzz.py", "system/test_places.py", "slice/test_slice_hostile.py", "use/test_use.py"),
+            "python tests/tools/fuzz.py artifacts --record",
+            "fuzz-artifacts",
         ),
     ),
 }

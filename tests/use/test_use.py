@@ -8,12 +8,14 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import peft
 import pytest
 import tiny
 import torch
 from families import logits, tokens
 from huggingface_hub import HfApi, ModelCard
 from huggingface_hub.errors import EntryNotFoundError
+from safetensors.torch import load_file, save_file
 from trained import trained
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -253,3 +255,51 @@ def test_a_folder_without_a_trained_model(slices, tmp_path):
     slices[0].recipe.save(tmp_path / "recipe.yaml")
     with pytest.raises(GuidedError, match=r"its training is not done \(run: guided-ft train "):
         Finished(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "said"),
+    [
+        ("adapter_config.json", lambda content: content[:-9], "the adapter cannot be loaded"),
+        ("adapter_config.json", lambda content: content.replace(b'"axis": 0', b'"axis": 7'), "slices"),
+        ("adapter_model.safetensors", lambda content: content[:-9], "the adapter cannot be loaded"),
+        ("adapter_model.safetensors", lambda content: b"\xff" * 40, "the adapter cannot be loaded"),
+    ],
+)
+def test_a_damaged_adapter_is_one_line(file, damage, said, tmp_path):
+    finished, _ = trained(tmp_path)
+    path = finished.saved / file
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(GuidedError) as caught:
+        _ = finished.model
+    assert said in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
+def test_a_lora_of_no_numbers_is_refused(tmp_path):
+    """PEFT loads it, and every answer would be made of NaN."""
+    finished, _ = trained(tmp_path, "lora")
+    path = finished.saved / "adapter_model.safetensors"
+    tensors = load_file(path)
+    name = sorted(tensors)[0]
+    tensors[name][0, 0] = float("nan")
+    save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(GuidedError, match="is not finite"):
+        _ = finished.model
+
+
+CONFIGS = [
+    ({"r": 10**9}, "a rank above the"),
+    ({"rank_pattern": {"q_proj": 10**400}}, "a rank above the"),
+    ({"alora_invocation_tokens": 2.5}, "alora_invocation_tokens, which no run does"),
+]
+
+
+@pytest.mark.parametrize(("change", "said"), CONFIGS)
+def test_a_configuration_that_no_run_writes_is_refused_before_anything_is_made(change, said, tmp_path, monkeypatch):
+    finished, _ = trained(tmp_path, "lora")
+    path = finished.saved / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    monkeypatch.setattr(peft.PeftModel, "from_pretrained", lambda *args, **kwargs: pytest.fail("made room"))
+    with pytest.raises(GuidedError, match=said):
+        _ = finished.model
