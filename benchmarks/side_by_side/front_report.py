@@ -49,7 +49,7 @@ def write_front_report(results: Path, out: Path) -> list[Path]:
         plot = out / "plots" / f"{suite}.svg".replace("-", "_")
         _draw(rows, plot, suite)
         written.append(plot)
-        parts += [f"## {suite.removesuffix('-fronts')}", f"![fronts of {suite}](plots/{plot.name})"]
+        parts += [f"## {suite.removesuffix('-fronts')}", f"![fronts of {suite}](plots/{plot.name})", _precisions(rows)]
         for data_size in sorted({place.data_size for places in found.values() for place in places}, reverse=True):
             chosen = {
                 line: {p: f for p, f in places.items() if p.data_size == data_size} for line, places in found.items()
@@ -62,6 +62,14 @@ def write_front_report(results: Path, out: Path) -> list[Path]:
     page = out / "FRONTS.md"
     write_text(page, "\n\n".join(part.rstrip("\n") for part in parts if part) + "\n")
     return [page, *written]
+
+
+def _precisions(rows: list[Row]) -> str:
+    """In which precision the rows of each task trained; arms are compared within a task. Old rows were float32."""
+    tasks: dict[str, set[str]] = {}
+    for row in rows:
+        tasks.setdefault(row.get("precision", "float32"), set()).add(words.escape(row["task"]))
+    return "Trained in " + "; ".join(f"{name}: {', '.join(sorted(some))}" for name, some in sorted(tasks.items())) + "."
 
 
 def _lines(found: Fronts) -> list[tuple[str, float | None]]:

@@ -57,6 +57,7 @@ def test_the_page_tells_directions_from_the_others(tmp_path: Path):
     (tmp_path / "testbed-fronts.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     page, plot = write_front_report(tmp_path, tmp_path)
     text = page.read_text()
+    assert f"Trained in float32: {rows[0]['task']}." in text
     assert "| directions, 3 % | 6 | 80.0 | 95.0 | 95.0 | 95.0 | +0.090 | +0.500 |" in text
     # 95 : 50 within 0.1 nats, six of six pairs (p 2/64); at equal score 0.09 : 0.6 nats.
     assert (
