@@ -62,6 +62,7 @@ def load_from(loader: Any, name: str, unreadable: tuple[type[Exception], ...] = 
     from safetensors import SafetensorError
     from transformers.utils import logging
 
+    damaged: tuple[type[Exception], ...] = (*unreadable, SafetensorError)
     try:
         place = locate(name)
         # A run loads its model a dozen times, in a second each: no bars for that.
@@ -69,7 +70,7 @@ def load_from(loader: Any, name: str, unreadable: tuple[type[Exception], ...] = 
         return loader(place, **options)
     except GuidedError:
         raise
-    except (*unreadable, SafetensorError) as error:
+    except damaged as error:
         reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
         mend = "; get an undamaged copy" if os.path.isdir(name) else ""
         raise GuidedError(f"model: {name!r} cannot be loaded ({reason}{mend})") from None
