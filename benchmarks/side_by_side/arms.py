@@ -84,9 +84,6 @@ DIRECTIONS = {
         "#008080",
     ),
     "directions:even": Arm("directions, one rank", Directed("even"), _ALONG, "as directions, the same rank everywhere"),
-    "directions:late": Arm(
-        "directions, late layers", LateDirected(), _ALONG, "as directions, of the upper 60 % of the layers", "#35a79c"
-    ),
     "directions:one-sided": Arm(
         "directions, one-sided", Directed(retain=None), _ANYWHERE, "directions that the task uses", "#66c2a5"
     ),
@@ -108,6 +105,9 @@ DIRECTIONS = {
         "random directions, of one rank",
         "#a3abb5",
         drawn=True,
+    ),
+    "directions:late": Arm(
+        "directions, late layers", LateDirected(), _ALONG, "as directions, of the upper 60 % of the layers", "#35a79c"
     ),
 }
 
