@@ -8,6 +8,7 @@ import re
 import sys
 import warnings
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -21,32 +22,30 @@ def track(items: Iterable[T], total: int, title: str, show: bool | None = None) 
     yield from tqdm(items, total=total, desc=title, disable=not show, leave=False)
 
 
-_MISSES_A_KERNEL = "bitsandbytes.backends.cpu.ops"
-
-
 def drop_kernel_notice() -> None:
     """Keep back what bitsandbytes says whenever PEFT imports it on a CPU: that it misses a kernel no one here needs."""
-    logger = logging.getLogger(_MISSES_A_KERNEL)
-    if _told_of_more not in logger.filters:
-        logger.addFilter(_told_of_more)
-
-
-def _told_of_more(record: logging.LogRecord) -> bool:
-    return "gemm_4bit_forward" not in record.getMessage()
-
-
-_LOADS = "transformers.modeling_utils"
+    _keep_back("bitsandbytes.backends.cpu.ops", "gemm_4bit_forward")
 
 
 def drop_loading_report() -> None:
     """Keep back the table in which transformers tells of weights that fit no model: they are refused by name."""
-    logger = logging.getLogger(_LOADS)
-    if _no_report not in logger.filters:
-        logger.addFilter(_no_report)
+    _keep_back("transformers.modeling_utils", "LOAD REPORT")
 
 
-def _no_report(record: logging.LogRecord) -> bool:
-    return "LOAD REPORT" not in record.getMessage()
+@dataclass(frozen=True)
+class _Without:
+    """A filter of all messages but those with these words; equal ones are one."""
+
+    words: str
+
+    def __call__(self, record: logging.LogRecord) -> bool:
+        return self.words not in record.getMessage()
+
+
+def _keep_back(logger: str, words: str) -> None:
+    without = _Without(words)
+    if without not in logging.getLogger(logger).filters:
+        logging.getLogger(logger).addFilter(without)
 
 
 def drop_vocabulary_notice(name: str = "") -> None:

@@ -97,8 +97,10 @@ def _with_adapter(base: PreTrainedModel, folder: Path) -> PeftModel:
         tensors = get_peft_model_state_dict(model, save_embedding_layers=False)
     except GuidedError as error:
         raise GuidedError(f"{folder}: {str(error)[:300]} ({mend})") from None
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
     except Exception as error:
-        # Whatever goes wrong, the files of the adapter are all that it can be due to.
+        # Whatever else goes wrong, the files of the adapter are all that it can be due to.
         told = " ".join(str(error).split())[:160] or type(error).__name__
         raise GuidedError(f"{folder}: the adapter cannot be loaded: {told} ({mend})") from None
     bad = next((name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())), None)

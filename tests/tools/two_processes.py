@@ -156,6 +156,9 @@ def refused(base: Path, out: Path) -> None:
     callback = GuidedCallback((trainers.ready, trainers.another)[dist.get_rank()](model, "subspace"))
     with pytest.raises(GuidedError, match="plan: it differs between the processes"):
         trainers.sft(model, out / "refused", [callback])
+    # Without use_cpu, where there is no GPU, each trainer takes itself for the only one.
+    with pytest.raises(GuidedError, match="torchrun: it started 2 processes, which do not work together"):
+        trainers.sft(model, out / "alone", [GuidedCallback(trainers.ready(model, "subspace"))], use_cpu=False)
 
 
 def main(base: Path, out: Path) -> None:
