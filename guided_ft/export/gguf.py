@@ -1,8 +1,8 @@
 """The merged model as one GGUF file, for llama.cpp and what is built on it.
 
 Written is what transformers reads back, so that a test compares the two: some ``model_type``s (``WRITTEN``), with a
-byte-level vocabulary. All else is refused, and needs llama.cpp's own converter on the checkpoint that ``merged``
-writes.
+vocabulary of bytes or of SentencePiece. All else is refused, and needs llama.cpp's own converter on the checkpoint that
+``merged`` writes.
 Names and values of the metadata: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 

@@ -1,15 +1,17 @@
-"""A byte-level vocabulary as the metadata of a GGUF file."""
+"""A vocabulary as the metadata of a GGUF file: of bytes (GPT-2's), or SentencePiece's (Llama 2's and Mistral's)."""
 
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..errors import GuidedError
 from ..system.files import Json
 
 if TYPE_CHECKING:
-    from gguf import GGUFWriter
+    from gguf import GGUFWriter, TokenType
     from transformers import PreTrainedTokenizerBase
 
 _LETTERS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
@@ -28,14 +30,16 @@ def write_vocabulary(writer: GGUFWriter, tokenizer: PreTrainedTokenizerBase, siz
         size: rows of the model's embeddings; rows without a token get a name that stands in no text.
 
     Raises:
-        GuidedError: for a tokenizer that is not byte-level BPE, or cuts text in a way that has no name here.
+        GuidedError: for a tokenizer that is neither, or cuts text in a way that has no name here.
     """
     from gguf import TokenType
 
     backend = getattr(tokenizer, "backend_tokenizer", None)
     parts = json.loads(backend.to_str()) if backend is not None else {}
     model = parts.get("model") or {}
-    cut = _cut(parts) if model.get("type") == "BPE" and not model.get("byte_fallback") else None
+    pieces = bool(model.get("byte_fallback"))
+    name = _cut_of_pieces if pieces else _cut
+    cut = name(parts) if model.get("type") == "BPE" else None
     if cut is None or bool(model.get("ignore_merges")) != (cut in _IGNORES_MERGES):
         raise GuidedError(
             "gguf: this tokenizer is not of a kind that is written here (write the merged checkpoint, and give it to "
@@ -53,13 +57,50 @@ def write_vocabulary(writer: GGUFWriter, tokenizer: PreTrainedTokenizerBase, siz
         else (TokenType.NORMAL if i in known else TokenType.UNUSED)
         for i in range(size)
     ]
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(cut)
-    writer.add_token_list([known.get(i, f"[PAD{i}]") for i in range(size)])
-    writer.add_token_types(kinds)
     # Pairs, or in older files text.
-    writer.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in model["merges"]])
-    _write_special(writer, tokenizer)
+    merges = [tuple(m.split(" ") if isinstance(m, str) else m) for m in model["merges"]]
+    tokens = [known.get(i, f"[PAD{i}]") for i in range(size)]
+    if pieces:
+        kinds = [_kind_of_piece(token, kind, tokenizer) for token, kind in zip(tokens, kinds, strict=True)]
+        writer.add_token_scores(_scores(tokens, merges))
+    writer.add_tokenizer_model("llama" if pieces else "gpt2")
+    writer.add_tokenizer_pre(cut)
+    writer.add_token_list(tokens)
+    writer.add_token_types(kinds)
+    if not pieces:
+        writer.add_token_merges([" ".join(m) for m in merges])
+    _write_special(writer, tokenizer, space_first=pieces)
+
+
+def _cut_of_pieces(parts: Json) -> str | None:
+    """``default``, if text is cut as SentencePiece does it: nowhere, with ``▁`` for a space and one before it all."""
+    cutter, normal = parts.get("pre_tokenizer"), parts.get("normalizer")
+    if normal is None and cutter is not None:
+        schemes = ("always", "first")
+        fits = cutter.get("type") == "Metaspace" and not cutter.get("split") and cutter["prepend_scheme"] in schemes
+        return "default" if fits else None
+    steps = [step.get("type") for step in (normal or {}).get("normalizers", ())]
+    return "default" if cutter is None and steps == ["Prepend", "Replace"] else None
+
+
+def _kind_of_piece(token: str, kind: TokenType, tokenizer: PreTrainedTokenizerBase) -> TokenType:
+    from gguf import TokenType
+
+    if token == tokenizer.unk_token:
+        return TokenType.UNKNOWN
+    return TokenType.BYTE if re.fullmatch(r"<0x[0-9A-F]{2}>", token) else kind
+
+
+def _scores(tokens: list[str], merges: Sequence[tuple[str, ...]]) -> list[float]:
+    """Higher is merged earlier, by what comes out: minus the first merge that makes a token.
+
+    SentencePiece numbers its pieces so as it learns them, and llama.cpp joins the two neighbours whose piece has most.
+    """
+    made: dict[str, int] = {}
+    for rank, pair in enumerate(merges):
+        made.setdefault("".join(pair), rank)
+    # Letters and bytes are made by no merge.
+    return [-float(made.get(token, len(merges))) for token in tokens]
 
 
 def _cut(parts: Json) -> str | None:
@@ -81,7 +122,7 @@ def _cut(parts: Json) -> str | None:
     return None
 
 
-def _write_special(writer: GGUFWriter, tokenizer: PreTrainedTokenizerBase) -> None:
+def _write_special(writer: GGUFWriter, tokenizer: PreTrainedTokenizerBase, *, space_first: bool) -> None:
     ids = {"bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id}
     ids |= {"unk": tokenizer.unk_token_id, "pad": tokenizer.pad_token_id}
     for name, index in ids.items():
@@ -90,7 +131,7 @@ def _write_special(writer: GGUFWriter, tokenizer: PreTrainedTokenizerBase) -> No
     plain = tokenizer("a")["input_ids"]
     writer.add_add_bos_token(plain[0] == ids["bos"])
     writer.add_add_eos_token(plain[-1] == ids["eos"])
-    writer.add_add_space_prefix(False)
+    writer.add_add_space_prefix(space_first)
     template = tokenizer.chat_template
     if isinstance(template, dict):
         template = template.get("default")

@@ -11,7 +11,7 @@ import torch
 from families import make
 from gguf import GGUFReader, dequantize
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaTokenizer, PreTrainedTokenizerFast
 
 from guided_ft import Anatomy, GuidedError, Plan, Selection, load_model, load_tokenizer
 from guided_ft.export import to_gguf
@@ -136,6 +136,38 @@ def test_how_text_is_cut_has_llama_cpps_name(cutter, options, name, tmp_path):
     if name in ("qwen2", "llama-bpe"):
         read = AutoTokenizer.from_pretrained(tmp_path, gguf_file="model.gguf")
         assert read(TEXT)["input_ids"] == ours(TEXT)["input_ids"]
+
+
+def pieces(**options) -> LlamaTokenizer:
+    """As of Llama 2: bytes for what is unknown, ``▁`` for a space, and two ways to make ``▁at``."""
+    merges = [("a", "t"), ("▁", "a"), ("▁", "at"), ("▁a", "t"), ("1", "2"), ("t", "s"), ("▁", "▁")]
+    letters = sorted({*"▁What's12+3456ZwlfHi?"})
+    names = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *letters]
+    vocabulary = dict.fromkeys([*names, *("".join(pair) for pair in merges)])
+    made = LlamaTokenizer({token: i for i, token in enumerate(vocabulary)}, merges, **options)
+    made.chat_template = "{{ bos_token }}{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    return made
+
+
+@pytest.mark.parametrize("kind", ["llama", "mistral"])
+def test_pieces_of_sentencepiece_are_written(kind, tmp_path):
+    ours, made = pieces(), model(kind, vocab_size=300)
+    to_gguf(made, ours, tmp_path / "model.gguf")
+    fields = GGUFReader(tmp_path / "model.gguf").fields
+    assert fields["tokenizer.ggml.model"].contents() == "llama"
+    types = fields["tokenizer.ggml.token_type"].contents()
+    assert [types[i] for i in (0, 1, 2, 3, 258, 259)] == [2, 3, 3, 6, 6, 1]
+    read = AutoTokenizer.from_pretrained(tmp_path, gguf_file="model.gguf")
+    for text in (TEXT, "at  at sat 1212", " at", "ta"):
+        ids = ours(text)["input_ids"]
+        assert read(text)["input_ids"] == ids, text
+    again = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="model.gguf", dtype=torch.float32).eval()
+    assert (logits(again, ids) - logits(made, ids)).abs().max() <= 1e-4
+
+
+def test_pieces_without_a_space_before_them_are_refused(tmp_path):
+    with pytest.raises(GuidedError, match="gguf: this tokenizer is not of a kind"):
+        to_gguf(model(vocab_size=300), pieces(add_prefix_space=False), tmp_path / "model.gguf")
 
 
 def normalized():
