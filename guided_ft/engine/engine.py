@@ -15,6 +15,7 @@ from torch import nn
 
 from ..anatomy import Anatomy, base_model, decoder_of
 from ..errors import GuidedError
+from ..system import sole
 from ..system.files import digest, parse_size
 from .labelled import labelled_only, wrapped_forward
 from .prefix import Prefix
@@ -88,6 +89,7 @@ class Engine:
         self.note: str | None = None
         self.batches = {True: 0, False: 0}
         self._store: PrefixStore | None = None
+        self._held: Path | None = None
         self._stack = ExitStack()
         limit = None if cache is None else parse_size(cache)
         if _needs_the_model_as_it_is(args):
@@ -131,7 +133,7 @@ class Engine:
         limit: int,
         folder: Path,
         frozen: dict[str, str],
-    ) -> PrefixStore:
+    ) -> PrefixStore | None:
         base = base_model(model)
         embeddings = cast(nn.Embedding, base.get_input_embeddings()).weight
         width, dtype = base.config.get_text_config().hidden_size, embeddings.dtype
@@ -144,6 +146,11 @@ class Engine:
         key = digest(below, first, config, attention, str(dtype), embeddings.device.type, torch.__version__)
         rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
         root = folder / f"rank-{rank}"
+        holder = sole.hold(root)
+        if holder:
+            self.note = f"{root} is in use by {holder} (give the trainers an output_dir each)"
+            return None
+        self._held = root
         clear_others(root, key)
         return PrefixStore(root / key, width, dtype, limit)
 
@@ -161,6 +168,9 @@ class Engine:
         self._stack.close()
         if self._store is not None:
             self._store.close()
+        if self._held is not None:
+            sole.let_go(self._held)
+            self._held = None
 
     def summary(self) -> CacheSummary:
         """What the prefix cache did."""

@@ -8,6 +8,7 @@ import pytest
 import torch
 from batches import batch, gradients
 from families import NAMES
+from holding import another
 from prefixes import FIRST, model_of, plan_of, settings, trl_run
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
@@ -161,6 +162,20 @@ def test_losses_are_bit_equal_with_and_without_the_cache(kind, checkpointing, tm
     for (name, a), (_, b) in zip(plain.model.named_parameters(), cached.model.named_parameters(), strict=True):
         assert torch.equal(a, b), name
     assert not any("forward" in m.__dict__ and "partial" in repr(m.forward) for m in cached.model.modules())
+
+
+def test_what_another_process_caches_is_left_alone(tmp_path):
+    """Two scripts with one output_dir: one trained on the states that the other had written over its own."""
+    plan = plan_of(model_of("llama"))
+    without, _ = trl_run("sft", tmp_path / "a", GuidedCallback(plan))
+    theirs = tmp_path / "b" / "guided" / "prefix" / "rank-0"
+    with another(theirs) as (process, _):
+        (theirs / "key").mkdir()
+        callback = GuidedCallback(plan, prefix_cache="1MB")
+        beside, _ = trl_run("sft", tmp_path / "b", callback)
+        assert f"in use by process {process.pid}" in callback.engine.summary()["note"]
+    assert beside == without
+    assert sorted(path.name for path in theirs.iterdir()) == ["in-use.lock", "key"]
 
 
 def test_plain_trainer_gets_the_losses_of_no_engine_at_all(tmp_path):
