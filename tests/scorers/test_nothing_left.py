@@ -8,6 +8,7 @@ from basic_scorers import METHODS, task_of
 from families import make
 from untouched import Broken, equal, hooks_of, prepared, state_of
 
+from guided_ft import localize_directions
 from guided_ft.scorers import catalogue
 from guided_ft.scorers.localize import localize
 from guided_ft.scorers.watch.tap import GradientWatch
@@ -49,6 +50,32 @@ def test_every_family_is_left_as_it_was(family):
     for method in METHODS:
         localize(model, task_of(2), method, kinds=("head",))
     assert equal(state_of(model), before)
+
+
+def test_directions_leave_every_family_as_it_was(family):
+    model = prepared(family)
+    before = state_of(model)
+    localize_directions(model, task_of(2), "self", max_rank=2)
+    assert equal(state_of(model), before)
+
+
+@pytest.mark.parametrize("error", [Broken, KeyboardInterrupt])
+@pytest.mark.parametrize("passes", [0, 1], ids=["retained text", "task"])
+def test_directions_leave_nothing_behind_on_the_way_out(passes, error):
+    model, seen = prepared("llama"), []
+
+    def fail(module, args):
+        seen.append(module)
+        if len(seen) > passes:
+            raise error
+
+    handle = model.model.layers[1].mlp.register_forward_pre_hook(fail)
+    before = state_of(model)
+    with pytest.raises(error):
+        localize_directions(model, task_of(2), task_of(3), max_rank=2)
+    assert len(seen) == passes + 1
+    assert equal(state_of(model), before)
+    handle.remove()
 
 
 def test_gradient_watch_names_the_culprit_and_cleans_up():
