@@ -93,7 +93,7 @@ PROMISES: dict[str, tuple[Promise, ...]] = {
             "pytest tests/laws/test_other_device.py",
         ),
         Promise(
-            "No hook, gradient or mode is left behind by any scorer, also after a fault",
+            "No hook, gradient or mode is left behind by any scorer or map of directions, also after a fault",
             ("scorers/test_nothing_left.py", "scorers/test_scorer_laws.py"),
             "pytest tests/scorers/test_nothing_left.py",
         ),
