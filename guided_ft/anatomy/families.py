@@ -48,5 +48,5 @@ def unknown(model_type: str) -> GuidedError:
     known = len({name for family in FAMILIES for name in family.model_types})
     return GuidedError(
         f"architecture {model_type!r} is unknown, and its layers are not built like those of the {known} known ones "
-        "(guided_ft/anatomy/FAMILIES.md lists them; a Family row in families.py adds one)"
+        "(guided_ft/anatomy/FAMILIES.md lists them; a row in llamas.py, gpts.py or experts.py adds one)"
     )

@@ -1,4 +1,4 @@
-"""``Family``: the layout of one layer, as data; ``families.py`` has one for every architecture that is known."""
+"""``Family``: the layout of one layer, as data; ``llamas.py``, ``gpts.py`` and ``experts.py`` hold the known ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands on the recipes that come with the package."""
+"""Commands on what comes with the package: recipes and scorers."""
 
 from __future__ import annotations
 
@@ -56,6 +56,25 @@ def copy(
         raise GuidedError(f"{target}: exists already (give another name, or --force)")
     write_text(target, read_text(source))
     typer.echo(f"wrote {target}; run it with: guided-ft run {target}")
+
+
+@app.command(epilog=examples("methods", "methods attribution"))
+def methods(
+    name: Annotated[str | None, typer.Argument(metavar="METHOD", help="One of them (default: all).")] = None,
+) -> None:
+    """List the scorers: what each scores (layers, heads, neurons), what it costs, and when to use it.
+
+    F and B are forward and backward passes over the task; a two-sided map takes as many over the retain set.
+    """
+    from ..scorers.catalogue import CATALOGUE, find
+
+    shown = CATALOGUE if name is None else {name: find(name)}
+    widths = [max(map(len, shown)), max(len(method.cost) for method in shown.values())]
+    for label, method in shown.items():
+        kinds = "".join(kind[0].upper() if kind in method.kinds else "-" for kind in ("layer", "head", "neuron"))
+        typer.echo(f"{label:<{widths[0]}}  {kinds}  {method.cost:<{widths[1]}}  {method.help}")
+        if method.when:
+            typer.echo(" " * (sum(widths) + 9) + f"-> {method.when}")
 
 
 def source(data: Data) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from ..errors import GuidedError, pick
+from ..report.facts import unit_of, value_of, words
 from ..system.files import Json, digest, write_json, writing
 from ..system.machine import peak_bytes
 from ..system.progress import hushed
@@ -48,7 +49,7 @@ class Stage(Generic[R]):
 def _tell_scores(result: Measured) -> str:
     scores = result["scores"]
     told = [
-        f"loss {value:.3f} nats a token" if name == "loss" else f"{name.replace('_', ' ')} {value:.0f} %"
+        f"loss {value:.3f} nats a token" if name == "loss" else f"{words(name)} {value_of(name, value)}{unit_of(name)}"
         for name, value in scores.items()
         if name != "examples"
     ]

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from ..errors import GuidedError, did_you_mean
-from ..plan.plan import Plan
+from ..plan.plan import DEFAULT_MODE, Plan
 from ..scorers.settings import LocalizeOptions
 from ..selection.settings import SelectOptions
 from .extends import spoken
@@ -53,7 +53,7 @@ class Guided(Section):
     kinds: Kinds = Field(default=_SPENT.kinds, description="what may be chosen: layer, head, neuron")
     strategy: Strategy = Field(default=_SPENT.strategy, description="top, bottom, random or shuffled")
     first_layer: Steps = Field(default=_SPENT.first_layer, description="lowest layer that may be chosen")
-    mode: Mode = Field(default=_PLAN.mode, description="how the choice is made trainable")
+    mode: Mode = Field(default=DEFAULT_MODE, description="what is chosen and how it trains")
     rank: Rank = Field(default=_PLAN.rank, description="rank of lora, or of each slice")
     mode_options: Options = Field(default={}, description="options of the mode")
     lr_scale: Rate = Field(default=_PLAN.lr_scale, description="factor on the learning rate")

@@ -15,6 +15,11 @@ _NOT_METRICS = {"examples"}
 # -- numbers into words ------------------------------------------------------------------------------------------------
 def is_percent(metric: str) -> bool:
     """Whether a metric is on a 0 to 100 scale, by its name."""
+    return is_share(metric) or metric.endswith("f1")
+
+
+def is_share(metric: str) -> bool:
+    """Whether a metric counts the examples that came out right, by its name."""
     return metric.endswith(("exact_match", "accuracy"))
 
 
@@ -47,6 +52,15 @@ def amount(value: object) -> str:
 def measured(metric: str, value: object) -> str:
     """A metric with its unit."""
     return f"{value:.1f} %" if is_percent(metric) and is_number(value) else amount(value)
+
+
+def value_of(metric: str, value: float) -> str:
+    """A metric for prose, without its unit."""
+    return plain(value) if is_percent(metric) else amount(value)
+
+
+def unit_of(metric: str) -> str:
+    return " %" if is_percent(metric) else ""
 
 
 def share(part: float, whole: float) -> str:

@@ -5,7 +5,19 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from .facts import amount, is_percent, lower_is_better, metrics, plain, share, signed, words
+from .facts import (
+    amount,
+    is_percent,
+    is_share,
+    lower_is_better,
+    metrics,
+    plain,
+    share,
+    signed,
+    unit_of,
+    value_of,
+    words,
+)
 from .record import Control, RunRecord
 
 TIE = 2.0
@@ -46,10 +58,10 @@ def _facts(run: RunRecord, metric: str | None) -> list[str]:
     random = run.random
     if metric:
         before, after = run.before.get(metric), run.after[metric]
-        start = f"{_value(metric, before)} -> " if before is not None else ""
-        facts.append(f"{words(metric)} {start}{_value(metric, after)}{_unit(metric)}")
+        start = f"{value_of(metric, before)} -> " if before is not None else ""
+        facts.append(f"{words(metric)} {start}{value_of(metric, after)}{unit_of(metric)}")
         if random and metric in random.after:
-            control = f"{_value(metric, random.after[metric])}{_unit(metric)}"
+            control = f"{value_of(metric, random.after[metric])}{unit_of(metric)}"
             facts.append(f"random selection of {_size(run, random)}: {control}")
     if run.retention:
         base = run.retention.before.loss
@@ -90,7 +102,7 @@ def _judge(run: RunRecord, metric: str | None) -> tuple[str, str]:
 def _noise(run: RunRecord, random: Control, metric: str) -> float | None:
     """Half the 95 % interval of the lead in points, if the metric is a share of counted examples."""
     count = run.after.get("examples", 0)
-    return chance(run.after[metric], random.after[metric], count) if is_percent(metric) and count >= 1 else None
+    return chance(run.after[metric], random.after[metric], count) if is_share(metric) and count >= 1 else None
 
 
 def chance(one: float, other: float, count: float) -> float:
@@ -100,14 +112,6 @@ def chance(one: float, other: float, count: float) -> float:
     """
     shares = [(percent / 100 * count + 1) / (count + 2) for percent in (one, other)]
     return 196 * math.sqrt(sum(max(0.0, p * (1 - p)) / (count + 2) for p in shares))
-
-
-def _value(metric: str, value: float) -> str:
-    return plain(value) if is_percent(metric) else amount(value)
-
-
-def _unit(metric: str) -> str:
-    return " %" if is_percent(metric) else ""
 
 
 def _size(run: RunRecord, control: Control) -> str:

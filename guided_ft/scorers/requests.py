@@ -11,7 +11,8 @@ from ..anatomy import KINDS
 from ..errors import GuidedError, pick
 from ..selection.combine import TWO_SIDED
 from ..selection.scoremap import ScoreMap
-from .catalogue import Method, find
+from .catalogue import find
+from .method import Method
 from .watch.recorder import Recorder
 
 Combine = Callable[[ScoreMap, ScoreMap], ScoreMap]

@@ -13,8 +13,8 @@ from ..errors import GuidedError
 Measure = Callable[[Sequence[str], Sequence[str]], float]
 """``measure(answers, right ones) -> number``: one of each for every test row, stripped of surrounding space.
 
-By its name a report knows its scale: ``..._accuracy`` and ``..._exact_match`` are shares, 0 to 100; of a ``..._loss``,
-``..._error``, ``..._perplexity`` or ``..._kl`` less is better, of all others more.
+By its name a report knows its scale: ``..._accuracy``, ``..._exact_match`` and ``..._f1`` are shares, 0 to 100; of a
+``..._loss``, ``..._error``, ``..._perplexity`` or ``..._kl`` less is better, of all others more.
 """
 
 SHIPPED = ("exact_match", "number_accuracy", "label_accuracy", "f1", "loss", "preference_accuracy")

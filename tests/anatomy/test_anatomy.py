@@ -352,7 +352,7 @@ def test_unknown_architecture_says_how_to_add_it():
     known = len({name for family in FAMILIES for name in family.model_types})
     with refuses(
         f"architecture 'codegen' is unknown, and its layers are not built like those of the {known} known ones "
-        "(guided_ft/anatomy/FAMILIES.md lists them; a Family row in families.py adds one)"
+        "(guided_ft/anatomy/FAMILIES.md lists them; a row in llamas.py, gpts.py or experts.py adds one)"
     ):
         Anatomy.of(AutoModelForCausalLM.from_config(config))
 

@@ -15,6 +15,7 @@ from guided_ft.estimate.estimate import estimate
 from guided_ft.pipeline import stages
 from guided_ft.plan.plan import DEFAULT_MODE
 from guided_ft.recipe.recipe import keys
+from guided_ft.recipe.trl_config import Guided
 from guided_ft.scorers.settings import LocalizeOptions
 from guided_ft.selection.settings import SelectOptions
 
@@ -65,7 +66,7 @@ def test_every_face_trains_alike() -> None:
     for key in ("rank", "lr_scale"):
         assert plan[key] == callback[key] == recipe[key], key
     # A plan is made of something that is chosen already.
-    assert callback["mode"] == recipe["mode"] == DEFAULT_MODE
+    assert callback["mode"] == recipe["mode"] == Guided().mode == DEFAULT_MODE
     assert callback["learning_rate"] == recipe["learning_rate"] == "auto"
     assert not callback["mode_options"]
     assert recipe["mode_options"] == {}
