@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -164,6 +165,8 @@ def run_one(job: Job, place: Place) -> Row:
     place.rows.parent.mkdir(parents=True, exist_ok=True)
     log = place.work / "logs" / f"{job.name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
+    whole = not (place.work / "runs" / job.name).exists()
+    before = _children()
     code = _process([sys.executable, "-m", "guided_ft", "run", job.name, *job.overrides], log, place)
     row: Row = {
         "recipe": job.name,
@@ -173,6 +176,8 @@ def run_one(job: Job, place: Place) -> Row:
         "data": job.data,
         "kept": job.kept,
         "threads": place.threads,
+        # What others did on the machine meanwhile is not in it; of a run that only went on there is a part.
+        "cpu_seconds": _children() - before if whole else None,
         "failure": None if code == 0 else _failure(code, read_text(log), place.work),
         "run": None,
     }
@@ -193,6 +198,17 @@ def run_one(job: Job, place: Place) -> Row:
     row["data"] = job.data or named
     row["learning_rate"], row["steps"] = trained["learning_rate"], trained["loss"][-1][0]
     return row | {"run": {key: value for key, value in run.items() if key not in TEXTS}}
+
+
+def seconds(row: Row) -> float:
+    """What a run took on one core: its CPU time, or that on the clock where the other is not known."""
+    return row.get("cpu_seconds") or sum(row["run"]["seconds"].values())
+
+
+def _children() -> float:
+    """CPU seconds of all processes that ended and were started here."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _process(command: list[str], log: Path, place: Place) -> int:

@@ -9,6 +9,8 @@ from guided_ft.recipe.recipe import shipped
 from guided_ft.report.facts import amount, gigabytes, measured, metrics, share, signed, words
 from guided_ft.report.record import RunRecord, checked
 
+from .full import seconds
+
 Row = dict[str, Any]
 
 HEAD = """\
@@ -16,14 +18,14 @@ HEAD = """\
 
 Each shipped recipe, run once from beginning to end. *Random* is a random choice of the same size, trained and measured
 in the same way; *general loss* is the rise of the loss (nats per token) on text that the recipe keeps, and *KL* that to
-the base, each with that of the random choice in brackets. Times are of the whole run, the control included. There is
-one seed of each: [benchmarks](../benchmarks/README.md) says what several say of located and random choices.
+the base, each with that of the random choice in brackets. Times are CPU time of the whole run, the control included.
+There is one seed of each: [benchmarks](../benchmarks/README.md) says what several say of located and random choices.
 
 Written by `python -m benchmarks.recipes_in_full`, which goes on where it stopped; the raw rows are in
 `benchmarks/results/recipes.jsonl`.
 """
 
-COLUMNS = ("recipe", "measured", "before", "after", "random", "general loss", "KL", "trained", "minutes", "memory")
+COLUMNS = ("recipe", "measured", "before", "after", "random", "general loss", "KL", "trained", "CPU minutes", "memory")
 
 
 def page(rows: Iterable[Row]) -> str:
@@ -68,7 +70,7 @@ def _lines(row: Row, run: RunRecord) -> list[list[str]]:
     whole = [
         *_kept(run),
         share(run.trainable, run.total),
-        f"{sum(run.seconds.values()) / 60:.0f}",
+        f"{seconds(row) / 60:.0f}",
         gigabytes(run.peak_bytes),
     ]
     first, *rest = zip(names, lines, strict=True)

@@ -16,7 +16,7 @@ from guided_ft.pipeline.data import load_rows
 from guided_ft.pipeline.hub import on_sample
 from guided_ft.recipe.recipe import Recipe, shipped
 
-from .full import Job
+from .full import Job, seconds
 
 CHARACTERS = 3.5
 """Of a token."""
@@ -62,13 +62,13 @@ def _answer(row: dict[str, Any]) -> float:
 def times(rows: Iterable[dict[str, Any]], job_of: Callable[[str], Job] = Job) -> str:
     """The table ``recipes/times.csv``: minutes of each shipped recipe on one core, and whether they were measured."""
     whole = {row["recipe"]: row for row in rows if row["run"] and not row["changes"] and row["threads"] == 1}
-    measured = {name: sum(row["run"]["seconds"].values()) for name, row in whole.items() if name in shipped()}
+    measured = {name: seconds(row) for name, row in whole.items() if name in shipped()}
     guessed = {name: estimated(job_of(name)) for name in shipped()}
     scale = statistics.median([measured[name] / guessed[name] for name in measured] or [1.0])
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["recipe", "minutes", "measured"])
     for name in shipped():
-        seconds = measured.get(name, scale * guessed[name])
-        table.writerow([name, max(1, round(seconds / 60)), "yes" if name in measured else "no"])
+        told = measured.get(name, scale * guessed[name])
+        table.writerow([name, max(1, round(told / 60)), "yes" if name in measured else "no"])
     return text.getvalue()

@@ -22,11 +22,12 @@ class Rows:
 
     Args:
         module: name of the projection, relative to the layer.
-        heads, groups, neurons: how many query heads, key/value groups or neurons lie before the first item.
+        heads, groups, neurons: how many times all query heads, all key/value groups or all neurons lie before the first
+            item: ``heads=1``, if the module begins with all queries.
         offset: further units before the first item.
         stride: units from one item to the next.
         by_group: the module holds one block for each key/value group, its query heads, its key and its value; the
-            numbers above are then those of a block.
+            numbers above then count those of one block.
         free: the module holds these items only, side by side, and an item is as wide as the rows make it.
     """
 

@@ -188,5 +188,8 @@ def test_times_are_measured_where_there_are_rows_and_scaled_by_them_elsewhere(pl
     assert int(plain["low_data_50"]["minutes"]) < int(plain["grade_school_maths"]["minutes"])
     slow = minutes([row("quickstart", 6000), row("german", 60, changes=["steps=2"]), row("chat", 60, threads=2)])
     assert (slow["quickstart"]["minutes"], slow["quickstart"]["measured"]) == ("100", "yes")
+    # What others did on the machine is not the recipe's time.
+    assert minutes([row("quickstart", 6000, cpu_seconds=300.0)])["quickstart"]["minutes"] == "5"
+    assert minutes([row("quickstart", 6000, cpu_seconds=None)])["quickstart"]["minutes"] == "100"
     assert slow["german"]["measured"] == slow["chat"]["measured"] == "no"
     assert int(slow["german"]["minutes"]) > 2 * int(plain["german"]["minutes"])
