@@ -53,11 +53,13 @@ def load_rows(data: Data, seed: int = 0, trainer: str = "sft") -> tuple[list[Row
     # A share, and what the other leaves, may turn out smaller where questions repeat.
     short = len(train) < (asked_for[0] if isinstance(data.train, int) else 1)
     if short or (len(test) < asked_for[1] and isinstance(data.test, int)):
+        # Where there are too few at all, how they would be shared out says nothing.
+        few = tests is None and len(rows) < sum(asked_for)
+        there = f"{len(rows)} different" if few else f"{len(train)} different training and {len(test)} test"
         kept = "" if data.contains is None else f" contain {shown(data.contains)} (data.contains)"
         mend = "lower them" if data.contains is None else "change data.contains, or lower them"
         raise GuidedError(
-            f"data: {len(train)} different training and {len(test)} test rows{kept}, but train={asked_for[0]} and "
-            f"test={asked_for[1]} were asked for ({mend})"
+            f"data: {there} rows{kept}, but train={asked_for[0]} and test={asked_for[1]} were asked for ({mend})"
         )
     return train, test
 

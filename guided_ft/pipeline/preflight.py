@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import did_you_mean
 from ..recipe.mends import Problem, RecipeError
-from ..recipe.strict_yaml import shown_path
+from ..recipe.strict_yaml import shown, shown_path
 from ..scorers.options import option_names
 from ..system.places import EMBEDDED_LAYERS, not_installed
 from ..task.samples import SAMPLES
@@ -18,6 +19,16 @@ from .data import load_rows
 if TYPE_CHECKING:
     from ..recipe.recipe import Recipe
 
+REPORTERS = {
+    **{name: (name,) for name in ("clearml", "codecarbon", "comet_ml", "dagshub", "dvclive", "mlflow", "neptune")},
+    **{name: (name,) for name in ("swanlab", "trackio", "wandb")},
+    "azure_ml": ("azureml",),
+    "flyte": ("flytekit",),
+    "kubeflow": (),
+    "tensorboard": ("tensorboard", "tensorboardX"),
+}
+"""Where ``train.report_to`` can send figures: the trainers' name, and the modules of which one must be installed."""
+
 
 def preflight(recipe: Recipe, *, rows: bool = False) -> None:
     """Raise RecipeError with all that is wrong.
@@ -25,7 +36,7 @@ def preflight(recipe: Recipe, *, rows: bool = False) -> None:
     Args:
         rows: read a file's rows too, as the run will.
     """
-    problems = [*_files(recipe), *_layers(recipe), *_options(recipe)]
+    problems = [*_files(recipe), *_layers(recipe), *_options(recipe), *_reporters(recipe)]
     if (told := standard.problem(recipe)) is not None:
         problems.append(("evaluate.lm_eval", told))
     if problems:
@@ -95,4 +106,17 @@ def _options(recipe: Recipe) -> list[Problem]:
         elif name not in known:
             where = f"localize.options.{name}"
             found.append((where, f"no option of method {recipe.localize.method} ({did_you_mean(name[:60], known)})"))
+    return found
+
+
+def _reporters(recipe: Recipe) -> list[Problem]:
+    asked: Any = recipe.train.arguments.get("report_to") or []
+    found: list[Problem] = []
+    for name in [asked] if isinstance(asked, str) else asked:
+        modules = REPORTERS.get(name)
+        if modules is None and name not in ("all", "none"):
+            told = f"unknown value {shown(name)} ({did_you_mean(str(name)[:60], [*REPORTERS, 'all', 'none'])})"
+            found.append(("train.report_to", told))
+        elif modules and not any(map(importlib.util.find_spec, modules)):
+            found.append(("train.report_to", f"{modules[0]!r} is not installed (install it, or write none)"))
     return found

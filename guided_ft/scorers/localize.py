@@ -10,13 +10,14 @@ from typing import Any, overload
 from torch import nn
 
 from ..anatomy import Anatomy
-from ..errors import GuidedError, pick
+from ..errors import GuidedError
 from ..selection.scoremap import ScoreMap
 from ..slice.storage import forbid_packing
 from ..system import processes
 from ..system.files import Json
 from ..task.metrics import metric_name
 from ..task.task import Task
+from .given import check_given
 from .memory import smaller, within_memory
 from .requests import Combine, Request, read_combine, read_methods, read_request
 from .self_text import self_text
@@ -104,8 +105,6 @@ def localize(
     check_count(verify)
     wanted = read_methods(method, methods, options)
     two_sided = read_combine(combine, weight)
-    if isinstance(retain, str):
-        pick({"self": 0}, retain, "retain")
     chosen = (kinds,) if isinstance(kinds, str) else kinds if kinds is None else tuple(kinds)
     requests = {label: read_request(*found, chosen, seed) for label, found in wanted.items()}
     if retain is not None and combine == "ratio" and any(r.options.get("signed") for r in requests.values()):
@@ -115,9 +114,7 @@ def localize(
     began = time.perf_counter()
     forbid_packing(model)
     anatomy = Anatomy.of(model)
-    for each in (task, retain, *(part for r in requests.values() for part in _sets(r.options.get("against")))):
-        if isinstance(each, Task):
-            each.check(model)
+    check_given(model, task, retain, (s for r in requests.values() for s in _sets(r.options.get("against"))))
     kept = retain
     if retain == "self" and any(r.compares(retain) or r.against_missing for r in requests.values()):
         kept = processes.same(self_text(model, seed=seed, progress=progress))

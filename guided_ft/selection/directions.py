@@ -14,6 +14,7 @@ from ..anatomy import Anatomy
 from ..errors import GuidedError
 from ..system.files import MEND, Json, beside, digest, read_arrays, read_json, write_arrays, write_json
 from .scoremap import Meta, ScoreMap
+from .telling import bars, made, ranked
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,6 +150,18 @@ class DirectionMap:
         retain = (self.meta.get("retain") or {}).get("name") if isinstance(self.meta.get("retain"), dict) else None
         sides = f"over {retain}" if retain else "one-sided"
         return f"DirectionMap({sides}: {count:,} directions in {len(self.bases)} layers of {self.anatomy.model_type})"
+
+    def __str__(self) -> str:
+        """How it was made, a bar for the sum of each layer (from L0 on), and the five layers that have most."""
+        a = self.anatomy
+        sums = {name: float(scores.sum(dtype=np.float64)) for name, scores in self.scores.items()}
+        layer = np.zeros(a.num_layers)
+        for name, total in sums.items():
+            layer[a.layer_of(name)] += total
+        best = sorted(sums, key=lambda name: -sums[name])[:5]
+        told = ranked((f"L{a.layer_of(name)} {a.relative(name)}", sums[name]) for name in best)
+        counts = {"direction": sum(map(len, self.scores.values()))}
+        return f"{made(self.meta, counts)}\n  layer   {bars(layer)}\n          {told}"
 
 
 def check_linear(anatomy: Anatomy, name: str) -> None:

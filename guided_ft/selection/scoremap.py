@@ -14,7 +14,7 @@ from ..anatomy import KINDS, Anatomy, Component
 from ..errors import GuidedError
 from ..system.files import MEND, Json, beside, read_arrays, read_json, write_arrays, write_json
 from .correlation import pearson, ranks
-from .telling import bars, counted, ranked
+from .telling import bars, counted, made, ranked
 
 
 class Told(TypedDict):
@@ -169,13 +169,7 @@ class ScoreMap:
 
     def __str__(self) -> str:
         """How it was made, and of each kind a bar a layer (the mean, from L0 on) and the five best."""
-        meta = self.meta
-        sides = ", two-sided" if meta.get("retain") else ""
-        passes, seconds = meta.get("passes"), meta.get("seconds")
-        known = isinstance(passes, int) and isinstance(seconds, int | float)
-        cost = f" ({passes} passes, {seconds:.1f} s)" if known else ""
-        sizes = counted(self.sizes)
-        lines = [f"{meta.get('method', 'scores')}{sides}: {sizes}{cost}"]
+        lines = [made(self.meta, self.sizes)]
         for kind in self.kinds:
             values = self.of(kind)
             lines.append(f"  {kind:<8}{bars(values.reshape(len(values), -1).mean(1))}")

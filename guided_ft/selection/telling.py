@@ -35,3 +35,12 @@ def layers(numbers: Iterable[int]) -> str:
         return f"layer {found[0]}"
     whole = found[-1] - found[0] + 1 == len(found)
     return f"layers {found[0]} to {found[-1]}" if whole else f"{len(found)} layers from {found[0]} to {found[-1]}"
+
+
+def made(meta: Mapping[str, object], sizes: Mapping[str, int]) -> str:
+    """How a map was made, and of what, in one line."""
+    sides = ", two-sided" if meta.get("retain") else ""
+    passes, seconds = meta.get("passes"), meta.get("seconds")
+    known = isinstance(passes, int) and isinstance(seconds, int | float)
+    cost = f" ({passes} passes, {seconds:.1f} s)" if known else ""
+    return f"{meta.get('method', 'scores')}{sides}: {counted(sizes)}{cost}"

@@ -122,5 +122,5 @@ def check_window(window: int | None, lengths: Iterable[int], new: int, what: str
         if window is not None and length + new > window:
             raise GuidedError(
                 f"{what} {i}: its {length} tokens and an answer of {new} are more than the model's window of {window} "
-                "(shorten the prompt, or lower evaluate.max_new_tokens)"
+                "(shorten the prompt, or lower max_new_tokens)"
             )

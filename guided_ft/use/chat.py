@@ -10,8 +10,10 @@ import torch
 from torch import nn
 from transformers import TextStreamer
 
+from ..anatomy import base_model
 from ..errors import GuidedError
 from ..system.eval_mode import evaluating
+from ..task.answers import check_window, window_of
 from ..task.tokens import prompt_ids
 from .finished import Finished
 
@@ -50,13 +52,20 @@ def reply(
     """Answer a text or messages, and write the answer as it comes.
 
     Args:
+        max_new_tokens: at most; an answer ends, too, where the model's window does.
         temperature: 0: the likeliest token each time; higher: drawn, the more freely the higher.
 
     Returns:
         The answer.
+
+    Raises:
+        GuidedError: for a prompt that leaves no room in the model's window.
     """
     device = next(model.parameters()).device
     ids = torch.tensor([prompt_ids(prompt, tokenizer)], device=device)
+    window = window_of(base_model(model).config)
+    check_window(window, [ids.shape[1]], 1)
+    room = max_new_tokens if window is None else min(max_new_tokens, window - ids.shape[1])
     drawn = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
     unset = {name: None for name in ("temperature", "top_p", "top_k") if name not in drawn}
     stream = _Stream(tokenizer, write)
@@ -64,7 +73,7 @@ def reply(
         model.generate(  # type: ignore[operator]
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
-            max_new_tokens=max_new_tokens,
+            max_new_tokens=room,
             pad_token_id=tokenizer.pad_token_id,
             use_cache=True,
             streamer=stream,

@@ -162,6 +162,20 @@ def test_methods_say_what_they_cost_and_are_for(capsys) -> None:
     assert call(capsys, "methods", "eap")[1].startswith("eap  LH-  1 F+B (of pairs: 2)  the circuit of")
 
 
+def test_show_of_a_map_of_directions(capsys, here) -> None:
+    from drawn import drawn
+    from families import make
+
+    from guided_ft import Anatomy
+    from guided_ft.plan.modes.located import Located
+
+    found = drawn(Anatomy.of(make("llama")))
+    Located(found).save(here / "run" / "scores.safetensors")
+    code, out, _ = call(capsys, "show", "run")
+    assert (code, out) == (0, f"{found}\nnot finished: guided-ft run run/recipe.yaml\n")
+    assert "layer   " in out
+
+
 def test_show_of_a_run_that_only_localized(capsys, here) -> None:
     from families import make
 

@@ -42,7 +42,7 @@ CHANGES = {
     "generation": (
         {"evaluate": {"retention": "none", "max_new_tokens": 20}},
         "tokens and an answer of 20 are more than the model's window of 24 (shorten the prompt, "
-        "or lower evaluate.max_new_tokens)",
+        "or lower max_new_tokens)",
     ),
     "budget": (
         {"select": {"budget": "3", "kinds": ["head"]}, "evaluate": {"retention": "none"}},
@@ -77,7 +77,7 @@ def test_in_a_script_too():
     model, tokenizer = short_sighted(), tiny.tokenizer()
     with refuses(
         "prompt 1: its 20 tokens and an answer of 8 are more than the model's window of 24 (shorten the prompt, or "
-        "lower evaluate.max_new_tokens)"
+        "lower max_new_tokens)"
     ):
         answers(model, tokenizer, ["1", "2" * 20], max_new_tokens=8, progress=False)
     text = Task.from_dataset([{"text": "3" * 30}], tokenizer, name="long")

@@ -109,10 +109,14 @@ def test_a_large_file_keeps_a_hundred_to_test_and_a_test_file_all_rows_to_train(
 @pytest.mark.parametrize(
     ("typed", "message"),
     [
-        (["contains=' + '"], "0 different training and 0 test rows contain ' + ' (data.contains)"),
+        (["contains=' + '"], "data: 0 different rows contain ' + ' (data.contains), but"),
         (
             ["data.train=60"],
-            "59 different training and 1 test rows, but train=60 and test=1 were asked for (lower them)",
+            "data: 60 different rows, but train=60 and test=1 were asked for (lower them)",
+        ),
+        (
+            ["data.train=200", "data.test=100"],
+            "data: 60 different rows, but train=200 and test=100 were asked for (lower them)",
         ),
     ],
 )

@@ -40,6 +40,9 @@ def model(tmp_path):
         ("retention=none.csv", "evaluate.retention: 'none.csv': no such file"),
         ("data=none.parquet", "data.path: 'none.parquet': no such file"),
         ("model=./nowhere", "model: './nowhere': no such folder"),
+        ("train.report_to=wandbb", "train.report_to: unknown value 'wandbb' (did you mean 'wandb'?)"),
+        ("train.report_to=dvclive", "train.report_to: 'dvclive' is not installed (install it, or write none)"),
+        ("train.report_to=[none, dagshub]", "train.report_to: 'dagshub' is not installed (install it, or write none)"),
     ],
 )
 def test_each_mistake_is_found_and_nothing_is_written(tmp_path, monkeypatch, model, typed, message):

@@ -14,6 +14,7 @@ from untouched import hooks_of
 from guided_ft.anatomy import KINDS, Anatomy, Component
 from guided_ft.errors import GuidedError
 from guided_ft.scorers import catalogue
+from guided_ft.scorers.directions import localize_directions
 from guided_ft.scorers.localize import localize
 from guided_ft.scorers.watch.tap import Tap
 from guided_ft.selection.combine import FLOOR
@@ -266,6 +267,32 @@ def test_bad_arguments_are_named(arguments, message):
     with pytest.raises(GuidedError) as error:
         localize(make("llama"), task_of(1), **arguments)
     assert message in str(error.value)
+
+
+ROWS = [{"prompt": "1+1=", "completion": " 2"}]
+
+
+@pytest.mark.parametrize("way", [localize, localize_directions])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"task": ROWS}, "task: a list is no Task (write task=Task.from_dataset(rows, tokenizer))"),
+        ({"task": None}, "task: a NoneType is no Task (write task=Task.from_dataset(rows, tokenizer))"),
+        ({"task": "rows.jsonl"}, "task: the text 'rows.jsonl' is no Task (write task=Task.load(path, tokenizer))"),
+        ({"retain": ROWS}, "retain: a list is no Task (write retain=Task.from_dataset(rows, tokenizer))"),
+        ({"retain": "a.txt"}, "retain: the text 'a.txt' is no Task (write retain=Task.load(path, tokenizer))"),
+        ({"retain": "slef"}, "retain: unknown value 'slef' (did you mean 'self'?)"),
+    ],
+)
+def test_rows_and_files_in_place_of_a_task_are_refused_and_not_passed_over(way, arguments, message):
+    with pytest.raises(GuidedError) as error:
+        way(make("llama"), **({"task": task_of(1)} | arguments))
+    assert str(error.value) == message
+
+
+def test_what_a_method_compares_with_is_a_task():
+    with pytest.raises(GuidedError, match=r"against: a list is no Task \(write against=Task.from_dataset"):
+        localize(make("llama"), task_of(1), "specificity", against=[task_of(2), ROWS])
 
 
 def test_scores_that_are_not_finite_are_refused():

@@ -27,6 +27,19 @@ def test_layers_come_in_the_models_order(anatomy):
     assert repr(found) == "DirectionMap(over self: 56 directions in 14 layers of llama)"
 
 
+def test_print_shows_layers_and_the_best_modules(anatomy):
+    found = drawn(anatomy)
+    found.meta.update(passes=8, seconds=9.46)
+    for scores in found.scores.values():
+        scores[:] = [1, 0, 0, 0]
+    found.scores[anatomy.module(1, "mlp.down_proj")][:] = [5, 3, 2, 0]
+    found.scores[anatomy.module(0, "self_attn.k_proj")][:] = [4, 0, 0, 0]
+    lines = str(found).splitlines()
+    assert lines[:2] == ["directions, two-sided: 56 directions (8 passes, 9.5 s)", "  layer   ▆█"]
+    assert lines[2].startswith("          L1 mlp.down_proj 10  L0 self_attn.k_proj 4  L0 self_attn.q_proj 1  L0 ")
+    assert len(lines) == 3
+
+
 def test_top_goes_by_score_per_parameter(anatomy):
     found = drawn(anatomy)
     wide, narrow = anatomy.module(0, "mlp.down_proj"), anatomy.module(0, "self_attn.k_proj")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import unittest.mock
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,6 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from guided_ft import GuidedError, load_model
 from guided_ft.task.answers import answers
+from guided_ft.task.tokens import prompt_ids
 from guided_ft.use import chat as talking
 from guided_ft.use.chat import chat, clean
 from guided_ft.use.finished import Finished
@@ -84,6 +86,17 @@ def test_words_come_one_by_one(slices, monkeypatch):
     monkeypatch.setattr(type(finished.model.get_base_model()), "generate", _spell)
     chat(finished, ["1"], pieces.append)
     assert pieces == ["a ", "b ", "c", "\n"]
+
+
+def test_an_answer_ends_with_the_window(slices):
+    finished, _ = slices
+    window = finished.model.config.max_position_embeddings
+    length = len(prompt_ids("1+3 =", finished.tokenizer))
+    with unittest.mock.patch.object(type(finished.model), "generate", autospec=True) as generate:
+        chat(finished, ["1+3 ="], lambda text: None, max_new_tokens=10 * window)
+    assert generate.call_args.kwargs["max_new_tokens"] == window - length
+    with pytest.raises(GuidedError, match=f"prompt 0: its {window + 1} tokens and an answer of 1 are more than"):
+        chat(finished, ["1" * (window + 1)], lambda text: None)
 
 
 def _spell(self, streamer, **options):

@@ -42,6 +42,9 @@ class Located:
     def of(self, kind: str) -> np.ndarray:
         return self.scores.of(kind)
 
+    def __str__(self) -> str:
+        return str(self.directions)
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the scores to ``path``, and the directions into the same folder."""
         self.scores.save(path)

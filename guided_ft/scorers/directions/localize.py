@@ -13,12 +13,13 @@ import torch
 from torch import nn
 
 from ...anatomy import Anatomy
-from ...errors import GuidedError, pick
+from ...errors import GuidedError
 from ...selection.directions import DirectionMap, check_linear
 from ...slice.fingerprint import fingerprint
 from ...system import processes
 from ...system.files import Json, digest, parse_size
 from ...task.task import Task
+from ..given import check_given
 from ..self_text import self_text
 from .kept import Kept
 from .solve import factorized, top_directions
@@ -74,11 +75,7 @@ def localize_directions(
     anatomy = Anatomy.of(model)
     _check_numbers(lam, max_rank)
     names = _names(anatomy, modules)
-    if isinstance(retain, str):
-        pick({"self": 0}, retain, "retain")
-    for each in (task, retain):
-        if isinstance(each, Task):
-            each.check(model)
+    check_given(model, task, retain)
     identity = fingerprint(model) if cache is not None and retain is not None else None
     if retain == "self":
         retain = _self_text(model, identity, cache, seed, progress)
