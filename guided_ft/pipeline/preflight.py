@@ -110,13 +110,11 @@ def _options(recipe: Recipe) -> list[Problem]:
 
 
 def _reporters(recipe: Recipe) -> list[Problem]:
-    asked: Any = recipe.train.arguments.get("report_to") or []
-    found: list[Problem] = []
-    for name in [asked] if isinstance(asked, str) else asked:
-        modules = REPORTERS.get(name)
-        if modules is None and name not in ("all", "none"):
-            told = f"unknown value {shown(name)} ({did_you_mean(str(name)[:60], [*REPORTERS, 'all', 'none'])})"
-            found.append(("train.report_to", told))
-        elif modules and not any(map(importlib.util.find_spec, modules)):
-            found.append(("train.report_to", f"{modules[0]!r} is not installed (install it, or write none)"))
-    return found
+    name = str(recipe.train.arguments.get("report_to", "none"))
+    if name not in REPORTERS and name not in ("all", "none"):
+        told = f"unknown value {shown(name)} ({did_you_mean(name[:60], [*REPORTERS, 'all', 'none'])})"
+        return [("train.report_to", told)]
+    modules = REPORTERS.get(name)
+    if not modules or any(map(importlib.util.find_spec, modules)):
+        return []
+    return [("train.report_to", f"{modules[0]!r} is not installed (install it, or write none)")]

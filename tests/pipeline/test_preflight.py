@@ -10,7 +10,7 @@ import pytest
 
 from guided_ft.errors import GuidedError
 from guided_ft.pipeline import pipeline
-from guided_ft.pipeline.preflight import num_layers, preflight
+from guided_ft.pipeline.preflight import REPORTERS, num_layers, preflight
 from guided_ft.recipe.recipe import Recipe
 from guided_ft.scorers.catalogue import CATALOGUE
 from guided_ft.scorers.options import SHARED, option_names
@@ -42,7 +42,6 @@ def model(tmp_path):
         ("model=./nowhere", "model: './nowhere': no such folder"),
         ("train.report_to=wandbb", "train.report_to: unknown value 'wandbb' (did you mean 'wandb'?)"),
         ("train.report_to=dvclive", "train.report_to: 'dvclive' is not installed (install it, or write none)"),
-        ("train.report_to=[none, dagshub]", "train.report_to: 'dagshub' is not installed (install it, or write none)"),
     ],
 )
 def test_each_mistake_is_found_and_nothing_is_written(tmp_path, monkeypatch, model, typed, message):
@@ -53,6 +52,12 @@ def test_each_mistake_is_found_and_nothing_is_written(tmp_path, monkeypatch, mod
             check(recipe)
         assert str(caught.value).splitlines()[0] == f"recipe: {message}"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
+
+
+def test_the_reporters_are_the_trainers_own():
+    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
+    assert set(REPORTERS) == set(INTEGRATION_TO_CALLBACK)
 
 
 def test_what_is_right_passes(model):
