@@ -64,7 +64,10 @@ def test_a_test_file_takes_its_prompts_out_of_training(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (SUMS | {"options": DIGITS, "train": 95, "test": 20}, "different training and 20 test rows"),
+        (
+            SUMS | {"options": DIGITS, "train": 95, "test": 20},
+            "100 different rows contain ' + ' (data.contains), but train=95 and test=20 were",
+        ),
         ({"name": "chain_sums"}, "reasoning_gym cannot make 'chain_sums'"),
         ({"name": "chain_sum", "options": {"min_termz": 2}}, "reasoning_gym cannot make 'chain_sum'"),
         ({"name": "chain_sum", "options": {"seed": 2}}, "'seed' is set by the recipe"),
