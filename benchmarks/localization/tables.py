@@ -1,4 +1,4 @@
-"""The tables of benchmarks/README.md, from the rows alone."""
+"""The tables of benchmarks/MAPS.md, from the rows alone."""
 
 from __future__ import annotations
 
