@@ -30,7 +30,7 @@ from .call import TrainerCall, trainer_here
 from .certify import canonical, fingerprint
 from .finite import scales_loss
 from .guarded import Guarded, folder_of
-from .guards import check_optimizer, check_resumed, check_trainable, scale_learning_rate
+from .guards import check_optimizer, check_resumed, check_rows, check_trainable, scale_learning_rate
 from .page import Seen, write
 from .rates import LearningRate, check_rate, set_rate
 from .readers import other_reader
@@ -155,6 +155,7 @@ class GuidedCallback(Guarded):
         assert model is not None
         # Whatever is refused is refused before the model is touched.
         processes.check_together(args.world_size)
+        check_rows(trainer_here())
         if self.plan is None or self._request is not None:
             Anatomy.of(model)
         else:

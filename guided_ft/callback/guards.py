@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sized
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
 
 from ..anatomy import decoder_of
 from ..errors import GuidedError
@@ -16,7 +18,7 @@ from .resume import fault, refusal
 
 if TYPE_CHECKING:
     import torch
-from torch.optim.lr_scheduler import LRScheduler
+    from transformers import Trainer
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +60,15 @@ def check_resumed(plan: Plan, folder: Path) -> None:
     wrong = fault(folder, plan.hash) if folder.is_dir() else None
     if wrong:
         raise GuidedError(refusal(folder, wrong, plan.hash))
+
+
+def check_rows(trainer: Trainer | None) -> None:
+    """Raise GuidedError if a trainer has no row to train on, as TRL leaves out those without an answer that fits."""
+    rows = getattr(trainer, "train_dataset", None)
+    if isinstance(rows, Sized) and len(rows) == 0:
+        raise GuidedError(
+            "train_dataset: there is no row to train on (TRL leaves out rows of which max_length leaves no answer)"
+        )
 
 
 def check_labels(batches: dict[bool, int]) -> None:

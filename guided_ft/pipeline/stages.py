@@ -17,6 +17,7 @@ from ..errors import GuidedError
 from ..models import load_model, load_tokenizer
 from ..plan.modes import Mode, make_mode
 from ..plan.plan import Plan
+from ..recipe.conflicts import too_warm
 from ..scorers.catalogue import find
 from ..scorers.settings import LocalizeOptions
 from ..selection.settings import SelectOptions
@@ -113,11 +114,22 @@ def before(run: Run) -> Measured:
     # The rows first: what is wrong with them is told before the model is loaded, and both before anything is removed.
     rows = run.rows[1]
     check_metrics(run, rows)
+    _check_training(run)
     model = run.model()
     check_recipe_window(run.recipe, run.rows, run.tokenizer, run.answer_length, model.config)
     _rehearse(run, model)
     (run.folder / HELD_OUT).unlink(missing_ok=True)
     return measure(run, rows, model, None)
+
+
+def _check_training(run: Run) -> None:
+    """Raise GuidedError for what only the training would stumble over."""
+    from .trainers import check_table
+    from .training import num_steps
+
+    check_table(run.recipe.train.trainer, run.rows[0])
+    if told := too_warm(run.recipe.train.warmup_steps, num_steps(run.recipe, len(run.rows[0]))):
+        raise GuidedError(f"train.warmup_steps: {told}")
 
 
 def localize(run: Run) -> Localized:

@@ -90,12 +90,15 @@ def _tokenized(rows: list[Row], tokenizer: PreTrainedTokenizerBase, max_length: 
 
 def _dpo(job: Job) -> DPOTrainer:
     args = make_arguments(DPOConfig, **_lengths(job.recipe) | job.settings, beta=job.recipe.train.beta)
-    # Tools as text, which TRL reads: a table would give each tool the columns of all others.
-    rows = [row | {k: json.dumps(row[k]) for k in ("tools",) if k in row} for row in job.rows]
-    trainer = job.build(DPOTrainer, args, rows)
+    trainer = job.build(DPOTrainer, args, _pairs(job.rows))
     assert isinstance(trainer.train_dataset, Dataset)
     _check_same_tokens(trainer.train_dataset, job.rows, job.tokenizer)
     return trainer
+
+
+def _pairs(rows: list[Row]) -> list[Row]:
+    # Tools as text, which TRL reads: a table would give each tool the columns of all others.
+    return [row | {k: json.dumps(row[k]) for k in ("tools",) if k in row} for row in rows]
 
 
 def _check_same_tokens(dataset: Iterable[Row], rows: list[Row], tokenizer: PreTrainedTokenizerBase) -> None:
@@ -122,8 +125,12 @@ def _grpo(job: Job) -> GRPOTrainer:
     usual = {"num_generations": math.gcd(GROUP, batch)}
     usual["max_completion_length"] = answer_length(job.tokenizer, answers, train.max_length)
     args = make_arguments(GRPOConfig, **usual | settings, beta=train.beta)
-    rows = [{"prompt": asked(row), "expected": answer} for row, answer in zip(job.rows, answers, strict=True)]
-    return job.build(GRPOTrainer, args, rows, reward_funcs=[_rewarder(name) for name in str(train.reward).split("+")])
+    rewards = [_rewarder(name) for name in str(train.reward).split("+")]
+    return job.build(GRPOTrainer, args, _questions(job.rows), reward_funcs=rewards)
+
+
+def _questions(rows: list[Row]) -> list[Row]:
+    return [{"prompt": asked(row), "expected": answered(row)} for row in rows]
 
 
 def _rewarder(name: str) -> Callable[..., list[float | None]]:
@@ -144,6 +151,16 @@ def _rewarder(name: str) -> Callable[..., list[float | None]]:
 
 TRAINERS: dict[str, Callable[[Job], SFTTrainer | DPOTrainer | GRPOTrainer]] = {"sft": _sft, "dpo": _dpo, "grpo": _grpo}
 """What builds each trainer (``train.trainer``)."""
+
+
+_TABLES: dict[str, Callable[[list[Row]], list[Row]]] = {"dpo": _pairs, "grpo": _questions}
+"""The rows that a trainer makes a table of, where it does not get tokens."""
+
+
+def check_table(trainer: str, rows: list[Row]) -> None:
+    """Raise GuidedError for rows that a trainer will not be able to make a table of."""
+    if trainer in _TABLES:
+        dataset_of(_TABLES[trainer](rows))
 
 
 def _lengths(recipe: Recipe) -> dict[str, int]:

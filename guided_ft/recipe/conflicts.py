@@ -54,9 +54,25 @@ def conflicts(data: Mapping[str, object], recipe: type[BaseModel]) -> list[Probl
     found += _of_method(value("localize", "method"), value("localize", "retain"), value("localize", "options"), trainer)
     if trainer == "grpo" and value("train", "reward") is None:
         found.append(("train.reward", "missing, trainer grpo needs one (write reward: exact_match)"))
+    found += _of_steps(value("train", "steps"), value("train", "epochs"), value("train", "warmup_steps"))
     if trainer in ("sft", "dpo") and value("train", "reward") is not None:
         found.append(("train.reward", f"trainer {trainer} has none (remove it, or write trainer: grpo)"))
     return found
+
+
+def too_warm(warmup: int, steps: int) -> str | None:
+    """Say that a warm-up is longer than its training; None if it is not."""
+    if not warmup or warmup < steps:
+        return None
+    return f"a warm-up of {warmup} in a training of {steps} steps never reaches the learning rate (write less)"
+
+
+def _of_steps(steps: object, epochs: object, warmup: object) -> list[Problem]:
+    """A warm-up that outlasts the training. How many steps epochs make, only the rows tell."""
+    if not (type(steps) is type(warmup) is int) or epochs is not None:
+        return []
+    told = too_warm(warmup, steps)
+    return [("train.warmup_steps", told)] if told else []
 
 
 _OF_MAPS = {"method": "localize", "options": "localize", "kinds": "select", "strategy": "select"}

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from refusing import refuses
-from trainers import MODES, base, plain, ready, sft
+from safetensors.torch import load_file
+from trainers import MODES, TRAINERS, base, plain, ready, sft
 from transformers import TrainerCallback
 
 from guided_ft import GuidedCallback
@@ -110,3 +113,43 @@ def test_a_scaler_that_skips_every_step_is_told():
         "train in bf16)"
     ):
         guard.after_step(SKIPS, Scaled(), False)
+
+
+@pytest.mark.parametrize("name", ["sft", "dpo"])
+@pytest.mark.parametrize("mode", MODES)
+def test_a_rate_of_a_million_saves_numbers_or_stops(name, mode, tmp_path):
+    callback = GuidedCallback(ready(base(tmp_path), mode))
+    trainer = TRAINERS[name](base(tmp_path), tmp_path / "run", [callback], learning_rate=1e6, save_steps=1)
+    said = ""
+    try:
+        trainer.train()
+    except GuidedError as error:
+        said = str(error)
+    assert bool(said) == (callback.certificate is None)
+    assert not said or re.match(r"step \d+: .* (is no longer|is not) finite", said)
+    saved = [*(tmp_path / "run").glob("checkpoint-*/*.safetensors")]
+    assert saved
+    for path in saved:
+        assert all(tensor.isfinite().all() for tensor in load_file(path).values()), path
+        state = torch.load(path.parent / "optimizer.pt", weights_only=True)["state"]
+        assert all(value.isfinite().all() for moments in state.values() for value in moments.values())
+
+
+class Loud(TrainerCallback):
+    """Lets a layer's output overflow from a step on, as bfloat16 does where a model's scale runs away."""
+
+    def __init__(self, step: int) -> None:
+        self.step, self.handle = step, None
+
+    def on_step_begin(self, args, state, control, model=None, **kwargs):
+        if state.global_step == self.step:
+            layer = model.get_base_model().model.layers[0].mlp
+            self.handle = layer.register_forward_hook(lambda module, inputs, out: out * 3e38 * 10)
+
+
+def test_a_forward_pass_that_overflows_in_bfloat16_stops_the_run(tmp_path):
+    callback = GuidedCallback(ready(base(tmp_path), "slice"))
+    trainer = plain(base(tmp_path), tmp_path / "run", [callback, Loud(2)], bf16=True, save_steps=1)
+    with pytest.raises(GuidedError, match=r"^step 3: the gradient of .* is not finite"):
+        trainer.train()
+    assert sorted(written(tmp_path / "run")) == ["checkpoint-1", "checkpoint-2"]

@@ -7,11 +7,12 @@ import json
 import pytest
 import torch
 from families import make
-from trainers import base, ready, sft
+from trainers import TRAINERS, base, ready, sft
 from transformers import TrainerCallback
 
 from guided_ft import GuidedCallback, Plan, Selection
 from guided_ft.anatomy import Anatomy
+from guided_ft.callback.call import trainer_here
 from guided_ft.callback.certify import Certificate
 from guided_ft.errors import GuidedError
 
@@ -124,3 +125,18 @@ def test_a_model_with_another_adapter_is_refused(tmp_path):
     other = Plan(Selection.parse("L0.H0", Anatomy.of(model)), "lora")
     with pytest.raises(GuidedError, match="carries another adapter"):
         sft(other.attach(model), tmp_path / "run", [GuidedCallback(ready(make("llama"), "slice"))])
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_no_row_to_train_on_is_said(name, tmp_path):
+    """As where TRL has left out all of them."""
+    model = base(tmp_path)
+
+    def empty(model) -> None:
+        trainer = trainer_here()
+        trainer.train_dataset = [] if name == "trainer" else trainer.train_dataset.select([])
+
+    callbacks = [Meddler("on_init_end", empty), GuidedCallback(ready(make("llama"), "slice"))]
+    with pytest.raises(GuidedError, match=r"train_dataset: there is no row to train on \(TRL leaves out rows of which"):
+        TRAINERS[name](model, tmp_path / "run", callbacks)
+    assert not hasattr(model, "peft_config")

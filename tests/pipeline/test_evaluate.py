@@ -23,16 +23,23 @@ from guided_ft.task.task import Task
 def test_chat_prompts_begin_as_they_do_in_training():
     tokenizer, model, seen = tiny.tokenizer(), make("llama"), []
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 1)])
-    tokenizer.chat_template = "{{ bos_token }}{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    tokenizer.chat_template = (
+        "{{ bos_token }}{% for t in tools or [] %}{{ t['name'] }}{% endfor %}{{ mood or '' }}"
+        "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    )
     handle = model.register_forward_pre_hook(lambda m, a, kwargs: seen.append(kwargs["input_ids"]), with_kwargs=True)
-    for prompt, completion in (
-        ("1+3 =", " 4"),
-        ([{"role": "user", "content": "1+3 ="}], [{"role": "assistant", "content": " 4"}]),
+    chat = {"prompt": [{"role": "user", "content": "1+3 ="}], "completion": [{"role": "assistant", "content": " 4"}]}
+    more = {"tools": [{"name": "add"}], "chat_template_kwargs": {"mood": "glad"}}
+    for row, prompt in (
+        ({"prompt": "1+3 =", "completion": " 4"}, "1+3 ="),
+        (chat, chat["prompt"]),
+        (chat | more, chat | more),
     ):
         seen.clear()
         answers(model, tokenizer, [prompt], max_new_tokens=1, progress=False)
-        (example,) = Task.from_dataset([{"prompt": prompt, "completion": completion}], tokenizer).examples
+        (example,) = Task.from_dataset([row], tokenizer).examples
         asked = seen[0][0].tolist()
+        assert ("addglad1+3" in tokenizer.decode(asked).replace(" ", "")) == ("tools" in row)
         assert asked.count(1) == 1
         assert tuple(asked) == example[0].ids[: len(asked)]
     handle.remove()

@@ -7,6 +7,7 @@ import json
 import pytest
 import tiny
 import tiny_run
+from refusing import refuses
 
 from guided_ft.errors import GuidedError
 from guided_ft.pipeline.data import load_rows
@@ -142,6 +143,21 @@ def test_wrong_amounts_are_one_line(typed, message):
         Recipe.load("sums", [typed])
     assert str(caught.value).startswith(message)
     assert all(line.startswith("override: data") for line in str(caught.value).splitlines()[1:])
+
+
+def test_a_warm_up_that_outlasts_the_training_is_told_first(tickets, tmp_path, monkeypatch):
+    told = "train.warmup_steps: a warm-up of {} in a training of {} steps never reaches the learning rate (write less)"
+    with refuses("override: " + told.format(60, 20)):
+        own(tickets, "steps=20", "warmup_steps=60")
+    own(tickets, "steps=20", "warmup_steps=19")
+    own(tickets, "epochs=2", "warmup_steps=100")
+    # How many steps epochs make, only the rows tell: 48 of them, in batches of 4.
+    settings = [f"model={tiny_run.recipe(tmp_path).model}", f"output={tmp_path / 'run'}", "first_layer=0"]
+    recipe = own(tickets, *settings, "epochs=2", "warmup_steps=24", "train.batch_size=4")
+    monkeypatch.setattr("guided_ft.pipeline.stages.load_model", lambda *args, **kw: pytest.fail("it was loaded"))
+    with refuses(told.format(24, 24)):
+        run(recipe, quiet=True)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_missing_file_is_said_at_once():

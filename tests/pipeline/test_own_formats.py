@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 import tiny
@@ -14,6 +16,7 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from guided_ft.errors import GuidedError
 from guided_ft.pipeline import measure, trainers, training
+from guided_ft.pipeline.data import load_rows
 from guided_ft.pipeline.evaluate import likeliest
 from guided_ft.pipeline.lengths import fitting
 from guided_ft.pipeline.pipeline import run
@@ -160,6 +163,42 @@ def test_rows_without_room_are_left_out_and_told(base, tmp_path, caplog):
     assert "data: of 4 train rows, 1 have no answer within 24 tokens and are left out, 2 are cut" in caplog.text
     with pytest.raises(GuidedError, match=r"none of 1 test rows has an answer within 24 tokens \(raise train.max_l"):
         fitting(rows[1:2], tokenizer, 24, "test")
+
+
+@pytest.mark.parametrize("odd", ["x", {"a": 1}, 10**40])
+def test_messages_whose_keys_are_of_mixed_types_are_told_first(odd, base, tmp_path, monkeypatch):
+    """DPO makes a table of them."""
+    recipe = own(base, tmp_path, "preference, messages")
+    rows = [ROWS["preference, messages"](i) for i in range(24)]
+    for i, row in enumerate(rows):
+        row["prompt"] = [row["prompt"][0] | {"id": odd if i == 9 else i}]
+    Path(recipe.data.path).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.setattr("guided_ft.pipeline.stages.load_model", lambda *args, **kw: pytest.fail("it was loaded"))
+    with pytest.raises(
+        GuidedError, match=r"^data: the rows make no table \(.*; give all messages the same keys and ty"
+    ):
+        run(recipe, quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_template_that_refuses_a_row_is_told_first_with_the_row(base, tmp_path):
+    """It is a row that the map would not have looked at, and only the training stumbled over."""
+    context = Run(own(base, tmp_path, "messages", "train.max_length=2048"))
+    context.tokenizer.chat_template = TEMPLATE + "{% if messages[0]['content'] == '17?' %}{{ 1 / 0 }}{% endif %}"
+    with pytest.raises(GuidedError) as caught:
+        context.rows  # noqa: B018
+    said = r"data: (train|test) row \d+ \(.*17\?.*\): the chat template cannot take it \(ZeroDivisionError: .*\)"
+    assert re.fullmatch(said, str(caught.value))
+
+
+@pytest.mark.slow
+def test_a_run_counts_the_rows_that_it_trained_on(base, tmp_path):
+    recipe = own(base, tmp_path, "completion", "train.max_length=24", "data.train=20", "data.test=2")
+    rows = [{"prompt": f"{'x' * (30 if i % 4 else 1)}{i} =", "completion": f" {i}"} for i in range(24)]
+    Path(recipe.data.path).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    record = run(recipe, quiet=True)
+    trained = [row for row in load_rows(recipe.data, recipe.seed)[0] if "x" * 30 not in row["prompt"]]
+    assert record["task"]["train"] == len(trained) < 8
 
 
 @pytest.mark.parametrize(

@@ -213,3 +213,20 @@ def test_two_sided_works_or_says_why_not(method):
         assert scores.meta["retain"] is None
     else:
         assert scores.meta["retain"]["hash"] == retain.hash
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_model_that_overflows_makes_no_map_or_one_of_numbers(method):
+    model = make("llama").to(torch.bfloat16)
+    with torch.no_grad():
+        for layer in model.model.layers:
+            for weight in (layer.mlp.up_proj.weight, layer.mlp.down_proj.weight):
+                weight.mul_(1e30)
+    task, against = sums(4), sums(4, first=6)
+    before, said, scores = state_of(model), "", None
+    try:
+        scores = localize(model, task, method, None, **all_methods(against)[method])
+    except GuidedError as error:
+        said = str(error)
+    assert "not finite" in said or all(np.isfinite(scores.of(kind)).all() for kind in scores.kinds), said
+    assert equal(state_of(model), before)

@@ -10,6 +10,7 @@ import tiny
 import torch
 from datasets import Dataset
 from families import make
+from refusing import refuses
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from guided_ft.errors import GuidedError
@@ -214,3 +215,25 @@ def test_rows_that_are_too_long_are_cut_or_left_out_as_in_the_trainer_and_that_i
     caplog.clear()
     assert len(Task.from_dataset(rows, tiny.tokenizer(), max_length=None)) == 3
     assert not caplog.records
+
+
+def test_what_a_tokenizer_or_a_template_refuses_names_the_row():
+    tokenizer = tiny.tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% if m['role'] == 'tool' %}{{ raise_exception('no tools') }}{% endif %}{% endfor %}"
+    rows = [
+        {"messages": [{"role": role, "content": "a"}, {"role": "assistant", "content": "b"}]}
+        for role in ("user", "tool")
+    ]
+    with refuses("task 'task': row 1: the chat template cannot take it (TemplateError: no tools)"):
+        Task.from_dataset(rows, tokenizer)
+    with pytest.raises(GuidedError, match=r"^task 'task': row 0: the tokenizer has no chat template for messages"):
+        Task.from_dataset(rows, tiny.tokenizer())
+
+
+def test_a_prompt_of_megabytes_is_left_out_or_beyond_the_window():
+    """Attention over it would ask for terabytes."""
+    rows = [*tiny.sums(2), {"prompt": "1" * 3_000_000, "completion": " 2"}]
+    assert len(Task.from_dataset(rows, tiny.tokenizer())) == 2
+    task = Task.from_dataset(rows, tiny.tokenizer(), max_length=None)
+    with pytest.raises(GuidedError, match=r"^task 'task': example 2 has 3000003 tokens, but the model's window is"):
+        task.check(make("llama"))

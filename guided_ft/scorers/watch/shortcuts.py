@@ -44,12 +44,16 @@ class Shortcuts:
         """The Suffix of the batch.
 
         Raises:
-            GuidedError: if running the model from a layer on is not running it, with or without shortcuts.
+            GuidedError: if running the model from a layer on is not running it, with or without shortcuts, or the
+                model says nothing finite.
         """
         if self._settled:
             return Suffix(self.scene, self.layers, self.prefix, self.cut)
         self.passes = 2
         truth = self.scene.task.quantity(self.scene.model, self.scene.batch)
+        if not truth.isfinite().all():
+            name = self.scene.task.name
+            raise GuidedError(f"task {name!r}: the model's loss is not finite (check the data and the model's dtype)")
         for prefix, cut in dict.fromkeys(((self.prefix, True), (0, False))):
             suffix = Suffix(self.scene, self.layers, prefix, cut)
             found = torch.cat([suffix.clean[None], suffix.edited([Entry(layer, 1, {}) for layer in self.layers])])
