@@ -212,7 +212,7 @@ def _told(kind: str, key: str, context: dict[str, Any]) -> str:
     if kind == "greater_than_equal":
         return f"{key!r} is below {context['ge']} (a model has parameters)"
     wanted = context["error"] if kind == "value_error" else _WANTED.get(kind, "what a run holds")
-    return f"{key!r} is not {wanted}"
+    return f"{key!r} is not {wanted} (the file was changed; run it again: the recipe is beside it)"
 
 
 def _key(place: tuple[int | str, ...]) -> str:

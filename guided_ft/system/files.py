@@ -165,7 +165,7 @@ def read_text(path: str | os.PathLike[str]) -> str:
     try:
         return _read_bytes(path).decode("utf-8")
     except UnicodeDecodeError:
-        raise GuidedError(f"{path}: not UTF-8 text") from None
+        raise GuidedError(f"{path}: not UTF-8 text (save it as UTF-8)") from None
 
 
 def read_jsonl(path: str | os.PathLike[str]) -> Iterator[tuple[int, Json]]:

@@ -37,6 +37,7 @@ def _error(text: str) -> None:
     ("call", "said"),
     [
         (lambda folder: _error("one\ntwo"), "said"),
+        (lambda folder: _error("x.json: not UTF-8 text"), "said"),
         (lambda folder: _error("Traceback (most recent call last)"), "said"),
         (lambda folder: 1 / 0, "ZeroDivisionError"),
         (lambda folder: (folder / "x").write_text("x"), "it did open"),

@@ -109,7 +109,8 @@ def test_an_unfinished_run_is_told_apart(tmp_path, key: str) -> None:
     ],
 )
 def test_a_wrong_value_is_named(changes: dict[str, Any], line: str) -> None:
-    with pytest.raises(GuidedError, match=f"^run.json: {re.escape(line)}$"):
+    mend = "" if line.endswith(")") else " (the file was changed; run it again: the recipe is beside it)"
+    with pytest.raises(GuidedError, match=f"^run.json: {re.escape(line + mend)}$"):
         checked(a_run(**changes))
 
 

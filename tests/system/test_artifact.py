@@ -188,7 +188,7 @@ def test_arrays_that_are_not_ours(tmp_path, content):
 def test_text_that_is_not_text(tmp_path):
     path = tmp_path / "x.txt"
     path.write_bytes(b"\xff")
-    with refuses(f"{path}: not UTF-8 text"):
+    with refuses(f"{path}: not UTF-8 text (save it as UTF-8)"):
         read_text(path)
 
 

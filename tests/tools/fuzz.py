@@ -15,6 +15,7 @@ import io
 import json
 import os
 import random
+import re
 import sys
 import tempfile
 from collections import Counter
@@ -32,6 +33,10 @@ from guided_ft.errors import GuidedError
 
 KINDS = {"recipes": 560, "data": 200, "artifacts": 1000}
 """What is fuzzed, and how often where nothing else is asked for."""
+
+
+MENDED = re.compile(r"(\)|: (use|write|choose|make|start|resume|give|run) .*|no such (file|folder))$")
+"""How a line ends that says what to do, or leaves no doubt about it."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +86,8 @@ def outcome(case: Case, *folders: Path) -> tuple[str, str]:
 
 
 def good(line: str) -> bool:
-    """Whether a line can be read by a person: short, printable, and no traceback."""
-    return 0 < len(line) < 500 and line.isprintable() and "Traceback" not in line
+    """Whether a line can be read by a person: short, printable, no traceback, and with a mend where none is plain."""
+    return len(line) < 500 and line.isprintable() and "Traceback" not in line and MENDED.search(line) is not None
 
 
 def run(kind: str, folder: Path, count: int, seed: int, only: int | None = None) -> tuple[Counter[str], list[dict]]:
