@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import two_processes
 from families import make
+from trainers import MODES
 
 from guided_ft.callback.resume import MARKER, fault
 from guided_ft.system.files import read_arrays, read_json, read_text
@@ -60,6 +61,19 @@ def test_two_processes_train_what_one_does_in_every_mode(two, tmp_path):
     for name, value in one.items():
         assert np.array_equal(first[name], second[name]), name
         np.testing.assert_allclose(first[name], value, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.slow
+def test_a_loop_over_sharded_weights_trains_what_one_process_does(two):
+    """FSDP2 in every mode: what is frozen and what trains lie in the same shards."""
+    one = two_processes.loops()
+    first, second = both(two, "loops")
+    assert set(one) == set(first) == set(second)
+    assert {name.split(" ")[0] for name in one} == set(MODES)
+    for name, value in one.items():
+        assert np.array_equal(first[name], second[name]), name
+        np.testing.assert_allclose(first[name], value, atol=2e-6, err_msg=name)
+    assert min(np.abs(value).max() for value in one.values()) > 1e-3
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
-"""Under ``torchrun --nproc_per_node 2 two_processes.py BASE OUT``: train and score as one process does in the tests.
+"""Under ``torchrun --nproc_per_node 2 two_processes.py BASE OUT [--gpu]``: train and score as one process does.
 
-One start for all of it, as loading the libraries takes longer than the work. Each rank writes what it found.
+One start for all of it, as loading the libraries takes longer than the work. Each rank writes what it found. With
+``--gpu`` each has one of its own.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +35,21 @@ SHARDED = ("activation", "frequency", "massive", "sink", "block_influence", "ang
 
 Found = dict[str, np.ndarray]
 
+LOOP = 20
+"""Steps of a training loop of one's own."""
 
 WAYS = ("subspace", "slice", "lora", "freeze", "subspace dpo", "slice dpo")
 """Modes, each with gradient checkpointing and accumulated batches; with pairs where it says so."""
+
+
+def gpu() -> bool:
+    return "--gpu" in sys.argv
+
+
+def made(family: str, **settings: Any) -> Any:
+    """A tiny model where this process works."""
+    model = families.make(family, **settings)
+    return model.to(f"cuda:{os.environ['LOCAL_RANK']}") if gpu() else model
 
 
 class Late:
@@ -76,7 +90,7 @@ def train(
         save_steps=4,
         per_device_train_batch_size=per_device,
         learning_rate=1e-2,
-        use_cpu=True,
+        use_cpu=not gpu(),
         bf16=False,
         report_to=[],
         disable_tqdm=True,
@@ -90,7 +104,7 @@ def train(
         callbacks=[callback],
     )
     trainer.train()
-    trained = {n: p.detach().numpy() for n, p in trainer.model.named_parameters() if p.requires_grad}
+    trained = {n: p.detach().cpu().numpy() for n, p in trainer.model.named_parameters() if p.requires_grad}
     return trained, f"{callback.plan.hash} {callback.certificate} {args.world_size}"
 
 
@@ -115,32 +129,60 @@ def shares() -> Found:
     wanted = scoring.all_methods(against, skip=("gates",))
     wanted["mean"] = {"method": "attribution", "replace": "mean"}
     for family in ("llama", "gpt2"):
-        for name, scores in localize(families.make(family), task, methods=wanted, retain=None).items():
+        for name, scores in localize(made(family), task, methods=wanted, retain=None).items():
             found |= {f"{family} {name} {kind}": scores.of(kind) for kind in scores.kinds}
-    exact = localize(families.make("opt"), task, "ablation", None, kinds=("layer", "head"), replace="mean")
+    exact = localize(made("opt"), task, "ablation", None, kinds=("layer", "head"), replace="mean")
     found |= {f"exact {kind}": exact.of(kind) for kind in exact.kinds}
-    patched = localize(families.make("llama"), scoring.pairs(5, 2), "attribution", None, replace="corrupted")
+    patched = localize(made("llama"), scoring.pairs(5, 2), "attribution", None, replace="corrupted")
     found["pairs"] = patched.neuron
-    two_sided = localize(families.make("llama"), task, "attribution", "self", seed=3)
+    two_sided = localize(made("llama"), task, "attribution", "self", seed=3)
     found["two-sided"] = two_sided.head
-    for name, scores in localize_directions(families.make("llama"), task, against, max_rank=4).scores.items():
+    for name, scores in localize_directions(made("llama"), task, against, max_rank=4).scores.items():
         found[f"directions {name}"] = scores
     if dist.is_initialized():
         with pytest.raises(GuidedError, match="differs between the processes"):
-            localize(families.make("llama"), scoring.sums(3 + dist.get_rank()), "attribution", None)
+            localize(made("llama"), scoring.sums(3 + dist.get_rank()), "attribution", None)
+    return found
+
+
+def spread(model: torch.nn.Module, layers: Iterable[torch.nn.Module]) -> None:
+    """FSDP2, where there are several processes."""
+    if not dist.is_initialized():
+        return
+    mesh = init_device_mesh("cuda" if gpu() else "cpu", (dist.get_world_size(),))
+    for layer in layers:
+        fully_shard(layer, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    weights = [p for p in model.parameters() if p.ndim == 2]
+    assert all(p.to_local().numel() < p.numel() for p in weights if len(p) > 1), "something is not sharded"
+
+
+def loops() -> Found:
+    """What 20 steps of a loop of one's own train in each mode, each process on its share of the rows."""
+    found = {}
+    rows = torch.randint(3, 90, (4, 12), generator=torch.Generator().manual_seed(0))
+    mine = rows[dist.get_rank() :: dist.get_world_size()] if dist.is_initialized() else rows
+    for mode in trainers.MODES:
+        model = trainers.ready(families.make("llama"), mode).attach(made("llama")).train()
+        spread(model, model.get_decoder().layers)
+        trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        # Adam makes a step of the rounding in a gradient that is nearly zero.
+        optimizer = torch.optim.AdamW(trained.values(), lr=1e-2, eps=1e-4)
+        ids = mine.to(next(model.parameters()).device)
+        for _ in range(LOOP):
+            model(input_ids=ids, labels=ids).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        for name, p in trained.items():
+            whole = p.full_tensor() if hasattr(p, "full_tensor") else p
+            found[f"{mode} {name}"] = whole.detach().cpu().numpy()
     return found
 
 
 def sharded() -> Found:
     """Scores of a model whose weights are spread over the processes (FSDP2), where there are several."""
-    model = families.make("llama")
-    if dist.is_initialized():
-        mesh = init_device_mesh("cpu", (dist.get_world_size(),))
-        for layer in model.model.layers:
-            fully_shard(layer, mesh=mesh)
-        fully_shard(model, mesh=mesh)
-        weight = model.model.layers[0].mlp.up_proj.weight
-        assert weight.to_local().numel() < weight.numel(), "nothing is sharded"
+    model = made("llama")
+    spread(model, model.model.layers)
     # Three batches: no even share.
     task = scoring.sums(6, batch_size=2)
     found = {}
@@ -155,7 +197,9 @@ def refused(base: Path, out: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(base, attn_implementation="eager")
     callback = GuidedCallback((trainers.ready, trainers.another)[dist.get_rank()](model, "subspace"))
     with pytest.raises(GuidedError, match="plan: it differs between the processes"):
-        trainers.sft(model, out / "refused", [callback])
+        trainers.sft(model, out / "refused", [callback], use_cpu=not gpu())
+    if gpu():
+        return
     # Without use_cpu, where there is no GPU, each trainer takes itself for the only one.
     with pytest.raises(GuidedError, match="torchrun: it started 2 processes, which do not work together"):
         trainers.sft(model, out / "alone", [GuidedCallback(trainers.ready(model, "subspace"))], use_cpu=False)
@@ -167,7 +211,8 @@ def main(base: Path, out: Path) -> None:
     trained, told = train(base, out, per_device=2)
     write_text(out / f"rank{rank}.txt", told)
     refused(base, out)
-    several = {"train": trained, "ways": ways(out, base, per_device=2), "shares": shares(), "sharded": sharded()}
+    several = {"train": trained, "ways": ways(out, base, per_device=2), "shares": shares()}
+    several |= {"sharded": sharded(), "loops": loops()}
     for name, found in several.items():
         write_arrays(out / f"{name}-{rank}.safetensors", found)
     dist.destroy_process_group()
