@@ -34,3 +34,14 @@ def test_no_test_imports_another_test() -> None:
             names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             found += [f"{path.name}: {name}" for name in names if name.startswith("test_")]
     assert found == []
+
+
+def test_no_test_is_content_with_any_error() -> None:
+    """Such a test passes when the code is broken in another way."""
+    found = []
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "pytest.raises" and node.args:
+                named = {ast.unparse(each) for each in ast.walk(node.args[0]) if isinstance(each, ast.Name)}
+                found += [f"{path.name}:{node.lineno}" for name in named & {"Exception", "BaseException"}]
+    assert found == []

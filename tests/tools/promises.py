@@ -1,4 +1,5 @@
-"""The promises and what holds the package to them: writes ``tests/README.md`` from this table and ``tests/results``.
+"""The promises and what holds the package to them: writes ``tests/README.md`` from this table, ``faults.py`` and
+``tests/results``.
 
 python tests/tools/promises.py
 """
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import figures
+from faults import FAULTS
 
 PAGE = Path(__file__).parents[1] / "README.md"
 
@@ -69,7 +71,7 @@ PROMISES: dict[str, tuple[Promise, ...]] = {
         ),
         Promise(
             "What is not finite stops the training by name, and is never saved",
-            ("callback/test_finite.py", "callback/test_guards.py"),
+            ("callback/test_finite.py", "callback/test_guards.py", "scorers/test_scorer_laws.py"),
             "pytest tests/callback/test_finite.py tests/callback/test_guards.py",
         ),
         Promise(
@@ -83,7 +85,7 @@ PROMISES: dict[str, tuple[Promise, ...]] = {
             "pytest tests/pipeline/test_fingerprint.py",
         ),
         Promise(
-            "Two processes train and score what one does, to 1e-6",
+            "Two processes train and score what one does, to 1e-6; a loop over weights that are spread over them (FSDP2), too",
             ("callback/test_ddp.py",),
             "pytest tests/callback/test_ddp.py",
         ),
@@ -91,6 +93,11 @@ PROMISES: dict[str, tuple[Promise, ...]] = {
             "On a device that is not the CPU every tensor is made where it belongs, and no step waits",
             ("laws/test_other_device.py", "callback/test_cuda.py"),
             "pytest tests/laws/test_other_device.py",
+        ),
+        Promise(
+            "What only a GPU can show is one table, whose rows run on the CPU too: all modes, nf4, int8, kernels, DDP, FSDP2",
+            ("laws/test_gpu_rows.py",),
+            "tests/gpu.sh",
         ),
         Promise(
             "No hook, gradient or mode is left behind by any scorer or map of directions, also after a fault",
@@ -117,8 +124,20 @@ PROMISES: dict[str, tuple[Promise, ...]] = {
             "python tests/tools/fuzz.py artifacts --record",
             "fuzz-artifacts",
         ),
+        Promise(
+            "No key, token or password is committed",
+            ("laws/test_no_secrets.py",),
+            "pytest tests/laws/test_no_secrets.py",
+        ),
     ),
 }
+
+SEEN = """## Faults that were seen
+
+What went wrong in use or under attack, and the tests that fail when it comes back.
+
+| fault | tests |
+| --- | --- |"""
 
 HEAD = """# Promises
 
@@ -137,7 +156,11 @@ def text() -> str:
             tests = ", ".join(f"`{test}`" for test in promise.tests)
             parts.append(f"| {promise.text} | {tests} | `{promise.command}` | {_result(promise)} |")
         parts.append("")
-    return "\n".join(parts)
+    parts.append(SEEN)
+    for title, faults in FAULTS.items():
+        parts.append(f"| **{title}** | |")
+        parts += [f"| {fault.seen} | {', '.join(f'`{test}`' for test in fault.tests)} |" for fault in faults]
+    return "\n".join([*parts, ""])
 
 
 def _result(promise: Promise) -> str:
