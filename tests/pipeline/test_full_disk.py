@@ -25,12 +25,22 @@ def tried(disk: FullDisk, recipe) -> OSError | GuidedError | None:
     return None
 
 
+WAYS = {
+    "slice": {"prefix_cache": "1MB"},
+    "subspace": {"prefix_cache": "1MB", "mode": "subspace", "mode_options": {"max_rank": 4}},
+    "dpo": {"trainer": "dpo"},
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])
-def test_every_write_fails_once_and_the_bits_are_the_same(number, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("way", "number"),
+    [("slice", errno.ENOSPC), ("slice", errno.EACCES), ("subspace", errno.ENOSPC), ("dpo", errno.ENOSPC)],
+)
+def test_every_write_fails_once_and_the_bits_are_the_same(way, number, tmp_path, monkeypatch):
     """In one folder: each try comes as far as the next write that has not failed yet."""
     monkeypatch.setenv("GUIDED_FT_CACHE", str(tmp_path / "cache"))
-    train = {"steps": 4, "save_steps": 2, "prefix_cache": "1MB"}
+    train = {"steps": 4, "save_steps": 2, **WAYS[way]}
     asked = {"control": "none", "train": train, "select": {"budget": "15%", "first_layer": 1}}
     run(tiny_run.recipe(tmp_path, "whole", **asked), quiet=True)
     disk = FullDisk(tmp_path / "tried", number)

@@ -20,8 +20,11 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def recipe(folder, name):
-    train = {"steps": 12, "save_steps": 100}
+MODES = {"slice": {}, "subspace": {"mode": "subspace", "mode_options": {"max_rank": 4, "keep": False}}}
+
+
+def recipe(folder, name, mode):
+    train = {"steps": 12, "save_steps": 100, **MODES[mode]}
     return tiny_run.recipe(folder, name, control="none", train=train, evaluate={"retention": "none"})
 
 
@@ -33,19 +36,20 @@ def signalling(number: int):
     return on_step_begin
 
 
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_training_is_saved_and_goes_on_to_the_same_bits(number, tmp_path, monkeypatch):
-    run(recipe(tmp_path, "whole"), quiet=True)
+def test_a_training_is_saved_and_goes_on_to_the_same_bits(number, mode, tmp_path, monkeypatch):
+    run(recipe(tmp_path, "whole", mode), quiet=True)
     before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
     with monkeypatch.context() as patch:
         patch.setattr(training._SaveAndStop, "on_step_begin", signalling(number))
         with pytest.raises(KeyboardInterrupt):
-            run(recipe(tmp_path, "cut"), quiet=True)
+            run(recipe(tmp_path, "cut", mode), quiet=True)
     assert {s: signal.getsignal(s) for s in before} == before
     (saved,) = checkpoints(tmp_path / "cut" / "train")
     assert saved.name == "checkpoint-5"
     assert fault(saved) is None
-    run(recipe(tmp_path, "cut"), quiet=True)
+    run(recipe(tmp_path, "cut", mode), quiet=True)
     assert adapter(tmp_path / "cut") == adapter(tmp_path / "whole")
 
 
