@@ -21,6 +21,9 @@ from guided_ft.task.task import Task
 TRAINED = ("gradient", "gates", "movement")
 """What these do depends on the batches by definition."""
 
+BY_ORDER = ("probe",)
+"""Which examples it learns from and which it is asked about goes by their order."""
+
 MAY_BE_FLAT = {"execution_depth", "probe", "eap"}
 """An answer that never appears, probes that are all right, a circuit that is empty."""
 
@@ -106,6 +109,22 @@ def test_batching_and_padding_change_nothing(family):
     for other, setting in zip(maps[1:], settings[1:], strict=True):
         for name in maps[0]:
             same(maps[0][name], other[name], 1e-5, f"{name} {setting}")
+
+
+def test_order_and_threads_change_nothing():
+    model, task, against = make("llama"), sums(6, 3), sums(4, 3, first=6)
+    wanted = all_methods(against, skip=(*TRAINED, "ablation", *(set(METHODS) - set(DATA))))
+    threads = torch.get_num_threads()
+    maps = []
+    for order, number in ((range(6), 1), (range(5, -1, -1), 1), (range(6), 2)):
+        torch.set_num_threads(number)
+        try:
+            maps.append(localize(model, task.part(order), methods=wanted, retain=None))
+        finally:
+            torch.set_num_threads(threads)
+    for other, by_order in zip(maps[1:], (BY_ORDER, ()), strict=True):
+        for name in set(maps[0]) - set(by_order):
+            same(maps[0][name], other[name], 1e-5, name)
 
 
 @pytest.mark.parametrize("method", ["attribution", "integrated_gradients", "eap"])

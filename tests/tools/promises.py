@@ -61,6 +61,11 @@ PROMISES: dict[str, tuple[Promise, ...]] = {
             ("pipeline/test_run_folder.py",),
             "pytest tests/pipeline/test_run_folder.py",
         ),
+        Promise(
+            "What the first version wrote is read by this one: map, choice, plan, adapter, recipe, record of a run",
+            ("system/test_first_format.py",),
+            "pytest tests/system/test_first_format.py",
+        ),
     ),
     "Nothing silently wrong": (
         Promise(
@@ -100,6 +105,17 @@ PROMISES: dict[str, tuple[Promise, ...]] = {
             "tests/gpu.sh",
         ),
         Promise(
+            "A map repeats bit for bit; another order, batch, padding, number of threads or processes changes it by 1e-5",
+            ("scorers/test_scorer_laws.py", "scorers/test_scorers.py", "callback/test_ddp.py"),
+            "pytest tests/scorers/test_scorer_laws.py",
+        ),
+        Promise(
+            "Long trainings and many runs in one process take no more memory and leave no file open",
+            ("system/test_soak.py",),
+            "python tests/tools/soak.py --record",
+            "soak",
+        ),
+        Promise(
             "No hook, gradient or mode is left behind by any scorer or map of directions, also after a fault",
             ("scorers/test_nothing_left.py", "scorers/test_scorer_laws.py"),
             "pytest tests/scorers/test_nothing_left.py",
@@ -125,9 +141,9 @@ PROMISES: dict[str, tuple[Promise, ...]] = {
             "fuzz-artifacts",
         ),
         Promise(
-            "No key, token or password is committed",
-            ("laws/test_no_secrets.py",),
-            "pytest tests/laws/test_no_secrets.py",
+            "No key, token or password is committed, and CI installs one version of each dependency",
+            ("laws/test_no_secrets.py", "test_package.py"),
+            "pytest tests/laws/test_no_secrets.py tests/test_package.py",
         ),
     ),
 }
