@@ -390,7 +390,7 @@ def plots(rows: list[dict[str, object]], folder: Path) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     axes = {"budget": "trained share (%)", "length": "tokens per example", "batch": "examples per batch"}
-    for suite, label in {**axes, "depth": "lowest trained layer"}.items():
+    for suite, label in {**axes, "depth": "first trained layer"}.items():
         mine = [row for row in rows if row["suite"] == suite]
         figure, plot = pyplot.subplots(figsize=(6, 3.6))
         for name, points in _lines(mine, suite).items():

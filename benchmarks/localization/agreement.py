@@ -12,7 +12,7 @@ from guided_ft.scorers import catalogue
 from guided_ft.scorers.methods.ablation import effects
 from guided_ft.scorers.self_text import self_text
 from guided_ft.scorers.stability import stability
-from guided_ft.selection.correlation import pearson, ranks
+from guided_ft.selection.correlation import pearson, spearman
 from guided_ft.selection.scoremap import ScoreMap
 
 from .rows import Rows
@@ -100,9 +100,7 @@ def exact(model: nn.Module, task: Task, rows: Rows, kind: str, chosen: list[Comp
 
 def _agreement(found: list[np.ndarray], effect: np.ndarray) -> dict[str, float]:
     """Means over several maps (of random ones)."""
-    told = [
-        (pearson(ranks(scores), ranks(effect)), pearson(scores, effect), _overlap(scores, effect)) for scores in found
-    ]
+    told = [(spearman(scores, effect), pearson(scores, effect), _overlap(scores, effect)) for scores in found]
     return dict(zip(("spearman", "pearson", "overlap"), np.mean(told, 0).round(4).tolist(), strict=True))
 
 

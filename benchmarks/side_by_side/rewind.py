@@ -18,7 +18,7 @@ from guided_ft.system.files import Json
 from .front_rows import SHARES
 
 if TYPE_CHECKING:
-    from guided_ft.pipeline.data import Row
+    from guided_ft.task.given import Row
 
     from .suite import Lab, Problem
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from guided_ft.callback.callback import GuidedCallback
-from guided_ft.pipeline.data import Row
 from guided_ft.selection.budget import parse_budget
+from guided_ft.task.given import Row
 
 from .cell import Cell
 from .suite import Lab

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from guided_ft.errors import GuidedError
-from guided_ft.pipeline.data import Row, load_rows
+from guided_ft.pipeline.data import load_rows
 from guided_ft.system.files import Json, read_text
 from guided_ft.system.places import locate
+from guided_ft.task.given import Row
 from guided_ft.task.task import Task
 
 from . import choices

@@ -15,10 +15,10 @@ from transformers.modeling_outputs import CausalLMOutput
 
 from guided_ft.callback.certify import fingerprint
 from guided_ft.models import load_model, load_tokenizer
-from guided_ft.pipeline.data import Row
 from guided_ft.pipeline.evaluate import preference_accuracy, retention
 from guided_ft.system.files import digest
 from guided_ft.task.answers import answers, exact_match
+from guided_ft.task.given import Row
 from guided_ft.task.task import Task
 
 from .cell import Campaign, Cell

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, overload
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, overload
 
 from ..errors import GuidedError
 from ..scorers.settings import LocalizeOptions
-from ..task.given import rows_of
+from ..task.given import Given, rows_of
 from ..task.task import Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, TrainingArguments
 
-Rows = Iterable[Mapping[str, Any]]
 
-
-def check_asked(task: Task | Rows | None, retain: Task | Rows | str | None) -> None:
+def check_asked(task: Task | Given | None, retain: Task | Given | str | None) -> None:
     """Raise GuidedError, when the callback is made, for what is neither a Task, rows, nor a word (``self``)."""
     for what, given in (("task", task), ("retain", None if isinstance(retain, str) else retain)):
         if given is None or isinstance(given, Task):
@@ -31,14 +29,14 @@ def check_asked(task: Task | Rows | None, retain: Task | Rows | str | None) -> N
 
 @overload
 def as_task(
-    given: Task | Rows, what: str, args: TrainingArguments, tokenizer: PreTrainedTokenizerBase | None
+    given: Task | Given, what: str, args: TrainingArguments, tokenizer: PreTrainedTokenizerBase | None
 ) -> Task: ...
 @overload
 def as_task(
-    given: Task | Rows | str | None, what: str, args: TrainingArguments, tokenizer: PreTrainedTokenizerBase | None
+    given: Task | Given | str | None, what: str, args: TrainingArguments, tokenizer: PreTrainedTokenizerBase | None
 ) -> Task | str | None: ...
 def as_task(
-    given: Task | Rows | str | None, what: str, args: TrainingArguments, tokenizer: PreTrainedTokenizerBase | None
+    given: Task | Given | str | None, what: str, args: TrainingArguments, tokenizer: PreTrainedTokenizerBase | None
 ) -> Task | str | None:
     """The Task of the first rows of a data set, cut as the trainer cuts its own; anything else as it is.
 

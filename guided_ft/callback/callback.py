@@ -24,8 +24,9 @@ from ..selection.settings import SelectOptions
 from ..slice.storage import forbid_packing
 from ..system import processes
 from ..system.files import parse_size
+from ..task.given import Given
 from ..task.task import Task
-from .asked import Rows, check_asked
+from .asked import check_asked
 from .call import TrainerCall, trainer_here
 from .certify import canonical, fingerprint
 from .finite import scales_loss
@@ -66,7 +67,7 @@ class GuidedCallback(Guarded):
     would be saved), and when a checkpoint to resume from is incomplete or of another plan. At the end it checks that
     every other tensor is bit-identical.
 
-    Training computes only what it needs: logits where labels are, and no gradient below the lowest chosen layer. A
+    Training computes only what it needs: logits where labels are, and no gradient below the first trained layer. A
     training-mode forward with labels therefore returns the logits of the labelled positions only, unless
     ``full_logits``, or unless code that is not transformers' or TRL's may read them: a ``compute_loss`` or a
     ``loss_function`` of your own, a forward hook on the last layer or above.
@@ -82,7 +83,7 @@ class GuidedCallback(Guarded):
         learning_rate: ``"auto"``: the plan's (for DPO a fifth of it), in place of the trainer's default, which is made
             for whole models; a number: this one; None: the trainer's, whatever it is.
         seed: of the sampled retain text and of random choices.
-        prefix_cache: size of the file in which the states that enter the lowest chosen layer are kept from one epoch to
+        prefix_cache: size of the file in which the states that enter the first trained layer are kept from one epoch to
             the next, such as ``"2GB"``; ``"auto"``: 2 GiB where it helps; None: no cache. The losses are the same.
         full_logits: compute the logits of every position, whoever reads them.
 
@@ -100,9 +101,9 @@ class GuidedCallback(Guarded):
         self,
         plan: Plan | None = None,
         *,
-        task: Task | Rows | None = None,
+        task: Task | Given | None = None,
         method: str = LocalizeOptions.method,
-        retain: str | Task | Rows | None = LocalizeOptions.retain,
+        retain: str | Task | Given | None = LocalizeOptions.retain,
         budget: str | float | int = SelectOptions.budget,
         kinds: tuple[str, ...] = SelectOptions.kinds,
         strategy: str = SelectOptions.strategy,

@@ -16,8 +16,9 @@ from ..selection.settings import SelectOptions
 from ..slice.fingerprint import fingerprint
 from ..system import processes
 from ..system.files import digest
+from ..task.given import Given
 from ..task.task import Task
-from .asked import Rows, as_task
+from .asked import as_task
 from .resume import keep, kept
 
 
@@ -25,7 +26,7 @@ from .resume import keep, kept
 class Request:
     """What to localize for, what to spend the map on, and the mode to train the choice in."""
 
-    task: Task | Rows
+    task: Task | Given
     localize: LocalizeOptions
     select: SelectOptions
     plan: PlanOptions

@@ -53,7 +53,7 @@ class Engine:
 
     Args:
         model: the model with the plan attached.
-        first: the lowest trained layer.
+        first_layer: the first trained layer.
         args: the trainer's arguments.
         epochs: how often the data is passed over.
         cache: size of the prefix cache (``"2GB"``), ``"auto"`` (2 GiB, where it helps), or None for none.
@@ -63,7 +63,7 @@ class Engine:
         full_logits: compute logits at every position, for losses that want them.
 
     Raises:
-        GuidedError: if a size was given and the states below ``first`` would not repeat.
+        GuidedError: if a size was given and the states below ``first_layer`` would not repeat.
 
     Attributes:
         prefix: the split forward pass, if there is one.
@@ -74,7 +74,7 @@ class Engine:
     def __init__(
         self,
         model: nn.Module,
-        first: int,
+        first_layer: int,
         args: TrainingArguments,
         epochs: float,
         cache: str | int | None,
@@ -96,17 +96,17 @@ class Engine:
             self.note = "torch.compile, FSDP, DeepSpeed and DataParallel need the model as it is"
             return
         anatomy = Anatomy.of(model)
-        unsafe = not_repeatable(model, anatomy, first) or _hooked(model, anatomy, first)
-        useless = _useless(args, first, epochs)
+        unsafe = not_repeatable(model, anatomy, first_layer) or _hooked(model, anatomy, first_layer)
+        useless = _useless(args, first_layer, epochs)
         if limit is not None and unsafe and cache != "auto":
             raise GuidedError(f"prefix_cache: {unsafe}")
         if limit is not None and not unsafe and not useless:
-            self._store = self._open_store(model, anatomy, first, epochs, limit, folder, frozen)
+            self._store = self._open_store(model, anatomy, first_layer, epochs, limit, folder, frozen)
         elif cache is not None:
             self.note = unsafe or useless
         # Without a cache, the split still keeps gradients from flowing below a checkpointed layer.
-        if self._store is not None or (args.gradient_checkpointing and first and not unsafe):
-            self.prefix = Prefix(model, anatomy, first, self._store)
+        if self._store is not None or (args.gradient_checkpointing and first_layer and not unsafe):
+            self.prefix = Prefix(model, anatomy, first_layer, self._store)
             self._stack.enter_context(self.prefix.open(self._active))
         if full_logits:
             # Changes nothing, but a forward pass is what notices that the training is over.
@@ -128,7 +128,7 @@ class Engine:
         self,
         model: nn.Module,
         anatomy: Anatomy,
-        first: int,
+        first_layer: int,
         epochs: float,
         limit: int,
         folder: Path,
@@ -139,11 +139,11 @@ class Engine:
         width, dtype = base.config.get_text_config().hidden_size, embeddings.dtype
         if epochs <= 1:
             return PrefixStore(None, width, dtype, min(limit, ONE_STEP_BYTES))
-        above = tuple(f"{anatomy.layer_module(i)}." for i in range(first, anatomy.num_layers))
+        above = tuple(f"{anatomy.layer_module(i)}." for i in range(first_layer, anatomy.num_layers))
         below = {name: value for name, value in frozen.items() if not name.startswith(above)}
         config = {k: v for k, v in base.config.to_dict().items() if k not in ("_name_or_path", "use_cache")}
         attention = base.config._attn_implementation
-        key = digest(below, first, config, attention, str(dtype), embeddings.device.type, torch.__version__)
+        key = digest(below, first_layer, config, attention, str(dtype), embeddings.device.type, torch.__version__)
         rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
         root = folder / f"rank-{rank}"
         holder = sole.hold(root)
@@ -177,7 +177,7 @@ class Engine:
         if self.prefix is None or self._store is None:
             return {"cache": False, "note": self.note}
         p = self.prefix
-        return {"cache": True, "first": p.first, "hits": p.hits, "misses": p.misses, "difference": p.difference}
+        return {"cache": True, "first": p.first_layer, "hits": p.hits, "misses": p.misses, "difference": p.difference}
 
 
 def close_left_open(model: nn.Module) -> None:
@@ -202,12 +202,12 @@ def _needs_the_model_as_it_is(args: TrainingArguments) -> bool:
     )
 
 
-def not_repeatable(model: nn.Module, anatomy: Anatomy, first: int) -> str | None:
-    """Say why the states below layer ``first`` may differ between two passes over a text; None if they cannot."""
+def not_repeatable(model: nn.Module, anatomy: Anatomy, first_layer: int) -> str | None:
+    """Say why the states below layer ``first_layer`` may differ between two passes over a text; None if they cannot."""
     base = base_model(model)
     layers = [base.get_submodule(anatomy.layer_module(i)) for i in range(anatomy.num_layers)]
     decoder = decoder_of(base)
-    lower = {m for layer in layers[:first] for m in layer.modules()}
+    lower = {m for layer in layers[:first_layer] for m in layer.modules()}
     outside = set(decoder.modules()) - {m for layer in layers for m in layer.modules()}
     for module in lower | outside:
         for name, value in vars(module).items():
@@ -215,25 +215,26 @@ def not_repeatable(model: nn.Module, anatomy: Anatomy, first: int) -> str | None
             dropped = chance > 0 and (re.search("drop", name) or (isinstance(module, nn.Dropout) and name == "p"))
             # NEFTune adds its noise in a hook on the embedding (arXiv 2310.05914).
             if dropped or (name == "neftune_noise_alpha" and value):
-                return f"{name}={value} below layer {first} makes its states random (set it to 0)"
-    trained = {id(p) for layer in layers[first:] for p in layer.parameters()}
+                return f"{name}={value} below layer {first_layer} makes its states random (set it to 0)"
+    trained = {id(p) for layer in layers[first_layer:] for p in layer.parameters()}
     for name, parameter in decoder.named_parameters():
         if parameter.requires_grad and id(parameter) not in trained:
-            return f"{name} is trained below layer {first}, so its states change (train layers from {first} on only)"
+            mend = f"train layers from {first_layer} on only"
+            return f"{name} is trained below layer {first_layer}, so its states change ({mend})"
     return None
 
 
-def _hooked(model: nn.Module, anatomy: Anatomy, first: int) -> str | None:
-    """Say which forward hook would not be called if the layers below ``first`` were not run."""
-    for i in range(first):
+def _hooked(model: nn.Module, anatomy: Anatomy, first_layer: int) -> str | None:
+    """Say which forward hook would not be called if the layers below ``first_layer`` were not run."""
+    for i in range(first_layer):
         for name, module in base_model(model).get_submodule(anatomy.layer_module(i)).named_modules():
             if module._forward_hooks or module._forward_pre_hooks:
                 return f"layer {i}{name and '.'}{name} has a forward hook, which stored states do not call (remove it)"
     return None
 
 
-def _useless(args: TrainingArguments, first: int, epochs: float) -> str | None:
-    if not first:
+def _useless(args: TrainingArguments, first_layer: int, epochs: float) -> str | None:
+    if not first_layer:
         return "the plan trains layer 0, so there is nothing below it to keep"
     if getattr(args, "packing", False) or getattr(args, "padding_free", False):
         return "packing puts other texts together in every epoch, so nothing repeats"

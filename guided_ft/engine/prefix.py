@@ -1,6 +1,6 @@
-"""The frozen prefix: layers below the lowest trained one are computed without a graph, and once per example.
+"""The frozen prefix: layers below the first trained one are computed without a graph, and once per example.
 
-What such a layer says about a text is the same in every epoch, so what enters the lowest trained layer is kept, and the
+What such a layer says about a text is the same in every epoch, so what enters the first trained layer is kept, and the
 forward pass starts there.
 """
 
@@ -25,12 +25,12 @@ TOLERANCE = 0.02
 
 
 class Prefix:
-    """Splits a model's training forward pass below layer ``first``.
+    """Splits a model's training forward pass below layer ``first_layer``.
 
     Args:
-        model: whose layers below ``first``, and whose embeddings, are frozen and draw no random numbers.
+        model: whose layers below ``first_layer``, and whose embeddings, are frozen and draw no random numbers.
         anatomy: of the model.
-        first: the lowest trained layer.
+        first_layer: the first trained layer.
         store: where states are kept; None computes them each time, still without a graph.
 
     Attributes:
@@ -38,10 +38,10 @@ class Prefix:
         difference: largest difference between stored and recomputed states, once the first batch was found in full.
     """
 
-    def __init__(self, model: nn.Module, anatomy: Anatomy, first: int, store: PrefixStore | None = None) -> None:
+    def __init__(self, model: nn.Module, anatomy: Anatomy, first_layer: int, store: PrefixStore | None = None) -> None:
         self.decoder = decoder_of(model)
         self.layers = cast(nn.ModuleList, base_model(model).get_submodule(anatomy.prefix))
-        self.first, self.store = first, store
+        self.first_layer, self.store = first_layer, store
         self.hits = self.misses = 0
         self.difference: float | None = None
         self._form: Form = alone
@@ -72,13 +72,13 @@ class Prefix:
         if any(getattr(layer, "gradient_checkpointing", False) for layer in self.layers):
             # Reentrant checkpointing trains nothing unless its input wants a gradient.
             states.requires_grad_(torch.is_grad_enabled())
-        with self._replaced(lambda i: _Given(self.layers[i], states, self._form) if i < self.first else None):
+        with self._replaced(lambda i: _Given(self.layers[i], states, self._form) if i < self.first_layer else None):
             return forward(**call)
 
     def _states(
         self, forward: Callable[..., object], call: dict[str, object], ids: torch.Tensor, mask: torch.Tensor
     ) -> torch.Tensor:
-        """What enters the lowest trained layer, ``[rows, tokens, width]``."""
+        """What enters the first trained layer, ``[rows, tokens, width]``."""
         if self.store is None:
             return self._compute(forward, call, ids, mask)
         keys = _keys(ids, mask)
@@ -119,7 +119,7 @@ class Prefix:
 
         with (
             wrapped_forward(self.layers[0], note),
-            self._replaced(lambda i: _Passing(self.layers[i], seen, self) if i >= self.first else None),
+            self._replaced(lambda i: _Passing(self.layers[i], seen, self) if i >= self.first_layer else None),
         ):
             forward(**call | {"input_ids": ids, "attention_mask": mask, "use_cache": False})
         return seen[0]
@@ -131,8 +131,8 @@ class Prefix:
         self.difference = float((stored - computed).abs().masked_fill(same, 0).max())
         if not self.difference <= TOLERANCE * float(computed.abs().nan_to_num().max()):
             raise GuidedError(
-                f"prefix cache: the stored states are off by {self.difference:.3g} (something below layer {self.first} "
-                "changed: remove the folder 'guided/prefix', or train without the cache)"
+                f"prefix cache: the stored states are off by {self.difference:.3g} (something below layer "
+                f"{self.first_layer} changed: remove the folder 'guided/prefix', or train without the cache)"
             )
 
     @contextmanager

@@ -13,7 +13,7 @@ from ..selection.budget import parse_budget
 from ..selection.settings import SelectOptions
 from ..system.files import Json
 from .flops import Batch, active_parameters, prefix_bytes, step_flops
-from .ways import arms
+from .ways import ways
 
 if TYPE_CHECKING:
     from .footprint import Footprint, Storage
@@ -26,14 +26,14 @@ LARGEST = 10**8
 
 
 @dataclass(frozen=True)
-class Row:
+class Cost:
     """One way of training.
 
     Args:
-        key, name: of the way, as in ``arms``.
+        key, name: of the way, as in ``ways``.
         memory: its bytes; None if it cannot be done.
         step: cost of one step, relative to full fine-tuning.
-        cached_step: the same with a prefix cache; None where there are no layers below the lowest trained one.
+        cached_step: the same with a prefix cache; None where there are no layers below the first trained one.
         note: why it cannot be done.
     """
 
@@ -69,7 +69,7 @@ class Estimate:
     batch: Batch
     checkpointing: bool
     cache_bytes: int
-    rows: tuple[Row, ...]
+    rows: tuple[Cost, ...]
 
     def to_dict(self) -> Json:
         """Plain JSON data."""
@@ -77,7 +77,7 @@ class Estimate:
 
     def __str__(self) -> str:
         batch = self.batch
-        width = max(len(row.name) for row in self.rows)
+        width = max(len(cost.name) for cost in self.rows)
         met = f" ({self.active:,} of them for a token)" if self.active < self.parameters else ""
         head = (
             f"{self.model}: {self.parameters:,} parameters{met} in {self.dtype}; budget {self.budget:,} "
@@ -85,8 +85,8 @@ class Estimate:
             f"{batch.labels:,} labelled{', gradient checkpointing' * self.checkpointing}"
         )
         lines = [head, "", " " * width + "".join(f"{title:>{size}}" for title, size in _COLUMNS)]
-        lines += [(f"{row.name:<{width}}" + "".join(_cells(row, self.parameters))).rstrip() for row in self.rows]
-        lines += ["", *(f"{row.name}: {row.note}" for row in self.rows if row.note), *self._assumptions()]
+        lines += [(f"{cost.name:<{width}}" + "".join(_cells(cost, self.parameters))).rstrip() for cost in self.rows]
+        lines += ["", *(f"{cost.name}: {cost.note}" for cost in self.rows if cost.note), *self._assumptions()]
         return "\n".join(lines)
 
     def _assumptions(self) -> Iterator[str]:
@@ -198,24 +198,24 @@ def _estimate(
     active = getattr(config.get_text_config(), "num_experts_per_tok", 0) if anatomy.num_experts else 0
     limit = parse_budget(budget, anatomy.num_parameters)
     full = None
-    found: list[Row] = []
-    for arm in arms(anatomy, limit, rank):
+    found: list[Cost] = []
+    for way in ways(anatomy, limit, rank):
         with on_meta(config, storage.dtype) as plain:
             try:
-                model = arm.attach(plain)
+                model = way.attach(plain)
             except GuidedError as error:
-                found.append(Row(arm.key, arm.name, note=str(error)))
+                found.append(Cost(way.key, way.name, note=str(error)))
                 continue
-            work = arm.work()
+            work = way.work()
             cost = step_flops(anatomy, head, work, batch, active=active, checkpointing=checkpointing)
-            # The first arm: full fine-tuning.
+            # The first way: full fine-tuning.
             full = full or cost
-            if arm.in_place and storage.bytes_per_weight is not None:
-                found.append(Row(arm.key, arm.name, note=f"{dtype} weights cannot be trained themselves"))
+            if way.in_place and storage.bytes_per_weight is not None:
+                found.append(Cost(way.key, way.name, note=f"{dtype} weights cannot be trained themselves"))
                 continue
             memory = footprint(model, anatomy, work.first_layer, batch, storage, checkpointing)
         cached = step_flops(anatomy, head, work, batch, active=active, cached=True, checkpointing=checkpointing)
-        found.append(Row(arm.key, arm.name, memory, cost / full, cached / full if work.first_layer else None))
+        found.append(Cost(way.key, way.name, memory, cost / full, cached / full if work.first_layer else None))
     cache = prefix_bytes(hidden, storage.dtype.itemsize, batch.length)
     met = active_parameters(anatomy, active)
     return Estimate(name, anatomy.num_parameters, met, limit, dtype, batch, checkpointing, cache, tuple(found))
@@ -230,12 +230,12 @@ def readable(size: int) -> str:
     return f"{value:.0f} {unit}" if value >= 99.5 or unit == "B" else f"{value:.3g} {unit}"
 
 
-def _cells(row: Row, parameters: int) -> Iterator[str]:
-    memory = row.memory
+def _cells(cost: Cost, parameters: int) -> Iterator[str]:
+    memory = cost.memory
     texts = ["-"] * len(_COLUMNS)
     if memory is not None:
         sizes = (memory.weights, memory.gradients, memory.optimizer, memory.activations, memory.peak, memory.file)
-        costs = (f"{value:.2f}" if value is not None else "-" for value in (row.step, row.cached_step))
+        costs = (f"{value:.2f}" if value is not None else "-" for value in (cost.step, cost.cached_step))
         texts = [f"{memory.trained:,}", f"{memory.trained / parameters:.3%}", *map(readable, sizes), *costs]
     for text, (_, size) in zip(texts, _COLUMNS, strict=True):
         yield f"{text:>{size}}"

@@ -56,7 +56,7 @@ def step_flops(
     Args:
         head: weights of the output head.
         active: experts that each token is sent to; 0: all.
-        cached: the hidden states that enter the lowest trained layer are at hand (a prefix cache).
+        cached: the hidden states that enter the first trained layer are at hand (a prefix cache).
         checkpointing: activations are computed a second time in the backward pass.
     """
 
@@ -83,7 +83,7 @@ def step_flops(
     if checkpointing:
         total += sum(forward[first:])
     for layer in range(first, anatomy.num_layers):
-        # What lies below the lowest trained weights needs no gradient, and that of the lowest no gradient of its input.
+        # What lies below the first trained layer needs no gradient, and its lowest trained weights none of their input.
         total += sum(2 * batch.tokens * n for name, n in weights.items() if (layer, stages[name]) > lowest)
         total += 2 * attention if (layer, stages[anatomy.family.query.module]) >= lowest else 0
     for at, chain in work.added.items():

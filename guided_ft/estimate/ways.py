@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Arm:
+class Way:
     """One way of training.
 
     Args:
@@ -37,11 +37,11 @@ class Arm:
     in_place: bool = False
 
 
-def arms(anatomy: Anatomy, budget: int, rank: int = 8) -> list[Arm]:
+def ways(anatomy: Anatomy, budget: int, rank: int = 8) -> list[Way]:
     """Full fine-tuning, LoRA, and every mode for a budget in parameters."""
     found = [
-        Arm("full", "full fine-tuning", _full, lambda: _all_of(anatomy), in_place=True),
-        Arm(
+        Way("full", "full fine-tuning", _full, lambda: _all_of(anatomy), in_place=True),
+        Way(
             "lora",
             f"LoRA r{rank}, all linear layers",
             lambda model: _lora(model, anatomy, rank),
@@ -55,12 +55,12 @@ def arms(anatomy: Anatomy, budget: int, rank: int = 8) -> list[Arm]:
     return found
 
 
-def _planned(mode: type[Mode[Any]], example: Example) -> Arm:
+def _planned(mode: type[Mode[Any]], example: Example) -> Way:
     @cache
     def plan() -> Plan:
         return Plan(example.choose(), mode.name)
 
-    return Arm(
+    return Way(
         example.key,
         example.name,
         lambda model: plan().attach(model),

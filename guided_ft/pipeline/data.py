@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import GuidedError
 from ..recipe.fields import parse_share
 from ..recipe.strict_yaml import shown
+from ..task.given import Row
 from ..task.read_file import read_file
 from ..task.reader import Reader, answered, asked, read_all
 from ..task.samples import ASKED, sample
@@ -22,7 +23,6 @@ from .hub import read_hub
 if TYPE_CHECKING:
     from ..recipe.recipe import Data
 
-Row = dict[str, Any]
 
 DRAWN, TESTED = 800, 100
 """``auto``: so many questions of a generator to train on; at most so many to test with, which all are answered."""

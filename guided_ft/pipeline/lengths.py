@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import GuidedError
+from ..task.given import Row
 from ..task.lengths import Lengths
 from ..task.reader import answered, asked
 from ..task.tokens import read_row
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-Row = dict[str, Any]
 
 
 def fitting(rows: list[Row], tokenizer: PreTrainedTokenizerBase, max_length: int, what: str) -> list[Row]:

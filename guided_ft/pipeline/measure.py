@@ -40,7 +40,7 @@ Reference = Callable[[], "AbstractContextManager[nn.Module]"]
 """A context in which the base model can be asked."""
 
 
-class Run(Protocol):
+class Examined(Protocol):
     """What measuring needs of a run (``stages.Run``)."""
 
     recipe: Recipe
@@ -61,7 +61,7 @@ class Run(Protocol):
 class Held:
     """Test rows and the model that is asked about them; each thing is worked out once, when a metric needs it."""
 
-    def __init__(self, run: Run, rows: list[Json], model: nn.Module) -> None:
+    def __init__(self, run: Examined, rows: list[Json], model: nn.Module) -> None:
         self.run, self.rows, self.model = run, rows, model
         self.batch_size = run.recipe.evaluate.batch_size
         self._found: list[str] = []
@@ -157,7 +157,7 @@ def _measuring(name: str) -> tuple[str, Callable[[Held], float]]:
     return METRICS.get(name) or ("questions", own)
 
 
-def metrics_of(run: Run) -> tuple[str, ...]:
+def metrics_of(run: Examined) -> tuple[str, ...]:
     """The metrics of a recipe, or those that suit its rows; the verdict goes by the first."""
     wanted = run.recipe.evaluate.metric
     if wanted != "auto":
@@ -170,12 +170,12 @@ def metrics_of(run: Run) -> tuple[str, ...]:
     return ("exact_match",) if "questions" in kinds and short else ("loss",)
 
 
-def labels_of(run: Run) -> list[str]:
+def labels_of(run: Examined) -> list[str]:
     """The different answers of all rows, in order."""
     return sorted({row["completion"] for part in run.rows for row in part if isinstance(row.get("completion"), str)})
 
 
-def check_metrics(run: Run, rows: Sequence[Json]) -> None:
+def check_metrics(run: Examined, rows: Sequence[Json]) -> None:
     """Raise GuidedError for a metric that these rows do not have."""
     kinds = _kinds(run)
     for name in metrics_of(run) if rows else ():
@@ -192,7 +192,7 @@ def check_metrics(run: Run, rows: Sequence[Json]) -> None:
             )
 
 
-def _kinds(run: Run) -> set[str]:
+def _kinds(run: Examined) -> set[str]:
     """What the rows are, for metrics."""
     train, test = run.rows
     first = (test or train)[0]
@@ -205,7 +205,7 @@ def _kinds(run: Run) -> set[str]:
     return kinds
 
 
-def measure(run: Run, rows: list[Json], model: nn.Module, reference: Reference | None) -> Measured:
+def measure(run: Examined, rows: list[Json], model: nn.Module, reference: Reference | None) -> Measured:
     """``scores`` (metrics and the number of examples), ``retention``, and the first ``answers``."""
     from .evaluate import retention
 
@@ -217,7 +217,7 @@ def measure(run: Run, rows: list[Json], model: nn.Module, reference: Reference |
     return {"scores": scores | {"examples": len(rows)}, "retention": kept, "answers": held.found(SAMPLES)}
 
 
-def _held_out_text(run: Run) -> Task | None:
+def _held_out_text(run: Examined) -> Task | None:
     """The text that retention is measured on: sampled once by the base model, or the user's own."""
     from ..scorers.self_text import self_text
     from ..task.task import Task

@@ -148,7 +148,9 @@ def _run(recipe: Recipe, until: str | None, trust_remote_code: bool, say: Callab
     keys = stage_keys(recipe)
     with run_folder.claimed(recipe.output_dir) as home:
         say(f"{recipe.name}: {recipe.model}, seed {recipe.seed}, in {home}")
-        found = {stage.name: run_folder.record(home, stage.name) for stage in STAGES if not _skipped(recipe, stage)}
+        found = {
+            stage.name: run_folder.stage_result(home, stage.name) for stage in STAGES if not _skipped(recipe, stage)
+        }
         other = [name for name, record in found.items() if record and record.get("key") != keys[name]]
         aside = bool(other) and (home / "run.json").exists()
         if aside:
@@ -219,7 +221,7 @@ def _done(context: stages.Run, stage: Stage[Any], key: str, inputs: str) -> Json
     """The record of a stage that is done and whole: in the folder or, for a successor, in the finished run's."""
     home = context.recipe.output_dir
     for folder in dict.fromkeys((context.folder, home)):
-        record = run_folder.record(folder, stage.name)
+        record = run_folder.stage_result(folder, stage.name)
         if not record or (record.get("key"), record.get("inputs")) != (key, inputs):
             continue
         if record.get("files") != run_folder.hashes(folder, stage.outputs):

@@ -112,7 +112,7 @@ def replace(home: Path) -> None:
     _move_in(home)
 
 
-def record(folder: Path, stage: str) -> Json | None:
+def stage_result(folder: Path, stage: str) -> Json | None:
     """What a stage that is done left on record; None if it is not done, or the record is not what was written."""
     path = folder / record_name(stage)
     if not path.exists():

@@ -18,6 +18,7 @@ from ..errors import GuidedError
 from ..plan.plan import Plan
 from ..task.answers import answer_length
 from ..task.formats import CHAT
+from ..task.given import Row
 from ..task.reader import answered, asked
 from ..task.rewards import REWARDS
 from ..task.tokens import read_row
@@ -26,8 +27,6 @@ from .whole import Whole
 if TYPE_CHECKING:
     from ..recipe.recipe import Recipe
 
-Row = dict[str, Any]
-"""A row of a data set: JSON data by column."""
 
 Settings = dict[str, Any]
 """Fields of a trainer's arguments, of whatever type each has."""

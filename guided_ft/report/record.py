@@ -36,13 +36,13 @@ Scores = dict[str, Number]
 """What was measured on the test examples, by name; ``examples`` counts them. The verdict takes the first one."""
 
 
-class Part(BaseModel):
-    """What all parts share: nothing is converted, nothing is unknown, nothing changes."""
+class Strict(BaseModel):
+    """What all of a record shares: nothing is converted, nothing is unknown, nothing changes."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-class AskedTask(Part):
+class AskedTask(Strict):
     """The task: how many examples were trained and tested on, the hash of those that were scored, what prompts are, one
     sample row."""
 
@@ -54,14 +54,14 @@ class AskedTask(Part):
     sample: dict[str, str] = {}
 
 
-class Kept(Part):
+class Kept(Strict):
     """General text: mean loss per token, and mean KL(base || model) per token, both in nats."""
 
     loss: float
     kl: float
 
 
-class Retention(Part):
+class Retention(Strict):
     """General text before and after; ``text``: ``self`` or the file it is from."""
 
     text: str
@@ -69,14 +69,14 @@ class Retention(Part):
     after: Kept
 
 
-class Frozen(Part):
+class Frozen(Strict):
     """Frozen tensors that are bit-identical to the base's, and how many there are."""
 
     identical: int
     total: int
 
 
-class Prefix(Part):
+class Prefix(Strict):
     """What the prefix cache did; ``note`` says why there was none."""
 
     cache: bool
@@ -87,13 +87,13 @@ class Prefix(Part):
     difference: float | None = None
 
 
-class Reload(Part):
+class Reload(Strict):
     """The largest difference of a logit of the saved model, loaded again, from the trained one."""
 
     max_difference: float
 
 
-class Control(Part):
+class Control(Strict):
     """Another choice of components, trained and measured in the same way."""
 
     trainable: int
@@ -105,7 +105,7 @@ class Control(Part):
     seconds: Number | None = None
 
 
-class Check(Part):
+class Check(Strict):
     """Something that the run proved or failed to prove."""
 
     name: str
@@ -113,7 +113,7 @@ class Check(Part):
     detail: str = ""
 
 
-class Sample(Part):
+class Sample(Strict):
     """A test prompt, the right answer, and those of the base, the trained model and the control's."""
 
     prompt: str
@@ -123,7 +123,7 @@ class Sample(Part):
     control: str | None = None
 
 
-class RunRecord(Part):
+class RunRecord(Strict):
     """What a run did and found. Optional is what an earlier version did not write, or what a recipe can leave out."""
 
     kind: Literal["run"]

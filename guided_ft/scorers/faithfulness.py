@@ -21,7 +21,7 @@ from .methods.ablation import TOKENS
 from .watch.replacement import Values, replacement
 from .watch.scene import Scene
 from .watch.shortcuts import Shortcuts
-from .watch.suffix import Edit, Edits, Entry, Part
+from .watch.suffix import Bundle, Edit, Edits, Entry
 from .watch.tap import Tap
 
 FRACTIONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -213,10 +213,10 @@ def _edits(anatomy: Anatomy, kind: str, masks: torch.Tensor, values: Values) -> 
     def edit_of(layer: int) -> Edit:
         keep, value = masks[:, layer], values.get((kind, layer))
 
-        def edit(a: torch.Tensor, part: Part) -> None:
+        def edit(a: torch.Tensor, bundle: Bundle) -> None:
             width = a.shape[-1] // keep.shape[-1]
             stays = keep.repeat_interleave(width, 1)[None, :, None, None]
-            other = torch.zeros((), dtype=a.dtype, device=a.device) if value is None else part.of(value).to(a)
+            other = torch.zeros((), dtype=a.dtype, device=a.device) if value is None else bundle.of(value).to(a)
             a.copy_(torch.where(stays, a, other if other.ndim < 4 else other[:, None]))
 
         return edit

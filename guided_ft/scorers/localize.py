@@ -24,7 +24,7 @@ from .self_text import self_text
 from .settings import LocalizeOptions
 from .stability import warn_if_unstable
 from .verify import check_count, verified
-from .watch.record import record
+from .watch.listen import listen
 
 
 @overload
@@ -183,7 +183,7 @@ def _score(
             recorders[label] = request.scorer(*positional, **named)
         else:
             maps[label] = request.scorer(*positional, **named)
-    return maps | record(model, anatomy, task, recorders, progress=progress)
+    return maps | listen(model, anatomy, task, recorders, progress=progress)
 
 
 def _sets(against: object) -> Iterable[Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..selection.correlation import pearson, ranks
+from ..selection.correlation import pearson, spearman
 
 LOW = 0.5
 """Split-half rank correlation below which a map is mostly noise."""
@@ -35,7 +35,7 @@ def stability(half_a: Mapping[str, np.ndarray], half_b: Mapping[str, np.ndarray]
     found = {}
     for kind, a in half_a.items():
         a, b = np.asarray(a, float).ravel(), np.asarray(half_b[kind], float).ravel()
-        split_half = pearson(ranks(a), ranks(b))
+        split_half = spearman(a, b)
         positive = max(split_half, 0.0)
         found[kind] = {
             "split_half": round(split_half, 4),

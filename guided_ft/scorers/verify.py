@@ -7,7 +7,7 @@ from torch import nn
 
 from ..anatomy import Component
 from ..errors import GuidedError
-from ..selection.correlation import pearson, ranks
+from ..selection.correlation import pearson, spearman
 from ..selection.scoremap import ScoreMap
 from ..system.files import Json
 from ..task.task import Task
@@ -96,9 +96,9 @@ def _kind(
         "exact": _rounded(exact),
         "screened": _rounded(cheap),
         "top": len(top),
-        "spearman": round(pearson(ranks(cheap), ranks(exact)), 4),
+        "spearman": round(spearman(cheap, exact), 4),
         "pearson": round(pearson(cheap, exact), 4),
-        "spearman_sample": round(pearson(ranks(cheap[len(top) :]), ranks(exact[len(top) :])), 4) if sample else 0.0,
+        "spearman_sample": round(spearman(cheap[len(top) :], exact[len(top) :]), 4) if sample else 0.0,
         "recall": round(found / (found + missed), 4),
         "misses": [str(c) for c in misses],
         "replace": replace,

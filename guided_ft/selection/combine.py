@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ..errors import GuidedError
-from .correlation import ranks
+from .correlation import standings
 from .scoremap import ScoreMap
 
 FLOOR = 0.1
@@ -45,7 +45,7 @@ def rank_average(maps: Sequence[ScoreMap]) -> ScoreMap:
 
     def average(kind: str, *arrays: np.ndarray) -> np.ndarray:
         # One component has no rank among its kind; it is neither high nor low.
-        parts = [ranks(a.ravel()) / (a.size - 1) if a.size > 1 else np.full(1, 0.5) for a in arrays]
+        parts = [standings(a.ravel()) / (a.size - 1) if a.size > 1 else np.full(1, 0.5) for a in arrays]
         return np.mean(parts, 0).reshape(arrays[0].shape)
 
     return _each(maps, average, "rank_average")

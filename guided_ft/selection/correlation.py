@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 
-def ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks from 0; ties share their mean rank."""
+def standings(values: np.ndarray) -> np.ndarray:
+    """Places from 0 in increasing order; ties share their mean place."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
     return (last - (counts + 1) / 2)[inverse.ravel()]
@@ -18,3 +18,8 @@ def pearson(a: np.ndarray, b: np.ndarray) -> float:
     a, b = (x - x.mean() for x in (a.astype(np.float64), b.astype(np.float64)))
     scale = np.sqrt((a @ a) * (b @ b))
     return float(a @ b / scale) if scale else 0.0
+
+
+def spearman(a: np.ndarray, b: np.ndarray) -> float:
+    """The correlation of their orders, -1 to 1; 0 if one of them is constant."""
+    return pearson(standings(a), standings(b))

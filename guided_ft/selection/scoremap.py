@@ -13,7 +13,7 @@ import numpy as np
 from ..anatomy import KINDS, Anatomy, Component
 from ..errors import GuidedError
 from ..system.files import MEND, Json, beside, read_arrays, read_json, write_arrays, write_json
-from .correlation import pearson, ranks
+from .correlation import pearson, spearman
 from .telling import bars, counted, made, ranked
 
 
@@ -139,7 +139,7 @@ class ScoreMap:
         k = max(1, min(k, mine.size))
         best = [set(np.argsort(-a, kind="stable")[:k].tolist()) for a in (mine, theirs)]
         return {
-            "spearman": pearson(ranks(mine), ranks(theirs)),
+            "spearman": spearman(mine, theirs),
             "pearson": pearson(mine, theirs),
             "overlap": len(best[0] & best[1]) / k,
         }

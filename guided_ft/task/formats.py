@@ -8,12 +8,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from ..errors import GuidedError, pick
+from .given import Row
 from .messages import from_sharegpt, messages, said
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,11 @@ from typing import Any
 
 from ..errors import GuidedError
 
-Row = Mapping[str, Any]
+Row = dict[str, Any]
+"""One example as it was handed over: values of any kind by column."""
+
 Given = Iterable[Row] | Mapping[str, Any]
+"""A data set: rows, a mapping of columns, or splits of either."""
 
 SPLIT = "train"
 

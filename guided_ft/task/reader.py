@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..errors import GuidedError
-from .formats import CHAT, PAIRED, TRL, Row, recognise
+from .formats import CHAT, PAIRED, TRL, recognise
+from .given import Row
 from .messages import messages, said
 from .spread import spread
 

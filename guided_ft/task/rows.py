@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import GuidedError
-from .formats import Row
-from .given import Given, rows_of
+from .given import Given, Row, rows_of
 from .lengths import Lengths
 from .read_file import read_file
 from .reader import Reader, read_all, tell_dropped

@@ -9,11 +9,10 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable
-from typing import Any
 
 from ..errors import pick
+from .given import Row
 
-Row = dict[str, Any]
 Words = random.Random
 
 SIZE = 600

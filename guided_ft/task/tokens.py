@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import GuidedError
+from .given import Row
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 IGNORE = -100
 """Label of a token that is not scored (the convention of torch and transformers)."""
-
-Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ def prompt_ids(prompt: Any, tokenizer: PreTrainedTokenizerBase | None) -> list[i
 
     They are what the trainers put before the completion, special tokens included.
     """
-    row = prompt if isinstance(prompt, Mapping) else {"prompt": prompt}
+    row = dict(prompt) if isinstance(prompt, Mapping) else {"prompt": prompt}
     return _encode(tokenizer, row["prompt"], row, prompt=True)
 
 

@@ -15,7 +15,7 @@ from guided_ft.estimate.dry_run import saved_bytes
 from guided_ft.estimate.estimate import estimate
 from guided_ft.estimate.flops import Batch
 from guided_ft.estimate.footprint import STORAGES, footprint, on_meta
-from guided_ft.estimate.ways import arms
+from guided_ft.estimate.ways import ways
 from guided_ft.plan.modes.typical import spread, topmost
 
 # A LoRA cannot hold neurons of experts.
@@ -43,13 +43,13 @@ def estimated(name: str, key: str, dtype: str = "float32"):
     config._attn_implementation = None
     with on_meta(config, STORAGES[dtype].dtype) as model:
         anatomy = Anatomy.of(model)
-        arm = next(arm for arm in arms(anatomy, BUDGETS[name], rank=2) if arm.key == key)
+        arm = next(arm for arm in ways(anatomy, BUDGETS[name], rank=2) if arm.key == key)
         return footprint(arm.attach(model), anatomy, arm.work().first_layer, BATCH, STORAGES[dtype], False)
 
 
 def attached(name: str, key: str) -> torch.nn.Module:
     model = real(name)
-    return next(arm for arm in arms(Anatomy.of(model), BUDGETS[name], rank=2) if arm.key == key).attach(model)
+    return next(arm for arm in ways(Anatomy.of(model), BUDGETS[name], rank=2) if arm.key == key).attach(model)
 
 
 def padded() -> dict[str, torch.Tensor]:
@@ -149,7 +149,7 @@ def test_checkpointing_keeps_the_inputs_of_the_trained_layers_and_one_layer():
         config = config_of("llama", layers=6)
         with on_meta(config, torch.float32) as model:
             anatomy = Anatomy.of(model)
-            arm = next(a for a in arms(anatomy, 9000) if a.key == "slice_top")
+            arm = next(a for a in ways(anatomy, 9000) if a.key == "slice_top")
             model, lowest = arm.attach(model), arm.work().first_layer
             found = footprint(model, anatomy, lowest, BATCH, STORAGES["float32"], checkpointing)
             rows[checkpointing] = found.activations

@@ -14,7 +14,7 @@ from transformers import AutoConfig
 from guided_ft.anatomy import Anatomy
 from guided_ft.estimate.flops import Batch, prefix_bytes, step_flops
 from guided_ft.estimate.footprint import on_meta
-from guided_ft.estimate.ways import arms
+from guided_ft.estimate.ways import ways
 from guided_ft.plan.modes import Work
 from guided_ft.plan.modes.freeze import whole_layers
 from guided_ft.plan.plan import Plan
@@ -28,7 +28,7 @@ CHOICES = {
     "a lone head": "L1.H1 L3.N4",
     "a layer": "L2",
 }
-# The model takes these as a little dearer than they are, all of them in the lowest trained layer only.
+# The model takes these as a little dearer than they are, all of them in the first trained layer only.
 LOOSE = {
     # Attention and MLP read the same input, and count as if one came after the other.
     ("gpt_neox", "heads"),
@@ -85,7 +85,7 @@ def check(family: str, choice: str, found: int, expected: int) -> None:
 def test_what_trains_in_all_layers_costs_what_torch_counts(family, key):
     model = families.make(family, layers=LAYERS)
     anatomy = Anatomy.of(model)
-    arm = next(arm for arm in arms(anatomy, 10_000, rank=3) if arm.key == key)
+    arm = next(arm for arm in ways(anatomy, 10_000, rank=3) if arm.key == key)
     model, work = arm.attach(model.requires_grad_(False)), arm.work()
     found, expected = modelled(model, anatomy, work), counted(model)
     check(family, key, found, expected)
@@ -106,7 +106,7 @@ def test_a_plan_costs_what_torch_counts(family, choice, mode):
 def test_experts_cost_what_torch_counts(moe_family, key):
     model = eager(moe_family)
     anatomy = Anatomy.of(model)
-    arm = next(arm for arm in arms(anatomy, 10_000, rank=3) if arm.key == key)
+    arm = next(arm for arm in ways(anatomy, 10_000, rank=3) if arm.key == key)
     model, work = arm.attach(model.requires_grad_(False)), arm.work()
     found, expected = modelled(model, anatomy, work, active=ACTIVE), counted(model)
     assert found == expected
@@ -153,7 +153,7 @@ def test_checkpointing_costs_a_second_forward_pass():
     model, work = plan.attach(model), plan.way.work(plan.selection)
     plain, expected = modelled(model, anatomy, work), counted(model)
     model.gradient_checkpointing_enable({"use_reentrant": False})
-    model.get_base_model().disable_input_require_grads()  # which would carry gradients below the lowest trained layer
+    model.get_base_model().disable_input_require_grads()  # which would carry gradients below the first trained layer
     again = counted(model)
     assert plain == expected
     # torch stops recomputing when it has what the backward pass of a layer needs.

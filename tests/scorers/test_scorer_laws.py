@@ -13,7 +13,7 @@ from guided_ft import localize
 from guided_ft.anatomy import KINDS, Anatomy
 from guided_ft.errors import GuidedError
 from guided_ft.scorers import catalogue
-from guided_ft.scorers.watch.record import record
+from guided_ft.scorers.watch.listen import listen
 from guided_ft.scorers.watch.recorder import Recorder
 from guided_ft.selection.scoremap import ScoreMap
 from guided_ft.task.task import Task
@@ -202,7 +202,7 @@ def test_memory_does_not_grow_with_the_examples():
             scorer = catalogue.find(name).load()
             if isinstance(scorer, type) and issubclass(scorer, Recorder):
                 recorder = scorer(anatomy, catalogue.find(name).kinds, **options)
-                record(model, anatomy, task, {name: recorder})
+                listen(model, anatomy, task, {name: recorder})
                 held = [v for step in recorder.steps for v in step.values()]
                 held += [v for x in vars(recorder).values() if isinstance(x, dict) for v in x.values()]
                 tensors = [t for v in held for t in (v if isinstance(v, tuple) else (v,)) if torch.is_tensor(t)]

@@ -15,7 +15,7 @@ from guided_ft.scorers.localize import localize
 from guided_ft.scorers.methods.attribution import Attribution
 from guided_ft.scorers.methods.edges import EdgePatching
 from guided_ft.scorers.methods.integrated import IntegratedGradients
-from guided_ft.scorers.watch.record import record
+from guided_ft.scorers.watch.listen import listen
 from guided_ft.scorers.watch.tap import Tap
 from guided_ft.task.task import Task
 
@@ -113,7 +113,7 @@ def test_a_batch_that_is_over_leaves_sums_only(scorer, options):
     def run():
         anatomy = Anatomy.of(model)
         recorder = scorer(anatomy, ("layer", "head"), **options)
-        record(model, anatomy, task, {"one": recorder})
+        listen(model, anatomy, task, {"one": recorder})
         return recorder
 
     assert 0 < bytes_of(run)[1] < 0.2 * size_of("head") / LAYERS

@@ -21,7 +21,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from guided_ft.anatomy import Anatomy
-from guided_ft.estimate.ways import arms
+from guided_ft.estimate.ways import ways
 from guided_ft.models import load_model
 
 TOY = {"vocab_size": 99, "hidden_size": 64, "intermediate_size": 512, "num_hidden_layers": 3, "num_attention_heads": 2}
@@ -35,10 +35,10 @@ def status(field: str) -> int:
 
 def train(model: Any, arm: str, rows: int, length: int, budget: int, checkpointing: bool) -> None:
     model = model.requires_grad_(False).train()
-    model = {a.key: a for a in arms(Anatomy.of(model), budget)}[arm].attach(model)
+    model = {a.key: a for a in ways(Anatomy.of(model), budget)}[arm].attach(model)
     if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-        # It would carry gradients below the lowest trained layer.
+        # It would carry gradients below the first trained layer.
         getattr(model, "base_model", model).disable_input_require_grads()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5, fused=True)
     for step in range(3):

@@ -12,7 +12,7 @@ from ...recipe.recipe import Recipe
 from ...system.files import Json, digest, read_json, write_json
 from ..data import load_rows, split
 from ..fingerprint import stage_keys
-from ..run_folder import hashes, record
+from ..run_folder import hashes, stage_result
 from .arms import ARMS, Arm
 from .asked import Asked
 
@@ -214,6 +214,6 @@ def in_mode(run: Run, mode: str | None) -> Run:
 
 
 def _record(folder: Path, stage: str) -> Json:
-    found = record(folder, stage)
+    found = stage_result(folder, stage)
     assert found is not None, "the stage has just been done"
     return found

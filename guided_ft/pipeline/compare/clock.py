@@ -55,13 +55,13 @@ class Stopwatch:
         passes = steps * sum(_passes(plan))
         cached = train.prefix_cache != "none" and below
         if cached:
-            # From the second epoch on, what lies below the lowest trained layer is known.
+            # From the second epoch on, what lies below the first trained layer is known.
             passes -= below * max(0.0, steps - self.rows / train.batch_size)
         return self.look + passes * self.unit
 
 
 def _passes(plan: Plan | Whole) -> tuple[float, float, float]:
-    """The cost of a step in forward passes: below the lowest trained layer, from there up with the gradients of
+    """The cost of a step in forward passes: below the first trained layer, from there up with the gradients of
     activations, and the gradients of the trained weights."""
     anatomy = plan.anatomy if not hasattr(plan, "selection") else plan.selection.anatomy
     first = getattr(plan, "first_layer", 0) / anatomy.num_layers

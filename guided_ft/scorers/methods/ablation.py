@@ -19,7 +19,7 @@ from ..stability import stability
 from ..watch.replacement import Values, replacement
 from ..watch.scene import Scene
 from ..watch.shortcuts import Shortcuts
-from ..watch.suffix import Entry, Part, Suffix
+from ..watch.suffix import Bundle, Entry, Suffix
 from ..watch.tap import Tap
 
 TOKENS = 2048
@@ -153,11 +153,11 @@ def _entry(anatomy: Anatomy, members: list[Component], values: Values) -> Entry:
     kind, layer = members[0].kind, members[0].layer
     value, width = values.get((kind, layer)), anatomy.head_dim if kind == "head" else 1
 
-    def edit(a: torch.Tensor, part: Part) -> None:
+    def edit(a: torch.Tensor, bundle: Bundle) -> None:
         for copy, c in enumerate(members):
             first = anatomy.position(c) * width
             columns = slice(first, first + width)
-            a[:, copy, ..., columns] = 0 if value is None else part.of(value[..., columns]).to(a)
+            a[:, copy, ..., columns] = 0 if value is None else bundle.of(value[..., columns]).to(a)
 
     return Entry(layer, len(members), {(kind, layer): edit})
 

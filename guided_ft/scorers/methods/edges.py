@@ -12,8 +12,8 @@ from ...anatomy import Anatomy, Rows
 from ...errors import GuidedError, pick
 from ...system.files import Json
 from ...task.task import Task
+from ..watch.listen import listen
 from ..watch.passes import BACKWARD, PAIRS, Pass, Path
-from ..watch.record import record
 from ..watch.recorder import Recorder
 from ..watch.scene import Scene, float_weight, refuse_experts
 from ..watch.unembed import check_stream, frozen_norm, is_parallel, pull_back, write_scale
@@ -24,7 +24,7 @@ def edges(model: nn.Module, task: Task, *, progress: bool | None = None, **optio
     """The effects of all connections; options of ``EdgePatching`` but ``keep``."""
     anatomy = Anatomy.of(model)
     recorder = EdgePatching(anatomy, ("layer", "head"), keep=0.5, **options)
-    record(model, anatomy, task, {"eap": recorder}, progress=progress)
+    listen(model, anatomy, task, {"eap": recorder}, progress=progress)
     return recorder.found
 
 

@@ -11,8 +11,8 @@ from ...selection.scoremap import ScoreMap
 from ...system.files import Json
 from ...system.progress import track
 from ...task.task import Task
+from ..watch.listen import listen
 from ..watch.passes import FORWARD
-from ..watch.record import record
 from ..watch.scene import Scene
 from ..watch.tap import Handle, Tap
 from ..watch.unembed import Answers, Unembedding
@@ -49,7 +49,7 @@ def sensitivity(
     if not noise > 0:
         raise GuidedError(f"noise: expected a share above 0, got {noise}")
     depth = ExecutionDepth(anatomy, kinds)
-    found = record(model, anatomy, task, {"execution depth": depth}, progress=progress)["execution depth"]
+    found = listen(model, anatomy, task, {"execution depth": depth}, progress=progress)["execution depth"]
     totals = torch.zeros(anatomy.num_layers, dtype=torch.float64)
     device = next(model.parameters()).device
     with Tap(model) as tap:

@@ -18,7 +18,7 @@ from .scene import Scene
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class Bundle:
     """Which tokens of which rows run together, and which of these are read after the last layer ``[columns]``."""
 
     tokens: slice
@@ -27,7 +27,7 @@ class Part:
     read: torch.Tensor
 
     def of(self, value: torch.Tensor) -> torch.Tensor:
-        """What belongs to this part: ``[rows, tokens, width] -> [sequences, examples, tokens, width]``.
+        """What belongs to these tokens: ``[rows, tokens, width] -> [sequences, examples, tokens, width]``.
 
         One value for all tokens, ``[width]``, stays as it is.
         """
@@ -36,14 +36,14 @@ class Part:
         return value[: self.sequences * self.examples, self.tokens].unflatten(0, (self.sequences, self.examples))
 
 
-Edit = Callable[[torch.Tensor, Part], None]
+Edit = Callable[[torch.Tensor, Bundle], None]
 """Changes activations ``[sequences per example, copies, examples, tokens, width]`` in place."""
 
 Edits = Mapping[tuple[str, int], Edit]
 """By kind and layer: of what enters the out-projection or the down-projection, or of what the layer adds."""
 
-Flow = dict[Part, torch.Tensor]
-"""What enters a layer, of each part ``[sequences per example, copies, examples, tokens, width]``."""
+Flow = dict[Bundle, torch.Tensor]
+"""What enters a layer, of each bundle ``[sequences per example, copies, examples, tokens, width]``."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,8 @@ class Suffix:
         scored = scene.task.scored_columns(scene.batch)
         end = int(scored[-1]) + 1 if cut else scene.mask.shape[1]
         # Nobody reads what the last layer makes of the prefix; one token keeps the shapes.
-        self._head = Part(slice(0, prefix), 1, 1, scored.new_zeros(1))
-        self._rest = Part(slice(prefix, end), scene.rows // scene.examples, scene.examples, scored - prefix)
+        self._head = Bundle(slice(0, prefix), 1, 1, scored.new_zeros(1))
+        self._rest = Bundle(slice(prefix, end), scene.rows // scene.examples, scene.examples, scored - prefix)
         self.tokens = prefix + scene.rows * (end - prefix)
         self._hidden: dict[int, torch.Tensor] = {}
         self._batches: dict[int, dict[str, torch.Tensor]] = {}
@@ -118,7 +118,7 @@ class Suffix:
         flow: Flow = {}
         for number, entry in enumerate(entries):
             new = self._entering(self._hidden[entry.layer], entry.copies)
-            flow = {part: torch.cat([flow[part], states], 1) if flow else states for part, states in new.items()}
+            flow = {bundle: torch.cat([flow[bundle], states], 1) if flow else states for bundle, states in new.items()}
             edits = {at: _of_newest(edit, entry.copies) for at, edit in entry.edits.items()}
             if number + 1 < len(entries):
                 flow = self._advance(entry.layer, entries[number + 1].layer, flow, edits)
@@ -127,8 +127,8 @@ class Suffix:
     # -- how it runs ------------------------------------------------------------------------------------------------
     def _entering(self, hidden: torch.Tensor, copies: int) -> Flow:
         """Copies of what enters a layer, first of the prefix."""
-        parts = (self._rest,) if self._cache is None else (self._head, self._rest)
-        return {part: part.of(hidden)[:, None].expand(-1, copies, -1, -1, -1) for part in parts}
+        bundles = (self._rest,) if self._cache is None else (self._head, self._rest)
+        return {bundle: bundle.of(hidden)[:, None].expand(-1, copies, -1, -1, -1) for bundle in bundles}
 
     def _finish(self, layer: int, flow: Flow, edits: Edits) -> torch.Tensor:
         """The quantity ``[copies, examples]`` of what enters a layer."""
@@ -142,8 +142,8 @@ class Suffix:
         running = iter(flow)
 
         def keep(before: torch.Tensor, after: torch.Tensor) -> None:
-            part = next(running)
-            found[part] = before.unflatten(0, flow[part].shape[:3])
+            bundle = next(running)
+            found[bundle] = before.unflatten(0, flow[bundle].shape[:3])
 
         above = [anatomy.layer_module(i) for i in range(end, anatomy.num_layers)]
         handles = [tap.leave_out(above, form=self._form)]
@@ -173,14 +173,14 @@ class Suffix:
         return batch
 
     @contextmanager
-    def _changed(self, part: Part, layer: int, flow: Flow, edits: Edits) -> Iterator[None]:
-        """The model from a layer on, on one part of the tokens, edited."""
-        tap, anatomy, start = self.scene.tap, self.scene.anatomy, flow[part]
+    def _changed(self, bundle: Bundle, layer: int, flow: Flow, edits: Edits) -> Iterator[None]:
+        """The model from a layer on, on one bundle of tokens, edited."""
+        tap, anatomy, start = self.scene.tap, self.scene.anatomy, flow[bundle]
 
         def edited(a: torch.Tensor, edit: Edit) -> torch.Tensor:
             # OPT hands rows and tokens over as one dimension.
             changed = a.reshape(*start.shape[:-1], -1).clone()
-            edit(changed, part)
+            edit(changed, bundle)
             return changed.reshape(a.shape)
 
         def place(kind: str, at: int, edit: Edit) -> Any:
@@ -192,7 +192,7 @@ class Suffix:
 
         handles = [tap.leave_out([anatomy.layer_module(i) for i in range(layer)], start.flatten(0, 2), self._form)]
         handles += [place(kind, at, edit) for (kind, at), edit in edits.items()]
-        handles += [tap.only_at(name, part.read) for name in self._token_wise(edits)]
+        handles += [tap.only_at(name, bundle.read) for name in self._token_wise(edits)]
         try:
             yield
         finally:
@@ -226,13 +226,13 @@ class Suffix:
     def _copied(self, copies: int) -> dict[str, torch.Tensor]:
         """The batch's tokens after the prefix, each row as many times."""
         if copies not in self._batches:
-            part, batch = self._rest, self.scene.batch
-            cut = {name: tensor[:, part.tokens.start :] for name, tensor in batch.items() if tensor.ndim == 2}
-            cut |= {name: tensor[:, part.tokens] for name, tensor in model_inputs(batch).items()}
-            cut["attention_mask"] = batch["attention_mask"][:, : part.tokens.stop]
+            bundle, batch = self._rest, self.scene.batch
+            cut = {name: tensor[:, bundle.tokens.start :] for name, tensor in batch.items() if tensor.ndim == 2}
+            cut |= {name: tensor[:, bundle.tokens] for name, tensor in model_inputs(batch).items()}
+            cut["attention_mask"] = batch["attention_mask"][:, : bundle.tokens.stop]
             if "reference" in batch:
                 cut["reference"] = batch["reference"]
-            order = torch.arange(self.scene.rows, device=batch["input_ids"].device).unflatten(0, (part.sequences, -1))
+            order = torch.arange(self.scene.rows, device=batch["input_ids"].device).unflatten(0, (bundle.sequences, -1))
             rows = order[:, None].expand(-1, copies, -1).flatten()
             self._batches = {copies: {k: v[rows[: copies * len(v)]] for k, v in cut.items()}}
         return self._batches[copies]
@@ -240,7 +240,7 @@ class Suffix:
 
 def _of_newest(edit: Edit, copies: int) -> Edit:
     """The edit, of the copies that joined last."""
-    return lambda a, part: edit(a[:, -copies:], part)
+    return lambda a, bundle: edit(a[:, -copies:], bundle)
 
 
 def _copies(rows: torch.Tensor, sequences: int, examples: int) -> torch.Tensor:

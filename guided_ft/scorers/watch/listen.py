@@ -1,4 +1,4 @@
-"""``record``: play the passes that a set of recorders asks for, each only once."""
+"""``listen``: play the passes that a set of recorders asks for, each only once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .scene import Scene
 from .tap import Tap
 
 
-def record(
+def listen(
     model: nn.Module,
     anatomy: Anatomy,
     task: Task,
