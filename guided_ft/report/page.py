@@ -119,7 +119,7 @@ def _setup(run: RunRecord, selection: Chosen) -> list[tuple[str, str]]:
         ("method", run.method),
         ("retain", run.retain or "none (one-sided map)"),
         ("budget", run.budget),
-        ("strategy", selection.how.get("strategy")),
+        ("strategy", selection.how.strategy),
         ("selected", selected or None),
         ("trained", f"{run.trainable:,} of {run.total:,} parameters ({share(run.trainable, run.total)})"),
         ("mode", run.mode),

@@ -8,6 +8,7 @@ import numpy as np
 
 from ..anatomy import KINDS, Anatomy, Component
 from ..errors import GuidedError, pick
+from .how import How
 from .scoremap import ScoreMap
 from .selection import Selection
 from .settings import SelectOptions
@@ -94,16 +95,16 @@ def select(
         share = anatomy.cost(first) / anatomy.num_parameters
         name = first[0] if len(first) == 1 else f"{first[0]} to {first[-1]}"
         raise GuidedError(f"budget: {budget} buys nothing: {name} alone costs {share:.3%} (raise the budget)")
-    how = {
-        "method": scores.meta.get("method"),
-        "strategy": strategy,
-        "budget": str(budget),
-        "budget_parameters": limit,
-        "kinds": list(kinds),
-        "seed": seed,
-        "whole": whole,
-        "first_layer": first_layer,
-    }
+    how = How(
+        method=scores.meta.get("method"),
+        strategy=strategy,
+        budget=str(budget),
+        budget_parameters=limit,
+        kinds=tuple(kinds),
+        seed=seed,
+        whole=whole,
+        first_layer=first_layer,
+    )
     return Selection(anatomy, tuple(chosen), how, {c: scores.score(c) for c in chosen})
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from ..anatomy import KINDS, Anatomy, Component, Slice
 from ..errors import GuidedError
 from ..system.files import Json, read_json, write_json
+from .how import How
 from .telling import counted, layers, ranked
 
 _PATTERN = re.compile(r"L(\d{1,6}|\*)(?:(?:\.E(\d{1,6}|\*))?\.([HN])(\d{1,9}|\*))?")
@@ -28,18 +29,19 @@ class Selection:
     Args:
         anatomy: the model's.
         components: any iterable; kept sorted and without repeats.
-        how: provenance, free-form JSON data.
+        how: ``How`` it was chosen, or a mapping of its names.
         scores: the score of each chosen component, if it was chosen by score.
     """
 
     anatomy: Anatomy = field(repr=False)
     components: tuple[Component, ...]
-    how: Json = field(default_factory=dict)
+    how: How = field(default_factory=How)
     scores: dict[Component, float] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         chosen = tuple(sorted({self.anatomy.check(c) for c in self.components}))
         object.__setattr__(self, "components", chosen)
+        object.__setattr__(self, "how", How.read(self.how))
 
     # -- reading ----------------------------------------------------------------------------------------------------
     @property
@@ -71,7 +73,7 @@ class Selection:
             raise GuidedError(f"selection {name}: the two selections are of different models")
         chosen = operation(set(self.components), set(other.components))
         scores = {c: s for c, s in {**other.scores, **self.scores}.items() if c in chosen}
-        return Selection(self.anatomy, tuple(chosen), {"operation": name, "of": [self.how, other.how]}, scores)
+        return Selection(self.anatomy, tuple(chosen), How(operation=name, of=(self.how, other.how)), scores)
 
     def __or__(self, other: Selection) -> Selection:
         return self._combine(other, set.union, "|")
@@ -122,7 +124,7 @@ class Selection:
             chosen += [anatomy.check(Component(kind, layer, item, expert)) for layer, expert, item in wanted]
         if not chosen:
             raise GuidedError("selection: empty (name at least one component, such as L3.H5)")
-        return cls(anatomy, tuple(chosen), {"text": text})
+        return cls(anatomy, tuple(chosen), How(text=text))
 
     @property
     def text(self) -> str:
@@ -138,8 +140,13 @@ class Selection:
             f"{counted(self.counts())}, in {layers(c.layer for c in self.components)}: {self.num_parameters:,} of "
             f"{total:,} parameters ({self.fraction:.3%})"
         ]
-        how = {key: self.how.get(key) for key in ("method", "strategy", "budget", "text")}
-        told = ", ".join(f"{key} {value:.60}" for key, value in how.items() if isinstance(value, str))
+        how = {
+            "method": self.how.method,
+            "strategy": self.how.strategy,
+            "budget": self.how.budget,
+            "text": self.how.text,
+        }
+        told = ", ".join(f"{key} {value:.60}" for key, value in how.items() if value is not None)
         best = sorted(self.scores.items(), key=lambda item: -item[1])[:5]
         shown = ranked(best) if best else " ".join(map(str, self.components[:5]))
         more = "  ..." if len(self.components) > 5 else ""
@@ -152,7 +159,7 @@ class Selection:
     def to_dict(self) -> Json:
         return {
             "components": [str(c) for c in self.components],
-            "how": self.how,
+            "how": self.how.to_dict(),
             "scores": {str(c): s for c, s in sorted(self.scores.items())},
             "anatomy": self.anatomy.to_dict(),
         }
@@ -162,8 +169,8 @@ class Selection:
         try:
             components = tuple(Component.parse(text) for text in data["components"])
             scores = {Component.parse(text): float(s) for text, s in data["scores"].items()}
-            return cls(Anatomy.from_dict(data["anatomy"]), components, dict(data["how"]), scores)
-        except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
+            return cls(Anatomy.from_dict(data["anatomy"]), components, How.read(dict(data["how"])), scores)
+        except (KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError) as error:
             if isinstance(error, GuidedError):
                 raise
             raise GuidedError(f"selection: not what Selection.save writes ({error!r})") from None

@@ -7,6 +7,7 @@ import logging
 from ..errors import GuidedError, pick
 from .budget import parse_budget
 from .directions import DirectionMap
+from .how import How
 from .selection import Selection
 from .settings import SelectOptions
 from .strategies import DIRECTION_STRATEGIES
@@ -66,14 +67,14 @@ def select_directions(
             f"{limit:,}",
             f"{spent:,}",
         )
-    how = {
-        "method": found.meta.get("method"),
-        "strategy": strategy,
-        "budget": str(budget),
-        "budget_parameters": limit,
-        "seed": seed,
-        "first_layer": first_layer,
-        "within": None if within is None else within.text,
-        "map": found.hash,
-    }
+    how = How(
+        method=found.meta.get("method"),
+        strategy=strategy,
+        budget=str(budget),
+        budget_parameters=limit,
+        seed=seed,
+        first_layer=first_layer,
+        within=None if within is None else within.text,
+        map=found.hash,
+    )
     return Subspace(anatomy, choose(found, ranks, seed), how)

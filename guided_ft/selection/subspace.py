@@ -15,6 +15,7 @@ from ..anatomy import KINDS, Anatomy, Component, Slice
 from ..errors import GuidedError
 from ..system.files import Json, digest, read_json, write_json
 from .directions import check_basis, in_order
+from .how import How
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,17 +25,18 @@ class Subspace:
     Args:
         anatomy: of the model.
         bases: float32 ``[r, in]`` by the full name of a layer: directions of length 1.
-        how: provenance, free-form JSON data.
+        how: ``How`` they were chosen, or a mapping of its names.
     """
 
     anatomy: Anatomy = field(repr=False)
     bases: Mapping[str, np.ndarray]
-    how: Json = field(default_factory=dict)
+    how: How = field(default_factory=How)
 
     def __post_init__(self) -> None:
         for name, basis in self.bases.items():
             check_basis(self.anatomy, name, basis)
         object.__setattr__(self, "bases", in_order(self.anatomy, self.bases))
+        object.__setattr__(self, "how", How.read(self.how))
 
     components: ClassVar[tuple[Component, ...]] = ()
     """None: directions are no components, but lie inside."""
@@ -103,15 +105,23 @@ class Subspace:
             name: {"rank": len(basis), "float32": base64.b64encode(basis.astype("<f4").tobytes()).decode()}
             for name, basis in self.bases.items()
         }
-        return {"bases": coded, "how": self.how, "anatomy": self.anatomy.to_dict()}
+        return {"bases": coded, "how": self.how.to_dict(), "anatomy": self.anatomy.to_dict()}
 
     @classmethod
     def from_dict(cls, data: Json) -> Subspace:
         """Rebuild from ``to_dict``. Raises GuidedError for anything else."""
         try:
             bases = {str(name): _decoded(**coded) for name, coded in data["bases"].items()}
-            return cls(Anatomy.from_dict(data["anatomy"]), bases, dict(data["how"]))
-        except (KeyError, TypeError, AttributeError, ValueError, OverflowError, binascii.Error) as error:
+            return cls(Anatomy.from_dict(data["anatomy"]), bases, How.read(dict(data["how"])))
+        except (
+            KeyError,
+            TypeError,
+            AttributeError,
+            ValueError,
+            OverflowError,
+            RecursionError,
+            binascii.Error,
+        ) as error:
             if isinstance(error, GuidedError):
                 raise
             raise GuidedError(f"subspace: not what Subspace.save writes ({error!r:.200})") from None

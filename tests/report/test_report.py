@@ -179,7 +179,7 @@ def test_every_string_is_escaped(tmp_path) -> None:
     scores = score_map()
     make(tmp_path, run)
     chosen = select(scores, "4%", kinds=("head", "neuron"))
-    Selection(chosen.anatomy, chosen.components, poisoned(chosen.how)).save(tmp_path / "selection.json")
+    Selection(chosen.anatomy, chosen.components, poisoned(chosen.how.to_dict())).save(tmp_path / "selection.json")
     page = Page(write_report(tmp_path))
     assert EVIL not in page.source.replace(page.scripts[0], "")
     assert page.tags.count("script") == 2

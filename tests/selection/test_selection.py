@@ -18,6 +18,7 @@ from random_scores import ANATOMY, TOTAL, bought, counts, kind_sets, maps, score
 from guided_ft.anatomy import KINDS, Anatomy, Component
 from guided_ft.errors import GuidedError
 from guided_ft.selection.budget import select
+from guided_ft.selection.how import How
 from guided_ft.selection.selection import Selection
 
 COMPONENTS = [c for kind in KINDS for c in ANATOMY.components(kind)]
@@ -133,6 +134,30 @@ def test_save_and_load_give_the_same(scores, budget, kinds):
     assert again.how == chosen.how
     assert again.scores == chosen.scores
     assert again.num_parameters == chosen.num_parameters
+
+
+def test_how_of_the_first_format_is_read(tmp_path):
+    """Files of version 1 hold any mapping: None where nothing was known, and what its maker liked to add."""
+    Selection.parse("L0.N1", ANATOMY).save(tmp_path / "s.json")
+    data = json.loads((tmp_path / "s.json").read_text())
+    first = {"method": None, "strategy": "top", "budget": 0.02, "kinds": ["head"], "seed": 3, "by": {"me": 1}}
+    data["how"] = {"operation": "|", "of": [first, {"text": "L0.N1"}]}
+    (tmp_path / "s.json").write_text(json.dumps(data))
+    how = Selection.load(tmp_path / "s.json").how
+    one = How(strategy="top", budget="0.02", kinds=("head",), seed=3, more={"by": {"me": 1}})
+    assert how == How(operation="|", of=(one, How(text="L0.N1")))
+    assert how.of[0]["kinds"] == ["head"]
+    assert (how.of[0]["by"], how.of[0].get("method"), "whole" in how) == ({"me": 1}, None, False)
+    assert How.read(how.to_dict()) == how
+
+
+@pytest.mark.parametrize(
+    "how", [{"budget": []}, {"seed": True}, {"whole": 1}, {"kinds": "head"}, {"of": [3]}, {"of": {}}]
+)
+def test_how_that_cannot_be_meant_is_named(how):
+    name = "how" if how == {"of": [3]} else f"how.{next(iter(how))}"
+    with pytest.raises(GuidedError, match=f"^{name}: .* does not say how a choice was made"):
+        Selection(ANATOMY, (), how)
 
 
 def test_the_file_says_its_size_in_plain_numbers(tmp_path):

@@ -48,11 +48,12 @@ def _lora(run: Run, seed: int) -> Plan:
     """LoRA (arXiv 2106.09685) of one rank on all linear layers of the blocks, alpha 2 r: the rank that costs what the
     recipe's own choice does, or 1 where that buys none."""
     from ...plan.plan import Plan
+    from ...selection.how import How
     from ...selection.selection import Selection
 
     own = _own(run, seed)
     anatomy = own.selection.anatomy
-    layers = Selection(anatomy, tuple(anatomy.components("layer")), {"strategy": "all layers"})
+    layers = Selection(anatomy, tuple(anatomy.components("layer")), How(strategy="all layers"))
     return Plan(layers, "lora", max(1, own.num_parameters // _rank_one(anatomy)))
 
 

@@ -48,8 +48,9 @@ class SliceMode(Mode[Selection]):
         counts = ", ".join(f"{n:,} {kind}{'s' * (n > 1)}" for kind, n in selection.counts().items() if n)
         count, total = sum(self.sizes(selection).values()), selection.anatomy.num_parameters
         words = f"{counts}: {count:,} of {total:,} parameters ({count / total:.3%})"
-        how = {key: selection.how.get(key) for key in ("method", "strategy", "budget")}
-        chosen = ", ".join(f"{key} {value}" for key, value in how.items() if isinstance(value, str | int | float))
+        how = selection.how
+        told = {"method": how.method, "strategy": how.strategy, "budget": how.budget}
+        chosen = ", ".join(f"{name} {value}" for name, value in told.items() if value is not None)
         return f"{words}; chosen by {chosen}" if chosen else words
 
     def sizes(self, selection: Selection) -> dict[str, int]:
