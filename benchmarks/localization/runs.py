@@ -84,8 +84,8 @@ def methods(against: Task) -> dict[str, Json]:
     wanted = {name: {} for name in catalogue.CATALOGUE if name != "ablation"} | VARIANTS
     found = {}
     for label, options in wanted.items():
-        needs = catalogue.find(options.get("method", label)).against
-        found[label] = {**options, **({"against": against} if needs else {})}
+        needs = catalogue.find(options.get("method", label)).compares
+        found[label] = {**options, **({"retain": against} if needs else {})}
     return found
 
 
@@ -95,7 +95,7 @@ def runs(model: PreTrainedModel, task: Task, against: Task) -> dict[str, Callabl
     found |= {"captum LayerGradientXActivation": lambda: captum_all(model, task)}
     for label, options in methods(against).items():
         name, rest = options.get("method", label), {k: v for k, v in options.items() if k != "method"}
-        found[label] = lambda name=name, rest=rest: localize(model, task, name, None, **rest)  # type: ignore[misc]
+        found[label] = lambda name=name, rest=rest: localize(model, task, name, **{"retain": None, **rest})  # type: ignore[misc]
     found["together: " + ", ".join(TOGETHER)] = lambda: localize(model, task, methods=TOGETHER, retain=None)
     found[EXACT[0]] = lambda: localize(model, task, "ablation", None, ("head",))
     found[EXACT[1]] = lambda: localize(model, task, "attribution", None, ("head",), verify=60)

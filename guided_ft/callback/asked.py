@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, overload
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, TypeGuard, cast, overload
 
 from ..errors import GuidedError
 from ..scorers.settings import LocalizeOptions
@@ -14,14 +14,17 @@ from ..task.task import Task
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, TrainingArguments
 
+Retain = Task | Given | Sequence[Task] | str | None
+"""What may be handed over to be kept, as in ``localize``; a data set too."""
 
-def check_asked(task: Task | Given | None, retain: Task | Given | str | None) -> None:
+
+def check_asked(task: Task | Given | None, retain: Retain) -> None:
     """Raise GuidedError, when the callback is made, for what is neither a Task, rows, nor a word (``self``)."""
     for what, given in (("task", task), ("retain", None if isinstance(retain, str) else retain)):
-        if given is None or isinstance(given, Task):
+        if given is None or isinstance(given, Task) or _are_tasks(given):
             continue
         try:
-            rows_of(given)
+            rows_of(cast("Given", given))
         except GuidedError as error:
             reason = str(error).removeprefix("dataset: ")
             raise GuidedError(f"{what}: neither a Task nor a data set: {reason}") from None
@@ -33,20 +36,20 @@ def as_task(
 ) -> Task: ...
 @overload
 def as_task(
-    given: Task | Given | str | None, what: str, args: TrainingArguments, tokenizer: PreTrainedTokenizerBase | None
-) -> Task | str | None: ...
+    given: Retain, what: str, args: TrainingArguments, tokenizer: PreTrainedTokenizerBase | None
+) -> Task | Sequence[Task] | str | None: ...
 def as_task(
-    given: Task | Given | str | None, what: str, args: TrainingArguments, tokenizer: PreTrainedTokenizerBase | None
-) -> Task | str | None:
+    given: Retain, what: str, args: TrainingArguments, tokenizer: PreTrainedTokenizerBase | None
+) -> Task | Sequence[Task] | str | None:
     """The Task of the first rows of a data set, cut as the trainer cuts its own; anything else as it is.
 
     Args:
         args: the trainer's arguments.
         tokenizer: the trainer's ``processing_class``; None: it has none.
     """
-    if given is None or isinstance(given, str | Task):
+    if given is None or isinstance(given, str | Task) or _are_tasks(given):
         return given
-    rows = list(itertools.islice(rows_of(given), LocalizeOptions.examples))
+    rows = list(itertools.islice(rows_of(cast("Given", given)), LocalizeOptions.examples))
     if tokenizer is None and not all("input_ids" in row for row in rows if isinstance(row, Mapping)):
         raise GuidedError(
             f"{what}: this trainer has no tokenizer for the rows (pass processing_class=tokenizer to it, or "
@@ -54,3 +57,7 @@ def as_task(
         )
     length, size = getattr(args, "max_length", None), args.per_device_train_batch_size
     return Task.from_dataset(rows, tokenizer, max_length=length, batch_size=size, name=what)
+
+
+def _are_tasks(given: object) -> TypeGuard[Sequence[Task]]:
+    return isinstance(given, list | tuple) and bool(given) and all(isinstance(each, Task) for each in given)

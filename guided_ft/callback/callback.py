@@ -26,7 +26,7 @@ from ..system import processes
 from ..system.files import parse_size
 from ..task.given import Given
 from ..task.task import Task
-from .asked import check_asked
+from .asked import Retain, check_asked
 from .call import TrainerCall, trainer_here
 from .certify import canonical, fingerprint
 from .finite import scales_loss
@@ -103,7 +103,7 @@ class GuidedCallback(Guarded):
         *,
         task: Task | Given | None = None,
         method: str = LocalizeOptions.method,
-        retain: str | Task | Given | None = LocalizeOptions.retain,
+        retain: Retain = LocalizeOptions.retain,
         budget: str | float | int = SelectOptions.budget,
         kinds: tuple[str, ...] = SelectOptions.kinds,
         strategy: str = SelectOptions.strategy,

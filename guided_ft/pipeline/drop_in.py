@@ -13,7 +13,7 @@ from ..models import load_model
 from ..task.read_file import ENDINGS, read_file
 from ..task.reader import Reader, read_all
 from ..task.tokenizer import load_tokenizer
-from .measure import load_text
+from .retained import load_retained
 from .trainers import dataset_of, make_arguments
 
 if TYPE_CHECKING:
@@ -40,13 +40,11 @@ def train(config: TrlConfig, trust_remote_code: bool = False) -> tuple[GuidedCal
     rows = _rows(config)
     tokenizer = load_tokenizer(config.model_name_or_path, trust_remote_code=trust_remote_code)
     guided = config.guided
-    retain: Any = {"none": None}.get(guided.retain, guided.retain)
-    if retain not in (None, "self"):
-        retain = load_text(retain, tokenizer, getattr(args, "max_length", None) or 1024, RETAINED, guided.seed)
+    length = getattr(args, "max_length", None) or 1024
     callback = GuidedCallback(
         task=rows,
         **guided.model_dump(exclude={"retain", "prefix_cache"}),
-        retain=retain,
+        retain=load_retained(guided.retain, tokenizer, length, RETAINED, guided.seed),
         prefix_cache=None if guided.prefix_cache == "none" else guided.prefix_cache,
     )
     trainer = make(

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Protocol
 
 from ..errors import GuidedError
 from ..system.files import Json
-from ..task import measures, samples
+from ..task import measures
 from ..task.reader import answered, asked
 from . import standard
+from .retained import load_text
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -239,16 +240,6 @@ def _held_out_text(run: Examined) -> Task | None:
         )
         text.save(path)
     return Task.load(path, name="self")
-
-
-def load_text(path: str, tokenizer: PreTrainedTokenizerBase, max_length: int, batch_size: int, seed: int) -> Task:
-    """Text to be kept: a file of the user's, or one of the samples."""
-    from ..task.task import Task
-
-    if path in samples.SAMPLES:
-        rows = samples.sample(path, seed)
-        return Task.from_dataset(rows, tokenizer, max_length=max_length, batch_size=batch_size, name=path)
-    return Task.load(path, tokenizer, max_length=max_length, batch_size=batch_size)
 
 
 def shown(row: Json) -> tuple[str, str]:

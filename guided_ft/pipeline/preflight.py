@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import did_you_mean
+from ..recipe.fields import kept_texts
 from ..recipe.mends import Problem, RecipeError
 from ..recipe.strict_yaml import shown, shown_path
 from ..scorers.options import option_names
@@ -49,11 +50,10 @@ def _files(recipe: Recipe) -> list[Problem]:
     named = {"data.path": recipe.data.path, "data.test_path": recipe.data.test_path}
     if recipe.data.source != "file":
         named = {}
-    kept = {"localize.retain": recipe.localize.retain, "evaluate.retention": recipe.evaluate.retention}
-    named |= {key: None if path in ("self", "none", *SAMPLES) else path for key, path in kept.items()}
     found = [(key, path) for key, path in named.items() if path]
-    against = str(recipe.localize.options.get("against", ""))
-    found += [("localize.options.against", part.strip()) for part in against.split(",") if part.strip()]
+    kept = [("localize.retain", text) for text in kept_texts(recipe.localize.retain)]
+    kept.append(("evaluate.retention", recipe.evaluate.retention))
+    found += [(key, text) for key, text in kept if text not in ("self", "none", *SAMPLES)]
     missing = [(key, f"{shown_path(path)}: no such file") for key, path in found if not Path(path).is_file()]
     model = recipe.model
     if model.startswith(("/", "./", "../", "~")) and not Path(model).is_dir():

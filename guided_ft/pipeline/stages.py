@@ -21,13 +21,14 @@ from ..recipe.conflicts import too_warm
 from ..scorers.catalogue import find
 from ..scorers.settings import LocalizeOptions
 from ..selection.settings import SelectOptions
-from ..system.files import Json, read_arrays
+from ..system.files import read_arrays
 from ..task.reader import answered, last_answer_apart
 from .data import load_rows
 from .fingerprint import stage_keys
 from .lengths import fitting
-from .measure import HELD_OUT, Reference, check_metrics, load_text, measure
+from .measure import HELD_OUT, Reference, check_metrics, measure
 from .results import After
+from .retained import load_retained
 from .window import check_recipe_window
 
 if TYPE_CHECKING:
@@ -136,26 +137,12 @@ def localize(run: Run) -> Localized:
     """Score the components and write the map."""
     settings = run.recipe.localize
     task = run.task(run.rows[0][: settings.examples], settings.batch_size)
-
-    def load(path: str) -> Task:
-        length = run.recipe.train.max_length
-        return load_text(path, run.tokenizer, length, settings.batch_size, run.recipe.seed)
-
-    retain: str | Task | None = {"none": None, "self": "self"}.get(settings.retain, settings.retain)
-    if isinstance(retain, str) and retain != "self":
-        retain = load(retain)
-    options: Json = {**settings.options}
-    if "against" in options:
-        options["against"] = [load(path) for path in against_files(settings.options)]
-    asked = LocalizeOptions(settings.method, retain, _kinds(run), seed=run.recipe.seed, options=options)
+    seed, length = run.recipe.seed, run.recipe.train.max_length
+    retain = load_retained(settings.retain, run.tokenizer, length, settings.batch_size, seed)
+    asked = LocalizeOptions(settings.method, retain, _kinds(run), seed=seed, options=settings.options)
     scores = run.way.localize(run.model(), task, **asked.arguments())
     scores.save(run.folder / "scores.safetensors")
     return {"meta": scores.meta, "hash": task.hash, "sizes": scores.sizes}
-
-
-def against_files(options: Json) -> list[str]:
-    """The sets that a method compares with: paths, separated by commas."""
-    return [path.strip() for path in str(options.get("against", "")).split(",") if path.strip()]
 
 
 def _kinds(run: Run) -> tuple[str, ...]:

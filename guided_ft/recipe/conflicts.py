@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from ..errors import did_you_mean
 from ..plan.modes import MODES, misfits
 from ..scorers.catalogue import CATALOGUE
+from .fields import kept_texts
 from .mends import Problem, spell
 from .says import listed
 
@@ -51,7 +52,7 @@ def conflicts(data: Mapping[str, object], recipe: type[BaseModel]) -> list[Probl
     if trainer in ("sft", "grpo") and source == "reasoning_gym" and pairs is True:
         mend = "write preference: false, or trainer: dpo"
         found.append(("data.preference", f"trainer {trainer} learns single answers ({mend})"))
-    found += _of_method(value("localize", "method"), value("localize", "retain"), value("localize", "options"), trainer)
+    found += _of_method(value("localize", "method"), value("localize", "retain"), trainer)
     if trainer == "grpo" and value("train", "reward") is None:
         found.append(("train.reward", "missing, trainer grpo needs one (write reward: exact_match)"))
     found += _of_steps(value("train", "steps"), value("train", "epochs"), value("train", "warmup_steps"))
@@ -88,14 +89,19 @@ def _of_map(name: object, asked: Mapping[str, object], recipe: type[BaseModel]) 
     return [(f"{_OF_MAPS[key]}.{key}", why) for key, why in misfits(name, asked, usual)]
 
 
-def _of_method(name: object, retain: object, options: object, trainer: object) -> list[Problem]:
-    """A method that compares sets, and only one set."""
+def _of_method(name: object, retain: object, trainer: object) -> list[Problem]:
+    """A method that compares sets, and only one set; or one that does not, and several."""
     method = CATALOGUE.get(name) if isinstance(name, str) else None
-    named = isinstance(options, Mapping) and "against" in options
-    both = method is not None and method.own_sets and trainer == "dpo"
-    if method is None or not method.against or named or retain != "none" or both:
+    if method is None:
         return []
-    mend = "write self, a file or a sample, or options: {against: others.jsonl}"
+    if not method.compares:
+        several = isinstance(retain, str) and len(kept_texts(retain)) > 1
+        mend = "name one, or write method: specificity"
+        return [("localize.retain", f"method {name} holds the task against one text ({mend})")] if several else []
+    both = method.own_sets and trainer == "dpo"
+    if retain != "none" or both:
+        return []
+    mend = "write self, a file or a sample"
     return [("localize.retain", f"method {name} compares the task with another set, and there is none ({mend})")]
 
 

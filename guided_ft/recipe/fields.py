@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -49,14 +50,21 @@ def _kept(value: object) -> str:
     from ..task.read_file import ENDINGS
     from ..task.samples import SAMPLES
 
-    if isinstance(value, str) and (value in ("self", "none", *SAMPLES) or value.lower().endswith(ENDINGS)):
-        return _place(value)
+    if isinstance(value, str):
+        texts = kept_texts(value)
+        if value in ("self", "none") or (texts and all(t in SAMPLES or t.lower().endswith(ENDINGS) for t in texts)):
+            return _place(value)
     mend = f"write self, a path that ends in .jsonl or .txt, or a sample: {', '.join(sorted(SAMPLES))}"
     if value is None or value is False:
         mend = "write none"
     elif isinstance(value, str) and (near := difflib.get_close_matches(value[:60], ("self", "none", *SAMPLES), n=1)):
         mend = f"did you mean '{near[0]}'?"
     raise GuidedError(f"expected self, none, a sample or a .jsonl or .txt file, got {show(value)} ({mend})")
+
+
+def kept_texts(value: str) -> list[str]:
+    """The files and samples that a text names between commas; the path of one file may have commas of its own."""
+    return [value] if os.path.isfile(value) else [part.strip() for part in value.split(",") if part.strip()]
 
 
 def _sample(value: object) -> str:

@@ -24,6 +24,7 @@ from .fields import FreeText, Name, Place, Seed
 from .finding import find
 from .finding import shipped as shipped
 from .mends import Problem, RecipeError, translate
+from .older import renewed
 from .says import leaves
 from .sections import Data, Evaluate, Localize, Section, Select, Train
 from .strict_yaml import dump, shown
@@ -61,7 +62,7 @@ class Recipe(Section):
     evaluate: Evaluate = Evaluate()
 
     def __init__(self, /, **data: object) -> None:
-        data = hoisted(data, Train.model_fields)
+        data = renewed(hoisted(data, Train.model_fields))
         problems: list[Problem] = []
         try:
             super().__init__(**data)

@@ -90,7 +90,7 @@ class Localize(Section):
 
     method: Method = Field(default=_ASKED.method, description="scorer of the catalogue")
     retain: Kept = Field(
-        default=_ASKED.retain, description="what must be kept: self (text the model samples), none, or a file"
+        default=_ASKED.retain, description="what must be kept: self (text the model samples), none, or files"
     )
     examples: Count = Field(default=_ASKED.examples, description="training examples to score on")
     batch_size: Count = Field(default=_ASKED.batch_size, description="examples per forward pass")

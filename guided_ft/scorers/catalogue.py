@@ -74,7 +74,7 @@ CATALOGUE: dict[str, Method] = {
         "loss to win per KL spent on the retain set",
         cost="1 F+B of each set, weights too",
         when="to learn and forget little; takes a retain set",
-        against=True,
+        compares=True,
     ),
     # short training
     "gates": Method(
@@ -168,7 +168,7 @@ CATALOGUE: dict[str, Method] = {
         cost="2 F of each set",
         when="where a property of the text can be read off",
         kinds=_LAYER_HEAD,
-        against=True,
+        compares=True,
         own_sets=True,
     ),
     "contrast": Method(
@@ -176,14 +176,14 @@ CATALOGUE: dict[str, Method] = {
         "difference of mean activations between two sets",
         cost="1 F of each set",
         when="a style or behaviour against its opposite",
-        against=True,
+        compares=True,
     ),
     "specificity": Method(
         "contrast:Specificity",
         "how unevenly a component speaks in several sets",
         cost="1 F of each set",
         when="languages or domains against each other",
-        against=True,
+        compares=True,
     ),
     # weights alone
     "magnitude": Method(
@@ -229,7 +229,7 @@ def register(
     *,
     needs_data: bool = True,
     kinds: tuple[str, ...] = KINDS,
-    against: bool = False,
+    compares: bool = False,
     cost: str = "",
     when: str = "",
     own_sets: bool = False,
@@ -240,7 +240,7 @@ def register(
     """
     if name in CATALOGUE:
         raise GuidedError(f"register: the name {name!r} is taken (choose another)")
-    CATALOGUE[name] = Method(function, help, needs_data, tuple(kinds), against, cost, when, own_sets)
+    CATALOGUE[name] = Method(function, help, needs_data, tuple(kinds), compares, cost, when, own_sets)
 
 
 def find(name: str) -> Method:

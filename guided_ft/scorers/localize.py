@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, overload
 
@@ -32,7 +32,7 @@ def localize(
     model: nn.Module,
     task: Task,
     method: str = ...,
-    retain: str | Task | None = ...,
+    retain: str | Task | Sequence[Task] | None = ...,
     kinds: Iterable[str] | None = ...,
     *,
     methods: None = ...,
@@ -50,7 +50,7 @@ def localize(
     model: nn.Module,
     task: Task,
     method: str = ...,
-    retain: str | Task | None = ...,
+    retain: str | Task | Sequence[Task] | None = ...,
     kinds: Iterable[str] | None = ...,
     *,
     methods: Iterable[str] | Mapping[str, Mapping[str, object]],
@@ -66,7 +66,7 @@ def localize(
     model: nn.Module,
     task: Task,
     method: str = LocalizeOptions.method,
-    retain: str | Task | None = LocalizeOptions.retain,
+    retain: str | Task | Sequence[Task] | None = LocalizeOptions.retain,
     kinds: Iterable[str] | None = LocalizeOptions.kinds,
     *,
     methods: Iterable[str] | Mapping[str, Mapping[str, object]] | None = None,
@@ -87,7 +87,7 @@ def localize(
         task: the question.
         method: a name in ``guided_ft.scorers.catalogue.CATALOGUE``.
         retain: ``"self"`` (text that the model samples, seeded), a Task, or None for a one-sided map. A method that
-            compares sets of its own accord takes it as its option ``against``, unless that is given.
+            compares sets by itself takes it for the other set, or a list of Tasks for several.
         kinds: which of ``layer``, ``head``, ``neuron`` to score; None: all that the method defines.
         methods: several at once: names, or options by name (``{"mean": {"method": "attribution", "replace": "mean"}}``
             when the name is your own). Those that need the same pass over the data share it.
@@ -114,20 +114,22 @@ def localize(
     began = time.perf_counter()
     forbid_packing(model)
     anatomy = Anatomy.of(model)
-    check_given(model, task, retain, (s for r in requests.values() for s in _sets(r.options.get("against"))))
+    if isinstance(retain, list | tuple) and len(retain) == 1 and isinstance(retain[0], Task):
+        retain = retain[0]
+    check_given(model, task, (retain, *(r.options.get("retain") for r in requests.values())))
     kept = retain
-    if retain == "self" and any(r.compares(retain) or r.against_missing for r in requests.values()):
+    compared = {label: r for label, r in requests.items() if r.is_two_sided(retain)}
+    if retain == "self" and (compared or any(r.lacks_retain for r in requests.values())):
         kept = processes.same(self_text(model, seed=seed, progress=progress))
-    requests = {label: request.with_against(kept) for label, request in requests.items()}
+    requests = {label: request.with_retain(kept) for label, request in requests.items()}
     maps = _score_within_memory(model, anatomy, task, requests, progress)
-    compared = {label: r for label, r in requests.items() if r.compares(retain)}
-    against = {}
+    others = {}
     if isinstance(kept, Task) and compared:
-        against = _score_within_memory(model, anatomy, kept, compared, progress)
+        others = _score_within_memory(model, anatomy, kept, compared, progress)
     seconds = round(time.perf_counter() - began, 3)
     found = {}
     for label, request in requests.items():
-        mine, other = maps[label], against.get(label)
+        mine, other = maps[label], others.get(label)
         extra = dict(mine.meta)
         extra.pop("passes", 0)
         passes = mine.meta.get("passes", 0) + (other.meta.get("passes", 0) if other else 0)
@@ -184,11 +186,6 @@ def _score(
         else:
             maps[label] = request.scorer(*positional, **named)
     return maps | listen(model, anatomy, task, recorders, progress=progress)
-
-
-def _sets(against: object) -> Iterable[Any]:
-    """The sets that a method compares with: one, or several."""
-    return against if isinstance(against, list | tuple) else [against]
 
 
 def _told(task: Task) -> Json:

@@ -21,18 +21,19 @@ class Method:
         help: one line for ``--help`` and reports.
         needs_data: False if the scores do not depend on the task; such a method has no two-sided form.
         kinds: what it can score.
-        against: it compares the task with other sets, its option ``against``, and has no two-sided form beside it.
+        compares: it compares the task with the retained set or sets itself, its option ``retain``, and has no two-sided
+            form beside it.
         cost: of the default options, in forward (F) and backward (B) passes over the task, and as many over what is
             retained if the map is two-sided; ``weights too``: gradients of the weights are made and held.
         when: what it is for, in a few words.
-        own_sets: a task of preferences is both sets by itself, so that ``against`` may be left out.
+        own_sets: a task of preferences is both sets by itself, so that ``retain`` may be left out.
     """
 
     function: str | Callable[..., Any]
     help: str
     needs_data: bool = True
     kinds: tuple[str, ...] = KINDS
-    against: bool = False
+    compares: bool = False
     cost: str = ""
     when: str = ""
     own_sets: bool = False

@@ -12,6 +12,7 @@ from ..errors import GuidedError, pick
 from ..selection.combine import TWO_SIDED
 from ..selection.scoremap import ScoreMap
 from .catalogue import find
+from .given import only
 from .method import Method
 from .watch.recorder import Recorder
 
@@ -39,22 +40,26 @@ class Request:
         return (model, anatomy, task), {"kinds": self.kinds, "progress": progress, **self.options}
 
     @property
-    def against_missing(self) -> bool:
-        return self.method.against and "against" not in self.options
+    def lacks_retain(self) -> bool:
+        """Whether it compares sets and was not told in its own options with which."""
+        return self.method.compares and "retain" not in self.options
 
-    def compares(self, retain: object) -> bool:
-        """Whether the retain set makes the map two-sided."""
-        return retain is not None and self.method.needs_data and not self.method.against
+    def is_two_sided(self, retain: object) -> bool:
+        """Whether the retain set makes the map two-sided. Raises GuidedError if there are several."""
+        if retain is None or not self.method.needs_data or self.method.compares:
+            return False
+        only(retain, self.name)
+        return True
 
-    def with_against(self, kept: object) -> Request:
-        """A method that compares sets takes the retain set for the other one."""
-        if not self.against_missing:
+    def with_retain(self, kept: object) -> Request:
+        """A method that compares sets is given the retain set, or sets, as its option."""
+        if not self.lacks_retain:
             return self
-        if kept is None and inspect.signature(self.scorer).parameters["against"].default is not inspect.Parameter.empty:
+        if kept is None and inspect.signature(self.scorer).parameters["retain"].default is not inspect.Parameter.empty:
             return self
         if kept is None:
-            raise GuidedError(f"{self.name}: it compares sets (give against=Task, or retain)")
-        return replace(self, options={**self.options, "against": kept})
+            raise GuidedError(f"{self.name}: it compares sets (give retain=Task)")
+        return replace(self, options={**self.options, "retain": kept})
 
 
 def read_methods(
@@ -83,6 +88,9 @@ def read_request(name: str, options: dict[str, object], kinds: tuple[str, ...] |
         if kind not in method.kinds:
             raise GuidedError(f"{name}: it does not score a {kind} (it scores: {', '.join(method.kinds)})")
     scorer = method.load()
+    if method.compares and "against" in options:
+        # As it was called before.
+        options = {"retain": options["against"], **{key: value for key, value in options.items() if key != "against"}}
     parameters = inspect.signature(scorer).parameters
     if "seed" in parameters:
         options = {"seed": seed, **options}
@@ -90,7 +98,7 @@ def read_request(name: str, options: dict[str, object], kinds: tuple[str, ...] |
     try:
         # What it compares with may come later.
         positional, named = request.arguments(None, None, None)
-        inspect.signature(scorer).bind(*positional, **({"against": None} if request.against_missing else {}), **named)
+        inspect.signature(scorer).bind(*positional, **({"retain": None} if request.lacks_retain else {}), **named)
     except TypeError as error:
         raise GuidedError(f"method {name!r}: {error} (see its docstring)") from None
     return request

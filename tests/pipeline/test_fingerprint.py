@@ -146,7 +146,7 @@ def test_a_mode_may_ask_another_question() -> None:
 
 
 def test_the_content_of_whatever_is_named_counts(tmp_path: Path) -> None:
-    names = ("rows", "tests", "retain", "held", "one", "two")
+    names = ("rows", "tests", "held", "one", "two")
     paths = {name: tmp_path / f"{name}.jsonl" for name in names}
     for path in paths.values():
         path.write_text('{"text": "a"}\n')
@@ -155,12 +155,12 @@ def test_the_content_of_whatever_is_named_counts(tmp_path: Path) -> None:
     asked = Recipe(
         model=str(model),
         data={"source": "file", "path": str(paths["rows"]), "test_path": str(paths["tests"])},
-        localize={"retain": str(paths["retain"]), "options": {"against": f"{paths['one']}, {paths['two']}"}},
+        localize={"method": "specificity", "retain": f"{paths['one']}, {paths['two']}"},
         train={"mode": "slice"},
         evaluate={"retention": str(paths["held"])},
     )
     before = stage_keys(asked)
-    expected = {"rows": ALL, "tests": ALL, "retain": MAP, "held": MEASURE, "one": MAP, "two": MAP}
+    expected = {"rows": ALL, "tests": ALL, "held": MEASURE, "one": MAP, "two": MAP}
     for name, stages in expected.items():
         in_place(paths[name], paths[name].read_bytes().replace(b"a", b"b"))
         after = stage_keys(asked)

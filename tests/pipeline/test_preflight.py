@@ -34,7 +34,7 @@ def model(tmp_path):
             "localize.options.verif: no option of method attribution (did you mean 'verify'?)",
         ),
         ("localize.options={seed: 1}", "localize.options.seed: a key of its own (write seed at the top level)"),
-        ("localize.options={against: 'a.jsonl, b.txt'}", "localize.options.against: 'a.jsonl': no such file"),
+        ("localize={method: contrast, retain: 'a.jsonl, b.txt'}", "localize.retain: 'a.jsonl': no such file"),
         ("retain=none.txt", "localize.retain: 'none.txt': no such file"),
         (f"retain={'deep/' * 30}none.txt", f"localize.retain: '...{('deep/' * 30 + 'none.txt')[-80:]}': no such file"),
         ("retention=none.csv", "evaluate.retention: 'none.csv': no such file"),

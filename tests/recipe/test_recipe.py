@@ -196,6 +196,16 @@ def test_sections_made_in_python_are_checked_together_too() -> None:
     assert Recipe(data=Data(name="x"), train=Train(rank=4, mode="slice")).train.rank == 4
 
 
+def test_the_sets_of_a_method_may_be_written_as_they_once_were() -> None:
+    def asked(method: str, **localize: Any) -> Recipe:
+        return Recipe(data={"name": "chain_sum"}, localize={"method": method} | localize, train={"mode": "slice"})
+
+    once = asked("specificity", options={"against": "a.jsonl, b.txt", "bar": 0.5})
+    assert once == asked("specificity", retain="a.jsonl, b.txt", options={"bar": 0.5})
+    kept = asked("attribution", options={"against": "a.jsonl"})
+    assert kept.localize.options == {"against": "a.jsonl"}, "no option of this method, as check says"
+
+
 def test_a_saved_recipe_reads_well(tmp_path: Path) -> None:
     Recipe(description="Größe: 2%", **MINIMAL).save(tmp_path / "saved.yaml")
     lines = (tmp_path / "saved.yaml").read_text(encoding="utf-8").splitlines()

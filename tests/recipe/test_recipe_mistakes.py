@@ -249,14 +249,19 @@ MISTAKES = [
     (
         "localize: {method: contrast, retain: none}\ntrain: {mode: slice}",
         "recipe.yaml: localize.retain: method contrast compares the task with another set, and there is none (write self, "
-        "a file or a sample, or options: {against: others.jsonl})",
+        "a file or a sample)",
+    ),
+    (
+        "localize: {retain: 'a.jsonl, refusals'}\ntrain: {mode: slice}",
+        "recipe.yaml: localize.retain: method attribution holds the task against one text (name one, or write method: "
+        "specificity)",
     ),
     *(
         (
             f"data: {{name: x, preference: true}}\nlocalize: {{method: {method}, retain: none}}\n"
             "train: {trainer: dpo, mode: slice}",
             f"recipe.yaml: localize.retain: method {method} compares the task with another set, and there is none "
-            "(write self, a file or a sample, or options: {against: others.jsonl})",
+            "(write self, a file or a sample)",
         )
         for method in ("contrast", "specificity", "natural_gain")
     ),
@@ -392,7 +397,7 @@ def test_a_recipe_that_is_not_there(asked: str, message: str) -> None:
     assert str(caught.value) == message
 
 
-@pytest.mark.parametrize("method", [name for name, method in CATALOGUE.items() if method.against])
+@pytest.mark.parametrize("method", [name for name, method in CATALOGUE.items() if method.compares])
 def test_methods_that_need_no_other_set_are_those_with_a_default(method):
-    default = inspect.signature(CATALOGUE[method].load()).parameters["against"].default
+    default = inspect.signature(CATALOGUE[method].load()).parameters["retain"].default
     assert CATALOGUE[method].own_sets == (default is not inspect.Parameter.empty)

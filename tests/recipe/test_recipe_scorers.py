@@ -27,13 +27,14 @@ def folder(tmp_path_factory):
 def test_every_method_is_localized_from_a_recipe(folder, method):
     found = catalogue.CATALOGUE[method]
     options = {k: v for k, v in OPTIONS.get(method, {}).items() if k != "kinds"}
+    retain = "none"
     if method in SETS:
-        options["against"] = str(folder / "one.jsonl")
+        retain = str(folder / "one.jsonl")
     kinds = ["head"] if "head" in found.kinds else [found.kinds[0]]
     made = recipe(
         folder,
         method,
-        localize={"method": method, "retain": "none", "options": options},
+        localize={"method": method, "retain": retain, "options": options},
         select={"kinds": kinds},
         evaluate={"retention": "none"},
     )
@@ -45,14 +46,14 @@ def test_every_method_is_localized_from_a_recipe(folder, method):
 
 def test_several_sets_and_the_retain_set_as_the_other(folder):
     both = f"{folder / 'one.jsonl'}, {folder / 'two.jsonl'}"
-    localize = {"method": "specificity", "options": {"against": both}, "retain": "none"}
+    localize = {"method": "specificity", "retain": both}
     run(recipe(folder, "several", localize=localize), until="localize", quiet=True)
     meta = ScoreMap.load(folder / "several" / "scores.safetensors").meta
-    assert [task["name"] for task in meta["options"]["against"]] == ["one.jsonl", "two.jsonl"]
+    assert [task["name"] for task in meta["options"]["retain"]] == ["one.jsonl", "two.jsonl"]
     localize = {"method": "natural_gain", "retain": str(folder / "one.jsonl")}
     run(recipe(folder, "kept", localize=localize), until="localize", quiet=True)
     meta = ScoreMap.load(folder / "kept" / "scores.safetensors").meta
-    assert meta["options"]["against"]["name"] == "one.jsonl"
+    assert meta["options"]["retain"]["name"] == "one.jsonl"
 
 
 def test_a_difference_from_a_recipe(folder):
@@ -65,7 +66,7 @@ def test_a_difference_from_a_recipe(folder):
 def test_another_file_to_compare_with_is_another_run(folder):
     path = folder / "changing.jsonl"
     path.write_text((folder / "one.jsonl").read_text())
-    localize = {"method": "contrast", "retain": "none", "options": {"against": str(path)}}
+    localize = {"method": "contrast", "retain": str(path)}
     made = recipe(folder, "changing", localize=localize)
     run(made, until="localize", quiet=True)
     before = ScoreMap.load(folder / "changing" / "scores.safetensors")

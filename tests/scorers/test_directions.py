@@ -196,6 +196,7 @@ def test_a_layers_map_does_not_depend_on_the_others():
         ({"modules": []}, "modules: empty"),
         ({"modules": ["lm_head"]}, "no layer 'lm_head'"),
         ({"retain": "me"}, "retain"),
+        ({"retain": [sums(1), sums(1)]}, "retain: 2 sets, but a map of directions is held against one"),
         ({"memory": "much"}, "much"),
     ],
 )

@@ -15,7 +15,7 @@ from guided_ft.scorers.watch.recorder import Recorder
 RECORDERS = [
     name
     for name, method in CATALOGUE.items()
-    if inspect.isclass(method.load()) and issubclass(method.load(), Recorder) and not method.against
+    if inspect.isclass(method.load()) and issubclass(method.load(), Recorder) and not method.compares
 ]
 
 
@@ -23,7 +23,7 @@ def test_every_method_has_its_lines():
     assert all(method.cost and method.when and method.help for method in CATALOGUE.values())
     assert {name for name, method in CATALOGUE.items() if method.cost == "none"} == {"magnitude", "random"}
     assert all(
-        method.cost.endswith("each set") for m, method in CATALOGUE.items() if method.against and m != "natural_gain"
+        method.cost.endswith("each set") for m, method in CATALOGUE.items() if method.compares and m != "natural_gain"
     )
 
 

@@ -36,7 +36,7 @@ def test_every_method_scores_what_is_there_or_refuses_the_model(model):
     for name, options in scoring.all_methods(scoring.sums(3, first=8)).items():
         kinds = tuple(k for k in CATALOGUE[name].kinds if name != "ablation" or k != "neuron")
         try:
-            scores = localize(model, task, name, retain=None, kinds=kinds, **options)
+            scores = localize(model, task, name, kinds=kinds, **{"retain": None, **options})
         except GuidedError as error:
             refused.append((name, str(error)))
             continue

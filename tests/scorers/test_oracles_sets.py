@@ -6,17 +6,26 @@ import numpy as np
 import pytest
 import torch
 from families import make
-from scoring import preferences, sums
+from scoring import preferences, same, sums
 from watching import Watch, close
 
 from guided_ft import localize
 
 
+def test_the_sets_may_be_called_as_they_once_were():
+    """``retain`` was ``against``, an option of the methods that compare sets."""
+    model, task, others = make("llama"), sums(4), [sums(4, first=6), sums(4, first=12)]
+    for method in ("specificity", "probe"):
+        found = localize(model, task, method, against=others)
+        same(found, localize(model, task, method, retain=others))
+        assert [told["hash"] for told in found.meta["options"]["retain"]] == [other.hash for other in others]
+
+
 def test_contrast():
     model, task, other = make("llama"), sums(5, batch_size=3), sums(4, first=7)
     one, two = Watch(model, task), Watch(model, other)
-    scores = localize(model, task, "contrast", None, against=other)
-    plain = localize(model, task, "contrast", None, against=other, standard=False)
+    scores = localize(model, task, "contrast", retain=other)
+    plain = localize(model, task, "contrast", retain=other, standard=False)
     for kind in scores.kinds:
 
         def of(i, standard, k=kind):
@@ -40,13 +49,13 @@ def test_contrast_of_chosen_tokens(tokens):
         return torch.cat(found).mean(0)
 
     one, two = Watch(model, task), Watch(model, other)
-    plain = localize(model, task, "contrast", None, against=other, standard=False, tokens=tokens)
+    plain = localize(model, task, "contrast", retain=other, standard=False, tokens=tokens)
     expected = one.table("head", lambda i: (mean(one, "head", i) - mean(two, "head", i)).norm(dim=-1))
     close(plain.head, expected, 1e-4)
 
 
 def test_contrast_of_a_set_with_itself_is_zero():
-    scores = localize(make("llama"), sums(4), "contrast", None, against=sums(4))
+    scores = localize(make("llama"), sums(4), "contrast", retain=sums(4))
     assert all((scores.of(kind) == 0).all() for kind in scores.kinds)
 
 
@@ -62,9 +71,9 @@ def test_specificity():
         gates = [text["mlp.gate_proj", i][1][0][1:] for text in watch.texts]
         return (torch.cat(gates) > 0).double()
 
-    scores = localize(model, task, "specificity", None, against=sets[1:])
-    only = localize(model, task, "specificity", None, against=sets[1:], only=0)
-    barred = localize(model, task, "specificity", None, against=sets[1:], bar=0.9)
+    scores = localize(model, task, "specificity", retain=sets[1:])
+    only = localize(model, task, "specificity", retain=sets[1:], only=0)
+    barred = localize(model, task, "specificity", retain=sets[1:], bar=0.9)
     for kind in scores.kinds:
         p = np.stack(
             [
@@ -87,7 +96,7 @@ def test_specificity_of_one_language_neuron():
     fc1 = model.model.decoder.layers[1].fc1
     fc1.weight.data[3:5] = 0
     fc1.bias.data[3:5] = torch.tensor([1.0, -1.0])  # always, never
-    scores = localize(model, sums(4), "specificity", None, against=[sums(4, first=6)])
+    scores = localize(model, sums(4), "specificity", retain=[sums(4, first=6)])
     assert scores.neuron[1, 3] == pytest.approx(0, abs=1e-7)
     assert scores.neuron[1, 4] == 0
 
@@ -95,7 +104,7 @@ def test_specificity_of_one_language_neuron():
 def test_probe_is_the_discriminant_in_closed_form():
     model, sets = make("gpt2"), [sums(7, batch_size=3), sums(5, first=8), sums(6, first=20)]
     watches = [Watch(model, task) for task in sets]
-    scores = localize(model, sets[0], "probe", None, against=sets[1:], ridge=0.05)
+    scores = localize(model, sets[0], "probe", retain=sets[1:], ridge=0.05)
 
     def accuracy(kind, i, c):
         x = [np.stack([t[-1, c].numpy() for t in w.each(kind, i)]) for w in watches]
@@ -123,5 +132,5 @@ def test_probe_is_held_out():
     model = make("llama")
     texts = sums(40)
     one, two = texts.part(range(0, 40, 2)), texts.part(range(1, 40, 2))
-    scores = localize(model, one, "probe", None, against=two, ridge=1e-6)
+    scores = localize(model, one, "probe", retain=two, ridge=1e-6)
     assert scores.layer.mean() < 0.8

@@ -37,7 +37,7 @@ def test_scores_of_weight_gradients(family, preference):
             "snip": {},
             "whole": {"method": "snip", "whole": True},
             "coherence": {},
-            "natural_gain": {"against": retain},
+            "natural_gain": {"retain": retain},
         },
         retain=None,
     )

@@ -67,11 +67,11 @@ def test_mixtures_of_experts_are_scored_or_refused_by_name(moe_family):
     model, task, against = make(moe_family), sums(4, batch_size=3), sums(4, first=6)
     refused = ("eap", "fisher", "coherence", "natural_gain", "frequency", "specificity", "wanda")
     for name, options in all_methods(against, skip=("ablation", *refused)).items():
-        scores = localize(model, task, name, None, **options)
+        scores = localize(model, task, name, **{"retain": None, **options})
         assert all(np.isfinite(scores.of(kind)).all() for kind in scores.kinds)
     for name in refused:
         with pytest.raises(GuidedError, match="experts share no input"):
-            localize(model, task, name, None, **all_methods(against)[name])
+            localize(model, task, name, **{"retain": None, **all_methods(against)[name]})
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])
@@ -80,7 +80,7 @@ def test_shared_passes_change_nothing(family):
     wanted = all_methods(against, skip=("ablation", "gates"))
     together = localize(model, task, methods=wanted, retain=None)
     for name, options in wanted.items():
-        same(localize(model, task, name, None, **options), together[name], 1e-6, name)
+        same(localize(model, task, name, **{"retain": None, **options}), together[name], 1e-6, name)
 
 
 def test_each_pass_is_run_once():
@@ -225,10 +225,10 @@ def test_a_kind_that_is_not_defined_is_refused_by_name(method):
 def test_two_sided_works_or_says_why_not(method):
     model, task, retain = make("llama"), sums(3), sums(3, first=6)
     options = all_methods(retain)[method]
-    options.pop("against", None)
+    options.pop("retain", None)
     scores = localize(model, task, method, retain, kinds_of(method), **options)
     if method in SETS:
-        assert scores.meta["options"]["against"]["hash"] == retain.hash
+        assert scores.meta["options"]["retain"]["hash"] == retain.hash
         assert scores.meta["retain"] is None
     else:
         assert scores.meta["retain"]["hash"] == retain.hash

@@ -291,7 +291,7 @@ def test_rows_and_files_in_place_of_a_task_are_refused_and_not_passed_over(way, 
 
 
 def test_what_a_method_compares_with_is_a_task():
-    with pytest.raises(GuidedError, match=r"against: a list is no Task \(write against=Task.from_dataset"):
+    with pytest.raises(GuidedError, match=r"retain: a list is no Task \(write retain=Task.from_dataset"):
         localize(make("llama"), task_of(1), "specificity", against=[task_of(2), ROWS])
 
 

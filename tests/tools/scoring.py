@@ -29,7 +29,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "movement": {"steps": 2},
 }
 
-SETS = [name for name, method in catalogue.CATALOGUE.items() if method.against]
+SETS = [name for name, method in catalogue.CATALOGUE.items() if method.compares]
 
 
 def sums(count: int = 6, batch_size: int = 8, first: int = 0, **settings: Any) -> Task:
@@ -53,7 +53,7 @@ def all_methods(against: Task, skip: tuple[str, ...] = (), **more: Any) -> dict[
     wanted = {}
     for name in catalogue.CATALOGUE:
         options = {k: v for k, v in OPTIONS.get(name, {}).items() if k != "kinds"}
-        wanted[name] = options | ({"against": against} if name in SETS else {})
+        wanted[name] = options | ({"retain": against} if name in SETS else {})
     return {name: options for name, options in wanted.items() if name not in skip}
 
 

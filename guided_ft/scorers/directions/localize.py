@@ -19,7 +19,7 @@ from ...slice.fingerprint import fingerprint
 from ...system import processes
 from ...system.files import Json, digest, parse_size
 from ...task.task import Task
-from ..given import check_given
+from ..given import check_given, only
 from ..self_text import self_text
 from .kept import Kept
 from .solve import factorized, top_directions
@@ -75,7 +75,8 @@ def localize_directions(
     anatomy = Anatomy.of(model)
     _check_numbers(lam, max_rank)
     names = _names(anatomy, modules)
-    check_given(model, task, retain)
+    check_given(model, task, (retain,))
+    retain = only(retain, "a map of directions")
     identity = fingerprint(model) if cache is not None and retain is not None else None
     if retain == "self":
         retain = _self_text(model, identity, cache, seed, progress)

@@ -36,7 +36,7 @@ class Contrast(Recorder):
     vector of Rimsky et al. 2023, arXiv 2312.06681; the gap that finds safety layers: Li et al. 2024, arXiv 2408.17003.)
 
     Args:
-        against: the other set.
+        retain: the other set.
         tokens: ``all`` but the first ``sinks`` of every text, those of the ``answer``, or the ``last`` one.
 
     Cost: one forward pass over both sets. Data: two sets. Layers, heads, neurons.
@@ -49,13 +49,13 @@ class Contrast(Recorder):
         anatomy: Anatomy,
         kinds: tuple[str, ...],
         *,
-        against: Task,
+        retain: Task,
         tokens: str = "all",
         standard: bool = True,
         sinks: int = 1,
     ) -> None:
         super().__init__(anatomy, kinds)
-        self.against = (single(against, "contrast"),)
+        self.retain = (single(retain, "contrast"),)
         self.standard, self.sinks = standard, sinks
         self._which = pick(WHICH, tokens, "tokens")
 
@@ -95,7 +95,7 @@ class Specificity(Recorder):
     the texts once for each group, labels only on its tokens, and ``tokens="answer"``.
 
     Args:
-        against: the other sets: a Task or a list of them. The first set is the task.
+        retain: the other sets: a Task or a list of them. The first set is the task.
         only: number of the set that a component must speak most in to score (0: the task); None: any.
         tokens, sinks: as in ``contrast``.
 
@@ -107,23 +107,23 @@ class Specificity(Recorder):
         anatomy: Anatomy,
         kinds: tuple[str, ...],
         *,
-        against: Task | Iterable[Task],
+        retain: Task | Iterable[Task],
         only: int | None = None,
         bar: float = 0.0,
         tokens: str = "all",
         sinks: int = 1,
     ) -> None:
         super().__init__(anatomy, kinds)
-        self.against = (against,) if isinstance(against, Task) else tuple(against)
-        self.program = tuple((FORWARD, group) for group in range(len(self.against) + 1))
+        self.retain = (retain,) if isinstance(retain, Task) else tuple(retain)
+        self.program = tuple((FORWARD, group) for group in range(len(self.retain) + 1))
         self.only, self.bar, self.sinks = only, bar, sinks
         self._which = pick(WHICH, tokens, "tokens")
-        if not self.against:
-            raise GuidedError("specificity: against names no set (give at least one Task)")
+        if not self.retain:
+            raise GuidedError("specificity: retain names no set (give at least one Task)")
         if not 0 <= bar < 1:
             raise GuidedError(f"bar: expected a share from 0 up to below 1, got {bar}")
-        if only is not None and not 0 <= only <= len(self.against):
-            raise GuidedError(f"only: there is no set {only} (0 is the task, {len(self.against)} the last)")
+        if only is not None and not 0 <= only <= len(self.retain):
+            raise GuidedError(f"only: there is no set {only} (0 is the task, {len(self.retain)} the last)")
 
     def watch(self, scene: Scene, step: int) -> None:
         def seen(kind: str, layer: int, a: torch.Tensor) -> None:
@@ -151,11 +151,11 @@ class Specificity(Recorder):
         return score * (keep if self.only is None else keep & (p.argmax(0) == self.only))
 
 
-def single(against: Task | Iterable[Task], name: str) -> Task:
+def single(retain: Task | Iterable[Task], name: str) -> Task:
     """The one set of a method that compares with one. Raises GuidedError if there are more."""
-    if isinstance(against, Task):
-        return against
-    tasks = tuple(against)
+    if isinstance(retain, Task):
+        return retain
+    tasks = tuple(retain)
     if len(tasks) != 1:
         raise GuidedError(f"{name}: it compares with one set, got {len(tasks)} (use method='specificity')")
     return tasks[0]

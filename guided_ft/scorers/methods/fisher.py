@@ -77,11 +77,11 @@ class NaturalGain(MeanGradient):
 
     with ``g`` the gradient of the task's mean loss and ``F`` the mean over the retain set of the squared gradients of
     single examples, its diagonal Fisher information. A step of natural gradient that costs ``KL = d' F d / 2`` wins
-    ``g' F^-1 g / 2`` at best (Amari 1998); on text that the model itself sampled (``against="self"``) ``F`` is an
+    ``g' F^-1 g / 2`` at best (Amari 1998); on text that the model itself sampled (``retain="self"``) ``F`` is an
     estimate of the true Fisher.
 
     Args:
-        against: the retain set, ``"self"`` through ``localize(retain="self")``.
+        retain: the set to keep; of ``localize(retain="self")`` the model's own text.
         damping: share of the mean of ``F`` that is added, so that weights which retain nothing do not win everything.
 
     Cost: one full pass over the task, one pass over the retain set; memory for two gradients of all projections.
@@ -90,9 +90,9 @@ class NaturalGain(MeanGradient):
 
     program: tuple[tuple[Pass, int], ...] = ((WEIGHTS, 0), (BACKWARD, 1))
 
-    def __init__(self, anatomy: Anatomy, kinds: tuple[str, ...], *, against: Task, damping: float = 0.1) -> None:
+    def __init__(self, anatomy: Anatomy, kinds: tuple[str, ...], *, retain: Task, damping: float = 0.1) -> None:
         super().__init__(anatomy, kinds)
-        self.against = (single(against, "natural_gain"),)
+        self.retain = (single(retain, "natural_gain"),)
         self.damping = damping
 
     def watch(self, scene: Scene, step: int) -> None:
@@ -111,7 +111,7 @@ class NaturalGain(MeanGradient):
         spent, axis = self.steps[1], self.anatomy.rows_axis
         count = sum(f.numel() for f in spent.values())
         floor = self.damping * sum(float(f.double().sum()) for f in spent.values()) / count
-        examples = len(self.against[0])
+        examples = len(self.retain[0])
 
         def of(name: str) -> Sums:
             fisher = (spent[name] + floor) / examples

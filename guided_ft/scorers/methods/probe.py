@@ -20,7 +20,7 @@ from .contrast import WHICH
 class Probe(Recorder):
     """Score layers and heads by the held-out accuracy of a linear probe on their activations.
 
-    Classes are the task and the sets ``against``; of preference pairs, without ``against``, the chosen and the
+    Classes are the task and the sets ``retain``; of preference pairs, without ``retain``, the chosen and the
     rejected texts. Each text gives one feature vector, its mean activation over ``tokens``. From every other text of
     each class a regularized linear discriminant is fitted in closed form, with ``m_k`` the class means and ``S`` the
     covariance within classes::
@@ -32,7 +32,7 @@ class Probe(Recorder):
     probe takes width^2 numbers however many texts there are.
 
     Args:
-        against: the other classes: a Task or a list of them.
+        retain: the other classes: a Task or a list of them.
         tokens: ``last`` of every text, ``all`` but the first, or those of the ``answer``.
         ridge: strength of the penalty.
 
@@ -44,14 +44,14 @@ class Probe(Recorder):
         anatomy: Anatomy,
         kinds: tuple[str, ...],
         *,
-        against: Task | Iterable[Task] = (),
+        retain: Task | Iterable[Task] = (),
         tokens: str = "last",
         ridge: float = 0.1,
         sinks: int = 1,
     ) -> None:
         super().__init__(anatomy, kinds)
-        self.against = (against,) if isinstance(against, Task) else tuple(against)
-        groups = range(len(self.against) + 1)
+        self.retain = (retain,) if isinstance(retain, Task) else tuple(retain)
+        groups = range(len(self.retain) + 1)
         self.program = tuple((FORWARD, group) for group in (*groups, *groups))
         self.ridge, self.sinks = ridge, sinks
         self._which = pick(WHICH, tokens, "tokens")
@@ -63,9 +63,9 @@ class Probe(Recorder):
 
     def watch(self, scene: Scene, step: int) -> None:
         group, testing = step % self._groups, step >= self._groups
-        if not self.against and not scene.task.is_preference:
-            raise GuidedError("probe: it tells sets apart (give against=Task or a list, or a preference task)")
-        smallest = min(len(scene.task), *(len(t) for t in self.against)) if self.against else len(scene.task)
+        if not self.retain and not scene.task.is_preference:
+            raise GuidedError("probe: it tells sets apart (give retain=Task or a list, or a preference task)")
+        smallest = min(len(scene.task), *(len(t) for t in self.retain)) if self.retain else len(scene.task)
         if smallest < 2:
             raise GuidedError("probe: a set has fewer than two texts (one to learn from, one to test on)")
         if testing and not self._fitted:
@@ -82,7 +82,7 @@ class Probe(Recorder):
     def _labels(self, scene: Scene, group: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Class of each row, and whether it is one to learn from."""
         number = torch.arange(scene.rows, device=scene.mask.device)
-        classes = torch.full_like(number, group) if self.against else number // scene.examples
+        classes = torch.full_like(number, group) if self.retain else number // scene.examples
         return classes, (scene.first + number % scene.examples) % 2 == 0
 
     def _learn(self, key: tuple[str, int], x: torch.Tensor, classes: torch.Tensor, learn: torch.Tensor) -> None:

@@ -37,7 +37,7 @@ def listen(
 
     def head(name: str) -> tuple[Pass, Task]:
         how, group = waiting[name][0]
-        return how, (task, *recorders[name].against)[group]
+        return how, (task, *recorders[name].retain)[group]
 
     while any(waiting.values()):
         how, data = min((head(name) for name in waiting if waiting[name]), key=lambda step: step[0].order)

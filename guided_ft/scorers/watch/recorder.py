@@ -40,8 +40,8 @@ class Recorder(ABC):
 
     Attributes:
         program: the passes to listen to, in order, each with the number of the data set: 0 is the task, 1 and up are
-            ``against``.
-        against: further data sets.
+            ``retain``.
+        retain: the data sets that the task is held against, of a method that compares sets.
         steps: for every pass played so far, the sums that were noted, over all batches and processes.
     """
 
@@ -50,7 +50,7 @@ class Recorder(ABC):
     def __init__(self, anatomy: Anatomy, kinds: tuple[str, ...]) -> None:
         self.anatomy = anatomy
         self.kinds = kinds
-        self.against: tuple[Task, ...] = ()
+        self.retain: tuple[Task, ...] = ()
         self.steps: list[dict[object, torch.Tensor]] = []
         self._sums: dict[object, torch.Tensor] = {}
         self._peaks: dict[object, torch.Tensor] = {}
