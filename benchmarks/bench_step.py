@@ -1,7 +1,7 @@
 """What one training step costs: full fine-tuning, LoRA, slices, and slices on a cached prefix.
 
     python benchmarks/bench_step.py --out benchmarks/results/step.jsonl       # 8 x 32 and 8 x 128
-    python benchmarks/bench_step.py --out FILE --model NAME_OR_FOLDER --batch 4 --length 256 --budget 0.5%
+    python benchmarks/bench_step.py --out FILE --model NAME_OR_FOLDER --batch 4 --length 256 --budget 0.005
     python benchmarks/bench_step.py --out benchmarks/results/step.jsonl --sweep       # budget, length, batch, depth
     python benchmarks/bench_step.py --out benchmarks/results/step.jsonl --table       # only print what is there
     python benchmarks/bench_step.py --out benchmarks/results/step.jsonl --plots benchmarks/plots
@@ -451,7 +451,7 @@ def main() -> None:
     parser.add_argument("--model", default=Setting.model)
     parser.add_argument("--batch", type=int)
     parser.add_argument("--length", type=int)
-    parser.add_argument("--budget", default=str(Setting.budget), help="share of the parameters, such as 2%% or 0.02")
+    parser.add_argument("--budget", type=float, default=Setting.budget, help="share of the parameters, such as 0.02")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--arms", default=",".join(ARMS))
     parser.add_argument("--measure", default="time,memory")
@@ -460,10 +460,9 @@ def main() -> None:
     parser.add_argument("--plots", type=Path)
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    budget = float(options.budget.rstrip("%")) / (100 if options.budget.endswith("%") else 1)
     sizes = [(options.batch or 8, options.length)] if options.length else [(options.batch or 8, n) for n in (32, 128)]
     if options.memory_of:
-        setting = Setting(options.model, *sizes[0], budget=budget)
+        setting = Setting(options.model, *sizes[0], budget=options.budget)
         with tempfile.TemporaryDirectory() as folder:
             print(json.dumps(measure_memory(setting, options.memory_of, Path(folder))))
         return
@@ -471,7 +470,7 @@ def main() -> None:
         sweep(options.out, options.model, options.rounds)
     elif not options.table and not options.plots:
         for batch, length in sizes:
-            setting = Setting(options.model, batch, length, budget=budget)
+            setting = Setting(options.model, batch, length, budget=options.budget)
             run(options.out, setting, options.arms.split(","), options.rounds, "step", options.measure.split(","))
     if options.plots:
         plots(read_rows(options.out), options.plots)

@@ -10,7 +10,7 @@ from guided_ft.callback.callback import GuidedCallback
 from guided_ft.plan.plan import Plan
 from guided_ft.scorers.localize import localize
 from guided_ft.scorers.self_text import self_text
-from guided_ft.selection.budget import select
+from guided_ft.selection.budget import parse_budget, select
 from guided_ft.selection.scoremap import ScoreMap
 from guided_ft.selection.selection import Selection
 from guided_ft.task.task import Task
@@ -41,7 +41,7 @@ def located(way: Located, trial: Trial) -> Setup:
     if way.within is None:
         plan = Plan(chosen(way.budget or cell.spent or ""), way.mode)
     else:
-        plan = _low_rank(chosen, int(way.within / 100 * scores.anatomy.num_parameters), trial.parameters)
+        plan = _low_rank(chosen, parse_budget(f"{way.within}%", scores.anatomy.num_parameters), trial.parameters)
     callback = GuidedCallback(plan, learning_rate=None, prefix_cache="auto")
     spent = before[0] + time.perf_counter() - wall, before[1] + time.process_time() - cpu
     return Setup(trial.model, guided=callback, localize_seconds=spent[0], localize_cpu=spent[1])

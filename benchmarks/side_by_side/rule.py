@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from guided_ft.plan.modes import PACE, WIDTH, make_mode
+from guided_ft.plan.modes import PACE, make_mode
 
 from .labels import arm_of
 
@@ -23,7 +23,7 @@ def rule(suite: str, task: str, arm: str, trained: float) -> float | None:
         return None
     rank = 1 if arm_of(arm).way.form == "low rank" else None
     pace = PACE["dpo" if task in _PREFERENCES else "sft"]
-    return pace * make_mode(mode, rank).rate(trained / 100) * WIDTH / _WIDTHS[suite]
+    return pace * make_mode(mode, rank).rate_at(trained / 100, _WIDTHS[suite])
 
 
 def mode_of(arm: str) -> str:

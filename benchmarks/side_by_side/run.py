@@ -184,7 +184,7 @@ def _start(threads: int | None, what: tuple[Any, ...]) -> None:
 
     if threads:
         torch.set_num_threads(threads)
-    # That an arm has nothing to keep below its lowest layer is no news here.
+    # That an arm has nothing to keep below its first layer is no news here.
     logging.getLogger("guided_ft").setLevel(logging.ERROR)
     with hushed(), contextlib.redirect_stdout(sys.stderr):
         from .suite import Lab

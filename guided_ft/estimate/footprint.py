@@ -85,12 +85,12 @@ def on_meta(config: PreTrainedConfig, dtype: torch.dtype, name: str = "model") -
 
 
 def footprint(
-    model: nn.Module, anatomy: Anatomy, lowest: int | None, batch: Batch, storage: Storage, checkpointing: bool
+    model: nn.Module, anatomy: Anatomy, first_layer: int | None, batch: Batch, storage: Storage, checkpointing: bool
 ) -> Footprint:
     """Measure a model on the meta device, with whatever is attached to it. It is left on fake tensors.
 
     Args:
-        lowest: the lowest layer with anything trained; None: none.
+        first_layer: the first layer with anything trained; None: none.
     """
     trained = [p for p in model.parameters() if p.requires_grad]
     gradients = sum(map(_bytes, trained))
@@ -104,8 +104,8 @@ def footprint(
     # A tied embedding gets a gradient from either end, and then their sum.
     waiting = 2 * _bytes(head) if head is embedding and head.requires_grad else 0
     layers = saved_bytes(model, batch)
-    if checkpointing and lowest is not None:
-        alike = anatomy.num_layers - lowest
+    if checkpointing and first_layer is not None:
+        alike = anatomy.num_layers - first_layer
         layers = layers // alike + alike * batch.tokens * embedding.shape[1] * storage.dtype.itemsize
     peak = weights + optimizer + max(layers + logits, gradients + waiting)
     return Footprint(sum(p.numel() for p in trained), weights, gradients, optimizer, layers + logits, peak, file)

@@ -108,7 +108,7 @@ def _callback(recipe: Recipe, plan: Plan | Whole) -> GuidedCallback | WholeCallb
     if isinstance(plan, Whole):
         return WholeCallback(plan)
     wanted = recipe.train.prefix_cache
-    # Of a plan that trains the lowest layer nobody who wrote "auto" is told that there is no prefix.
+    # Of a plan that trains from layer 0 on nobody who wrote "auto" is told that there is no prefix.
     idle = wanted == "none" or (wanted == "auto" and not plan.first_layer)
     callback = GuidedCallback(plan, learning_rate=None, prefix_cache=None if idle else wanted)
     callback.tells = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -12,7 +13,7 @@ from ..anatomy import Anatomy
 from ..callback.call import TrainerCall
 from ..engine import Engine, close_left_open
 from ..errors import GuidedError
-from ..plan.modes import WIDTH, make_mode
+from ..plan.modes import make_mode
 from ..scorers.watch.tap import GradientWatch
 from ..slice.storage import is_quantized
 from ..system.files import digest
@@ -27,6 +28,7 @@ class Whole:
     """
 
     anatomy: Anatomy
+    first_layer: ClassVar[int] = 0
 
     @property
     def num_parameters(self) -> int:
@@ -36,7 +38,7 @@ class Whole:
     @property
     def learning_rate(self) -> float:
         """A rate to begin with: that of ``freeze``, whose rule was read off whole models too (``FreezeMode``)."""
-        return make_mode("freeze").rate(1.0) * WIDTH / self.anatomy.hidden_size
+        return make_mode("freeze").rate_at(1.0, self.anatomy.hidden_size)
 
     @property
     def hash(self) -> str:

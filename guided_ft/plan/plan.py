@@ -111,7 +111,7 @@ class Plan:
 
     @property
     def first_layer(self) -> int:
-        """The lowest layer that trains: back-propagation stops below it."""
+        """The first layer that trains: back-propagation stops below it."""
         return self.way.work(self.selection).first_layer or 0
 
     def attach(self, model: nn.Module) -> nn.Module:

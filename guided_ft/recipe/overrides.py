@@ -24,7 +24,7 @@ def apply(overrides: Sequence[str], data: dict[str, object], model: type[BaseMod
 
     A key may be written without its section where only one section has it: ``budget=1%``. Unknown keys are set as they
     are, for the validation to find. ``data=FILE`` trains on a file; where the source of the data changes, what the
-    recipe says about its own data is dropped, and with another model its lowest layer.
+    recipe says about its own data is dropped, and with another model its first layer.
 
     Raises:
         GuidedError: if a text is not ``key=value``, the value is not YAML, or the key could be one of several.
@@ -68,7 +68,7 @@ def _steps_or_epochs(typed: set[str], data: dict[str, object]) -> None:
 
 
 def _change_model(values: Mapping[str, Any], data: Json) -> None:
-    """Drop a recipe's lowest layer if another model is named: it counts its own model's, and others may have fewer."""
+    """Drop a recipe's first layer if another model is named: it counts its own model's, and others may have fewer."""
     select = data.get("select")
     if values.get("model", data.get("model")) != data.get("model") and isinstance(select, dict):
         select.pop("first_layer", None)

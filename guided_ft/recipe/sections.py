@@ -106,7 +106,7 @@ class Select(Section):
         default=_SPENT.strategy, description="top, random or shuffled; bottom of units, even of directions"
     )
     first_layer: Steps = Field(
-        default=_SPENT.first_layer, description="lowest layer that may be chosen: training stops below it"
+        default=_SPENT.first_layer, description="first layer that may be chosen: training stops below it"
     )
 
 

@@ -52,7 +52,7 @@ class Guided(Section):
     budget: Budget = Field(default=_SPENT.budget, description="share or number of parameters to train")
     kinds: Kinds = Field(default=_SPENT.kinds, description="what may be chosen: layer, head, neuron")
     strategy: Strategy = Field(default=_SPENT.strategy, description="top, bottom, random or shuffled")
-    first_layer: Steps = Field(default=_SPENT.first_layer, description="lowest layer that may be chosen")
+    first_layer: Steps = Field(default=_SPENT.first_layer, description="first layer that may be chosen")
     mode: Mode = Field(default=DEFAULT_MODE, description="what is chosen and how it trains")
     rank: Rank = Field(default=_PLAN.rank, description="rank of lora, or of each slice")
     mode_options: Options = Field(default={}, description="options of the mode")

@@ -97,7 +97,7 @@ def _measured(run: Run, base: Base, cell: Cell, folder: Path) -> Json:
     data["train"] = data["train"] | {"learning_rate": cell.rate}
     settings = run.recipe.train
     epochs = base.steps * settings.batch_size * settings.accumulate / len(rows)
-    if epochs <= 1 or not getattr(plan, "first_layer", 0):
+    if epochs <= 1 or not plan.first_layer:
         # The cache would find this out by itself, and say so in every cell.
         data["train"]["prefix_cache"] = "none"
     model = run.model()

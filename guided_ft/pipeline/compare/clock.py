@@ -64,7 +64,7 @@ def _passes(plan: Plan | Whole) -> tuple[float, float, float]:
     """The cost of a step in forward passes: below the first trained layer, from there up with the gradients of
     activations, and the gradients of the trained weights."""
     anatomy = plan.anatomy if not hasattr(plan, "selection") else plan.selection.anatomy
-    first = getattr(plan, "first_layer", 0) / anatomy.num_layers
+    first = plan.first_layer / anatomy.num_layers
     return first, 2 * (1 - first), plan.num_parameters / anatomy.num_parameters
 
 

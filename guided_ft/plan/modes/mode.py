@@ -150,11 +150,14 @@ class Mode(ABC, Generic[S]):
     def rate(self, share: float) -> float:
         """A peak learning rate of AdamW for SFT of a model ``WIDTH`` wide, by the share of it that trains (0 to 1)."""
 
+    def rate_at(self, share: float, width: int) -> float:
+        """The same of a model of another hidden size: Adam's rates go with one over it (arXiv 2203.03466, table 3)."""
+        return self.rate(share) * WIDTH / width
+
     def learning_rate(self, selection: S) -> float:
-        """The rate for a selection. Adam's rates go with one over the width (arXiv 2203.03466, table 3)."""
+        """The rate for a selection."""
         anatomy = selection.anatomy
-        share = sum(self.sizes(selection).values()) / anatomy.num_parameters
-        return self.rate(share) * WIDTH / anatomy.hidden_size
+        return self.rate_at(sum(self.sizes(selection).values()) / anatomy.num_parameters, anatomy.hidden_size)
 
     def check(self, selection: S) -> None:
         """Raise GuidedError for a selection that cannot be trained this way (experts, say)."""

@@ -37,7 +37,7 @@ class Work:
 
     @property
     def first_layer(self) -> int | None:
-        """The lowest layer with anything trained; None if there is none. 0 with a trained embedding."""
+        """The first layer with anything trained; None if there is none. 0 with a trained embedding."""
         layers = {layer for layer, _ in (*self.in_place, *self.added)} | self.other
         return 0 if self.embedding else min(layers, default=None)
 
