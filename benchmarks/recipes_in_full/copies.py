@@ -193,7 +193,7 @@ def find(data: Data, folders: Sequence[Path]) -> tuple[Copy, list[Path]] | None:
 
 
 def find_kept(name: str, folders: Sequence[Path]) -> tuple[Copy, list[Path]] | None:
-    """The same for a sample of what must be kept."""
+    """The copy that stands for a sample of what must be kept, and its files."""
     return _first([KEPT[name]] if name in KEPT else [], folders)
 
 

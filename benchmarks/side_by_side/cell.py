@@ -47,7 +47,7 @@ class Cell:
 
     @property
     def spent(self) -> str | None:
-        """The budget as ``select`` reads it: the one place where a row's percent becomes a share."""
+        """The budget as ``select`` reads it: a row's percent becomes a share."""
         return None if self.budget is None else f"{self.budget}%"
 
     def to_dict(self) -> Json:
@@ -137,7 +137,7 @@ def _cells(
         return
     if arms[arm].rates is None:
         by_rule = rule(suite, task, arm, budget or 0.0)
-        # It names a run, so it must not depend on the last bits.
+        # The rate names a run, so it must not depend on the last bits.
         best = by_rule and float(f"{by_rule:.3g}")
     else:
         best = yield from _swept(
@@ -151,7 +151,7 @@ def _cells(
 
 
 def _front_rates(rates: dict[str, tuple[float, ...]], suite: str) -> tuple[float, ...]:
-    """Those for fronts, where an arm has some of its own."""
+    """The rates of a suite: for fronts an arm may have its own, else those of the model's other suite."""
     return rates.get(suite) or rates[scale(suite)]
 
 

@@ -43,7 +43,7 @@ class Front:
 
     @property
     def rewound(self) -> Front | None:
-        """The same with shares of every run's change as further points; None if one run was not rewound."""
+        """This front with shares of every run's change as further points; None if one run was not rewound."""
         if not all(row.get("rewound") for row in self.rows):
             return None
         return Front((*self.rows, *(row | point for row in self.rows for point in row["rewound"])), self.base)

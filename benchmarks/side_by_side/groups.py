@@ -91,7 +91,7 @@ class Runs:
         return [each for each in self.at_seed(row["seed"]) if each[name] == row[name]]
 
     def beside(self, others: Runs, name: str) -> Runs:
-        """Those runs that have a partner among the others."""
+        """The runs of this arm that have a partner among the others."""
         return replace(self, rows=tuple(row for row in self.rows if others.partners(row, name)))
 
 

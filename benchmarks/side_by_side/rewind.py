@@ -1,4 +1,4 @@
-"""Rewinding: what a share of the change that was trained scores and forgets. It costs no training.
+"""Rewinding: what a share of the change that was trained scores and forgets. No training is needed.
 
 A LoRA is scaled. Weights that were trained in full are mixed with the base's (WiSE-FT, arXiv 2109.01903).
 """

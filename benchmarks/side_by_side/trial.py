@@ -195,7 +195,7 @@ def _trainer(
 
 
 def _finite(value: float) -> float | None:
-    """None for what a diverged model gives."""
+    """The value, or None for one that a diverged model gave: JSON has no infinity."""
     return value if math.isfinite(value) else None
 
 

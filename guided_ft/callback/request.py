@@ -32,7 +32,7 @@ class Request:
     plan: PlanOptions
 
     def read(self, args: TrainingArguments, tokenizer: PreTrainedTokenizerBase | None) -> Request:
-        """The same with Tasks in place of data sets, read by the trainer's own tokenizer."""
+        """The request with Tasks in place of its data sets, read by the trainer's own tokenizer."""
         retain = as_task(self.localize.retain, "retain", args, tokenizer)
         return replace(
             self, task=as_task(self.task, "task", args, tokenizer), localize=replace(self.localize, retain=retain)

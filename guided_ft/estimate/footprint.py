@@ -87,7 +87,7 @@ def on_meta(config: PreTrainedConfig, dtype: torch.dtype, name: str = "model") -
 def footprint(
     model: nn.Module, anatomy: Anatomy, first_layer: int | None, batch: Batch, storage: Storage, checkpointing: bool
 ) -> Footprint:
-    """Measure a model on the meta device, with whatever is attached to it. It is left on fake tensors.
+    """Measure a model on the meta device, with whatever is attached to it. The model is left on fake tensors.
 
     Args:
         first_layer: the first layer with anything trained; None: none.

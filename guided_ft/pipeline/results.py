@@ -77,7 +77,7 @@ class Trained(TypedDict):
 
 
 class Controlled(TypedDict):
-    """The same with components drawn at random."""
+    """The results of the control, whose components are drawn at random."""
 
     plan: Chosen
     train: Trained

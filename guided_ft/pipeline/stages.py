@@ -234,7 +234,7 @@ def tuned(run: Run, folder: Path) -> tuple[nn.Module, Reference]:
 
 
 def control(run: Run) -> Controlled:
-    """The same budget, kinds, training and measuring, on components drawn at random."""
+    """Choose at random with the recipe's budget and kinds, train and measure that: the control."""
     folder = run.folder / "control"
     # Another seed than the selection's: a recipe that itself draws at random gets a second draw.
     chosen = _write(planned(run, "random", run.recipe.seed + 1), folder)

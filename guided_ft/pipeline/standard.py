@@ -65,7 +65,7 @@ def problem(recipe: Recipe) -> str | None:
 
 
 def versions(recipe: Recipe) -> dict[str, str]:
-    """That of lm-eval, for a recipe that asks it."""
+    """The version of lm-eval, for a recipe that asks it; else nothing."""
     return {"lm-eval": version("lm-eval")} if recipe.evaluate.lm_eval else {}
 
 

@@ -18,7 +18,7 @@ def prove(model: nn.Module | PreTrainedConfig) -> Proof:
     """Put a family's map and everything that computes with it to the test. See ``Anatomy.prove``.
 
     Args:
-        model: a causal LM, adapted or not, or a config of one. It is left alone.
+        model: a causal LM, adapted or not, or a config of one; it is not changed.
 
     Raises:
         GuidedError: if the architecture is like no known one, or no tiny copy of it can be made.

@@ -89,7 +89,7 @@ def _finding(name: str, says: str, law: Callable[[Bench], str], bench: Bench) ->
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """One thread, since small matrices only wait for others, no warnings, and the random state as it was."""
+    """Run on one thread, since small matrices only wait for others, without warnings, and put the random state back."""
     threads, state = torch.get_num_threads(), torch.get_rng_state()
     torch.set_num_threads(1)
     try:

@@ -24,7 +24,7 @@ def replica(base: PreTrainedModel, seed: int = 0) -> PreTrainedModel:
 
 
 def replica_of_config(config: PreTrainedConfig, seed: int = 0) -> PreTrainedModel:
-    """The same for a config whose model is not at hand."""
+    """Return a tiny random model of a config, as ``replica`` does of a model that is at hand."""
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
     for auto in (AutoModelForCausalLM, AutoModelForImageTextToText):

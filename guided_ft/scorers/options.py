@@ -45,7 +45,7 @@ def _keywords(path: Path, name: str) -> set[str] | None:
 
 
 def _imported(path: Path, tree: ast.Module, name: str) -> set[str] | None:
-    """The same of a class that another module of ours defines."""
+    """Keyword-only parameters of a class that is imported from another module of ours."""
     for node in tree.body:
         if isinstance(node, ast.ImportFrom) and node.module and any(alias.name == name for alias in node.names):
             folder = path.parents[max(node.level - 1, 0)]

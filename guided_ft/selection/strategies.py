@@ -25,7 +25,7 @@ def _random(scores: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _shuffled(scores: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The same scores in the same layers, on other components: is it the units or only their layers?"""
+    """Deal each layer's scores out among its components anew: do the units matter, or only their layers?"""
     return rng.permuted(scores.reshape(len(scores), -1), axis=1).reshape(scores.shape)
 
 

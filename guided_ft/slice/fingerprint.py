@@ -76,7 +76,7 @@ def fingerprint(model: nn.Module, skip: Iterable[str] = (), fixed: bool = False)
 
 
 def _elsewhere(model: nn.Module) -> dict[str, tuple[Any, str]]:
-    """Of modules whose weights accelerate keeps on disk or in main memory: where each tensor is, by canonical name."""
+    """Where each tensor is that accelerate keeps on disk or in main memory, by canonical name."""
     found: dict[str, tuple[Any, str]] = {}
     for name, module in model.named_modules():
         hook = getattr(module, "_hf_hook", None)

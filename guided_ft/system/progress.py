@@ -62,7 +62,7 @@ def drop_vocabulary_notice(name: str = "") -> None:
 @contextlib.contextmanager
 def hushed() -> Iterator[None]:
     """Keep back what the libraries say that no user can mend."""
-    # It says at every pass over an int8 base what it always does.
+    # bitsandbytes says at every pass over an int8 base what it always does.
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         # Settings that the libraries pass to each other under their old names.

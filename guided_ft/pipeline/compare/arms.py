@@ -70,7 +70,7 @@ def _own(run: Run, seed: int) -> Plan:
 
 
 def _random(run: Run, seed: int) -> Plan:
-    """The same budget, kinds and mode, drawn anew for each seed."""
+    """Parts drawn anew for each seed, of the recipe's budget, kinds and mode."""
     from ..stages import planned
 
     # As the control of a run: another seed than the map's, for recipes that draw at random themselves.

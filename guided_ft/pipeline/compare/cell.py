@@ -1,4 +1,4 @@
-"""One cell of a comparison: an arm at a rate with a seed. It trains, measures what it saved, and keeps the figures."""
+"""One cell of a comparison, an arm at a rate with a seed: trained, saved, measured, and its figures kept."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Of its folder."""
+        """The name of the cell's folder."""
         return f"{self.arm}-{self.rate:g}-s{self.seed}"
 
     def key(self, base: Base) -> str:
@@ -38,7 +38,7 @@ class Cell:
         return digest(base.key, base.inputs, base.arms[self.arm].inputs, self.arm, self.rate, self.seed)
 
     def result(self, home: Path, base: Base) -> Json | None:
-        """What it found; None if it is not done, or was done for other settings."""
+        """What the cell found; None if it is not done, or was done for other settings."""
         try:
             found = read_json(self.folder(home) / RESULT, "cell")
         except GuidedError:

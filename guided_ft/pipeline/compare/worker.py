@@ -1,7 +1,7 @@
 """The heavy part of a comparison, in a process of its own for each arm, so that memory is measured for each alone.
 
 ``python -m guided_ft.pipeline.compare.worker HOME NAME`` does what is shared (``base``) or the missing cells of an arm,
-and says on stdout, one JSON object a line, what it has done. It ends when its parent does.
+and says on stdout, one JSON object a line, what it has done. The process ends when its parent does.
 """
 
 from __future__ import annotations

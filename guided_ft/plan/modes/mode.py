@@ -117,7 +117,7 @@ class Mode(ABC, Generic[S]):
     # -- what it is -------------------------------------------------------------------------------------------------
     @classmethod
     def options(cls) -> Json:
-        """Its own options and their defaults; the rank, which plans have in any mode, is none of them."""
+        """The mode's own options and their defaults, without the rank, which plans have in any mode."""
         return {f.name: f.default for f in dataclasses.fields(cls) if f.name != "rank"}
 
     @classmethod
@@ -151,7 +151,7 @@ class Mode(ABC, Generic[S]):
         """A peak learning rate of AdamW for SFT of a model ``WIDTH`` wide, by the share of it that trains (0 to 1)."""
 
     def rate_at(self, share: float, width: int) -> float:
-        """The same of a model of another hidden size: Adam's rates go with one over it (arXiv 2203.03466, table 3)."""
+        """The rate for a model of any hidden size: Adam's rates go with one over it (arXiv 2203.03466, table 3)."""
         return self.rate(share) * WIDTH / width
 
     def learning_rate(self, selection: S) -> float:

@@ -93,7 +93,7 @@ class _Scales:
         self.strength = 5e-4 if strength is None else strength
 
     def draw(self) -> None:
-        """Nothing is drawn: scales are what they are."""
+        """Draw nothing: unlike gates, scales are no random numbers."""
 
     def apply(self, layer: int, a: torch.Tensor) -> torch.Tensor:
         """``[..., components, width]``, scaled."""

@@ -139,7 +139,7 @@ class Tap:
         return self._keep(_Columns(self.base.get_submodule(name), columns))
 
     def at_gradient(self, tensor: torch.Tensor, hook: Callable[[torch.Tensor], None]) -> None:
-        """Call ``hook(gradient)`` when the gradient of an activation is known. It goes with the graph."""
+        """Call ``hook(gradient)`` when the gradient of an activation is known; the hook goes with the graph."""
 
         def call(gradient: torch.Tensor) -> None:
             hook(gradient)
