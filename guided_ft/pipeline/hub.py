@@ -57,7 +57,7 @@ def within_reach(recipe: Recipe) -> Recipe:
 
 
 def on_sample(data: Data) -> Data:
-    """The data section with its fallback in place of the hub's set, and fewer rows where it asks for more than that has."""
+    """The data section on its fallback: with fewer rows, where it asks for more than that has."""
     changes: dict[str, Any] = {"source": "sample", "name": data.fallback, "subset": None, "fallback": None}
     for key, part in (("train", 2), ("test", 6)):
         asked: str | int = getattr(data, key)

@@ -46,7 +46,7 @@ def side_by_side(base: Experts, pairs: torch.Tensor) -> torch.Tensor:
 def weights_of(
     base: Experts, expert: int, inside: torch.Tensor, dtype: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
-    """The weights of some neurons of one expert: rows ``[2 n, hidden]``, their bias ``[2 n]`` and columns ``[n, hidden]``."""
+    """The weights of neurons of one expert: rows ``[2 n, hidden]``, bias ``[2 n]`` and columns ``[n, hidden]``."""
     rows = side_by_side(base, rows_of(base, inside)).flatten()
     up, down = base.gate_up_proj[expert], base.down_proj[expert]
     if base.is_transposed:

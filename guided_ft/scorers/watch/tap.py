@@ -1,4 +1,4 @@
-"""The hooks of all scorers: a window on a running model that always closes again.
+"""The hooks of all scorers: a window on a running model that always closes again; and of the guard of gradients.
 
 The engine wraps forwards of its own (``engine/labelled.py``), and the slice adapter hooks mixed batches
 (``slice/mixed.py``).
@@ -14,9 +14,10 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from ...anatomy import Form, alone, base_model, cut_alike, hidden_of
+from ...anatomy import Form, alone, base_model, hidden_of
 from ...system.eval_mode import evaluating
 from .experts import find_experts, pass_through
+from .forwards import Columns, LeftOut
 
 TensorHook = Callable[[torch.Tensor], "torch.Tensor | None"]
 
@@ -132,11 +133,11 @@ class Tap:
         The model's own forward runs around them, so that masks, positions and norms are what they always are.
         ``form``: that of what such layers return.
         """
-        return self._keep(_LeftOut([self.base.get_submodule(name) for name in names], hidden, form))
+        return self._keep(LeftOut([self.base.get_submodule(name) for name in names], hidden, form))
 
     def only_at(self, name: str, columns: torch.Tensor) -> Handle:
         """Run a module that works on each token ``[rows, tokens, width]`` by itself at some; elsewhere it says 0."""
-        return self._keep(_Columns(self.base.get_submodule(name), columns))
+        return self._keep(Columns(self.base.get_submodule(name), columns))
 
     def at_gradient(self, tensor: torch.Tensor, hook: Callable[[torch.Tensor], None]) -> None:
         """Call ``hook(gradient)`` when the gradient of an activation is known; the hook goes with the graph."""
@@ -169,53 +170,6 @@ class Tap:
     def _keep(self, handle: Handle) -> Handle:
         self._handles.append(handle)
         return handle
-
-
-class _Forwards:
-    """Modules whose forward is another one until ``remove``; their parameters, hooks and places stay."""
-
-    def __init__(self, modules: Sequence[nn.Module]) -> None:
-        self._own = [(module, module.__dict__.get("forward")) for module in modules]
-
-    def remove(self) -> None:
-        for module, forward in self._own:
-            if forward is None:
-                del module.forward
-            else:
-                module.forward = forward
-        self._own = []
-
-
-class _LeftOut(_Forwards):
-    """Modules that do nothing; the last one answers with ``hidden``, if given."""
-
-    def __init__(self, modules: Sequence[nn.Module], hidden: torch.Tensor | None, form: Form) -> None:
-        super().__init__(modules)
-        for module in modules:
-            module.forward = lambda *args, **kwargs: form(_entering(*args, **kwargs))
-        if modules and hidden is not None:
-            modules[-1].forward = lambda *args, **kwargs: form(hidden)
-
-
-class _Columns(_Forwards):
-    """A module that runs at some tokens only."""
-
-    def __init__(self, module: nn.Module, columns: torch.Tensor) -> None:
-        super().__init__([module])
-        forward = module.forward
-
-        def run(x: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
-            if x.ndim != 3:
-                # Rows and tokens in one dimension: which is which is not known here.
-                return forward(x, *args, **kwargs)
-            y = forward(x[:, columns], *cut_alike(x, args, lambda a: a[:, columns]), **kwargs)
-            return y.new_zeros(*x.shape[:2], y.shape[-1]).index_copy_(1, columns, y)
-
-        module.forward = run
-
-
-def _entering(*args: torch.Tensor, **kwargs: torch.Tensor) -> torch.Tensor:
-    return args[0] if args else kwargs["hidden_states"]
 
 
 class GradientWatch:
