@@ -13,8 +13,8 @@ from .stages import Quiet, RecipeName, Trust
 @app.command(
     epilog=examples(
         "compare quickstart --quick",
-        "compare tickets.jsonl arms=lora,slice,random seeds=0,1,2",
-        "compare quickstart arms=full,slice rates=x0.3,x1,x3 budget=1%",
+        "compare tickets.jsonl arms=lora,located,random seeds=0,1,2",
+        "compare quickstart arms=full,located rates=x0.3,x1,x3 budget=1%",
     )
 )
 def compare(

@@ -106,10 +106,12 @@ def remarks(found: Comparison) -> list[str]:
     """What the table does not say: how rates were picked, what n is, and what may not be concluded."""
     counts, first = found.examples, found.ways[0] if found.ways else None
     rates = len(first.points) if first else 0
+    by_loss = all(point.validation_loss for way in found.ways for point in way.ended())
+    ties = f" (ties: by {'their loss' if by_loss else 'less forgetting'})" if is_percent(found.metric) else ""
     lines = [
         f"{rates} learning rates for each way, {found.steps} steps each; rates are picked on {counts['validation']} "
-        f"validation examples and scored on {counts['test']} others. Forgetting: rise of the loss on general text "
-        f"({found.text}), nats a token.",
+        f"validation examples{ties} and scored on {counts['test']} others. "
+        f"Forgetting: rise of the loss on general text ({found.text}), nats a token.",
         _n(found),
     ]
     ways = {way.name: way for way in found.ways}

@@ -29,6 +29,7 @@ class Point(_Strict):
         rate: peak learning rate.
         seeds: those that ended.
         validation, score: of the metric, on validation and on test examples.
+        validation_loss: on the right answers of the validation examples, where it was measured.
         forgetting: rise of the loss on general text (nats a token).
         seconds: of training alone.
         peak_bytes: of the process while it trained, libraries and base model included.
@@ -39,6 +40,7 @@ class Point(_Strict):
     rate: float
     seeds: tuple[int, ...] = ()
     validation: tuple[float, ...] = ()
+    validation_loss: tuple[float, ...] = ()
     score: tuple[float, ...] = ()
     forgetting: tuple[float, ...] = ()
     seconds: tuple[float, ...] = ()
@@ -46,7 +48,7 @@ class Point(_Strict):
     file_bytes: int = 0
     failed: tuple[str, ...] = ()
 
-    def mean(self, what: Literal["validation", "score", "forgetting"]) -> float:
+    def mean(self, what: Literal["validation", "validation_loss", "score", "forgetting"]) -> float:
         return statistics.fmean(getattr(self, what))
 
 
@@ -76,14 +78,22 @@ class Way(_Strict):
         return [point for point in self.points if point.seeds and not point.failed]
 
     def best(self, metric: str, limit: float | None = None) -> Point | None:
-        """The rate with the best validation score, the gentler one of equals; None if there is none.
+        """The rate with the best validation score; None if there is none.
+
+        Few examples have few different scores. Among equals the lower loss on the same examples wins, where it was
+        measured, and then the rate that forgets less.
 
         Args:
             limit: only among rates that forget at most so much.
         """
         sign = -1 if lower_is_better(metric) else 1
         kept = [point for point in self.ended() if limit is None or point.mean("forgetting") <= limit]
-        return max(kept, key=lambda p: (sign * p.mean("validation"), -p.mean("forgetting")), default=None)
+        by_loss = all(point.validation_loss for point in kept)
+
+        def order(p: Point) -> tuple[float, float, float]:
+            return sign * p.mean("validation"), -p.mean("validation_loss") if by_loss else 0.0, -p.mean("forgetting")
+
+        return max(kept, key=order, default=None)
 
     def on_edge(self, point: Point) -> str:
         """``lowest`` or ``highest``, if it is the last rate on that side; else nothing."""

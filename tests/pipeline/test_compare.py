@@ -79,10 +79,10 @@ def test_what_a_recipe_does_not_allow_is_told_at_once(override, arms, line):
 
 
 def test_words_are_read_and_the_rest_goes_to_the_recipe():
-    own, overrides = split(["arms=lora, slice,lora", "steps=50", "rates=[x0.3,1e-4]", "seed=3"])
+    own, overrides = split(["arms=lora, slice,lora,located", "steps=50", "rates=[x0.3,1e-4]", "seed=3"])
     assert overrides == ["steps=50", "seed=3"]
     asked = Asked.of(Recipe.load("quickstart", overrides), **own)
-    assert (asked.arms, asked.rates, asked.seeds) == (("lora", "slice"), ("x0.3", "0.0001"), (3,))
+    assert (asked.arms, asked.rates, asked.seeds) == (("lora", "located"), ("x0.3", "0.0001"), (3,))
     assert "full" not in Asked.of(Recipe.load("quickstart", ["quantization=nf4"])).arms
     assert Asked.of(Recipe.load("sums"), quick=True).rates == NARROW
 
@@ -132,7 +132,7 @@ def test_too_few_rows_are_one_line(tmp_path):
 def test_every_arm_trains_what_it_says(done):
     folder, _, found = done
     run = stages.Run(rows(folder).settled)
-    own, lora = (ARMS[name].plan(run, 0) for name in ("slice", "lora"))
+    own, lora = (ARMS[name].plan(run, 0) for name in ("located", "lora"))
     drawn = [ARMS["random"].plan(run, seed) for seed in (0, 1)]
     full = ARMS["full"].plan(run, 0)
     assert own == Plan.load(home(folder) / "base" / "plan.json")
@@ -162,7 +162,7 @@ def test_a_tiny_budget_buys_lora_of_rank_one(done, monkeypatch):
 
 def test_an_arm_of_another_mode_has_its_own_map(done):
     folder, asked, found = done
-    more = compare(asked, arms="subspace,lora-fa,slice", rates="x1", quiet=True, isolated=False)
+    more = compare(asked, arms="subspace,lora-fa,located", rates="x1", quiet=True, isolated=False)
     directions, random, own = more.ways
     # What the slice is made from is where it was, so its cell is not done again.
     assert own == found.ways[2]
@@ -182,6 +182,7 @@ def test_every_cell_is_measured_and_its_weights_are_gone(done):
         (point,) = way.points
         assert point.rate == rate_of("x1", base.arms[way.name].rule)
         assert (len(point.score), len(point.validation), point.failed) == (1, 1, ())
+        assert len(point.validation_loss) == 1
         assert point.peak_bytes[0] > 10**7
         assert point.file_bytes > 4 * way.trainable
         cell = home(folder) / "cells" / f"{way.name}-{point.rate:g}-s0"
@@ -190,7 +191,7 @@ def test_every_cell_is_measured_and_its_weights_are_gone(done):
         assert point.forgetting[0] == pytest.approx(result["retention"]["loss"] - base.loss)
         assert result["retention"]["loss"] != base.loss
     assert {way.name: way.localize_seconds > 0 for way in found.ways} == {
-        "full": False, "lora": False, "slice": True, "random": False,
+        "full": False, "lora": False, "located": True, "random": False,
     }  # fmt: skip
     assert (home(folder) / "report.html").is_file()
 
@@ -215,7 +216,7 @@ def test_what_is_done_is_not_done_again_and_more_rates_do_only_these(done, monke
     assert again.ways == found.ways
     more = compare(asked, arms="slice", rates="x1,x3", quiet=True, isolated=False)
     assert len(ran) == 1
-    assert ran[0].startswith("slice-")
+    assert ran[0].startswith("located-")
     assert more.ways[0].points[0] == found.ways[2].points[0]
 
 
@@ -243,7 +244,7 @@ def test_an_interrupted_comparison_goes_on(tmp_path, monkeypatch):
     real = cells_of._measured
 
     def interrupt(run, base, cell, folder):
-        if cell.arm == "slice":
+        if cell.arm == "located":
             folder.mkdir(parents=True)
             (folder / "half").touch()
             raise KeyboardInterrupt
@@ -252,10 +253,10 @@ def test_an_interrupted_comparison_goes_on(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(cells_of, "_measured", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            compare(asked, arms="random,slice", rates="1e-3", quiet=True, isolated=False)
+            compare(asked, arms="random,located", rates="1e-3", quiet=True, isolated=False)
     first = next(home(tmp_path).glob("cells/random-*/result.json")).read_text()
-    assert not list(home(tmp_path).glob("cells/slice-*/result.json"))
-    found = compare(asked, arms="random,slice", rates="1e-3", quiet=True, isolated=False)
+    assert not list(home(tmp_path).glob("cells/located-*/result.json"))
+    found = compare(asked, arms="random,located", rates="1e-3", quiet=True, isolated=False)
     assert next(home(tmp_path).glob("cells/random-*/result.json")).read_text() == first
     assert [len(way.points[0].score) for way in found.ways] == [1, 1]
     assert not list(home(tmp_path).rglob("half"))
@@ -263,14 +264,14 @@ def test_an_interrupted_comparison_goes_on(tmp_path, monkeypatch):
 
 def test_a_rate_that_is_too_high_is_a_result_too(done, capsys):
     _, asked, _ = done
-    found = compare(asked, arms="slice", rates="1e30,x1", isolated=False)
+    found = compare(asked, arms="located", rates="1e30,x1", isolated=False)
     low, high = found.ways[0].points
     assert high.score == ()
     assert high.failed
     assert found.ways[0].best(found.metric) == low
     told = capsys.readouterr().out
     assert "no result" in told
-    assert "slice, located: no result at 1e+30" in told
+    assert "located (slice): no result at 1e+30" in told
 
 
 def test_memory_that_runs_out_costs_one_arm_only(done, monkeypatch, capsys):
@@ -283,7 +284,7 @@ def test_memory_that_runs_out_costs_one_arm_only(done, monkeypatch, capsys):
         real(home, name, trust, tell)
 
     monkeypatch.setattr(comparing, "work", work)
-    found = compare(asked, arms="full,slice", rates="x2", isolated=False)
+    found = compare(asked, arms="full,located", rates="x2", isolated=False)
     full, located = found.ways
     assert full.note == "out of memory"
     assert full.best(found.metric) is None
@@ -309,13 +310,13 @@ def test_the_folder_of_a_run_is_shared_with_it(done, tmp_path):
 
 # -- the clock --------------------------------------------------------------------------------------------------------
 def test_the_clock_learns_from_what_cells_took():
-    clock = Clock({"full": 100.0, "slice": 40.0})
-    assert clock.left(["full", "slice", "slice"]) == 180
+    clock = Clock({"full": 100.0, "located": 40.0})
+    assert clock.left(["full", "located", "located"]) == 180
     clock.note("full", 200.0)
     # Twice what was expected: so will the other arm be, until one of its own is done.
-    assert clock.left(["full", "slice"]) == 280
-    clock.note("slice", 50.0)
-    assert clock.left(["full", "slice"]) == 250
+    assert clock.left(["full", "located"]) == 280
+    clock.note("located", 50.0)
+    assert clock.left(["full", "located"]) == 250
 
 
 @pytest.mark.parametrize(

@@ -45,59 +45,72 @@ WILD = point(1e-3, 90, 86, 0.7)
 
 def test_rates_are_picked_on_validation_not_on_the_test():
     lucky = point(3e-3, 60, 99, 0.05)
-    some = way("slice", GENTLE, GOOD, WILD, lucky)
+    some = way("located", GENTLE, GOOD, WILD, lucky)
     assert some.best("exact_match") is WILD
     assert some.best("exact_match", 0.1) is GOOD
     assert some.best("exact_match", 0.001) is None
 
 
 def test_equal_validation_goes_to_what_forgets_less():
-    assert way("slice", point(1e-3, 80, 81, 0.08), point(1e-4, 80, 79, 0.02)).best("exact_match").rate == 1e-4
+    assert way("located", point(1e-3, 80, 81, 0.08), point(1e-4, 80, 79, 0.02)).best("exact_match").rate == 1e-4
+
+
+def test_equal_validation_goes_to_the_lower_loss_on_it_where_that_was_measured():
+    hot, mild, best = (point(r, 80, 81, r, validation_loss=(v,)) for r, v in ((1e-3, 0.9), (1e-4, 0.7), (1e-2, 0.5)))
+    some = way("located", hot, mild, best)
+    assert some.best("exact_match") is best
+    assert some.best("exact_match", 1e-3) is mild
+    assert "50 validation examples (ties: by their loss) and" in remarks(found(some))[0]
+    older = way("located", hot, point(1e-4, 80, 79, 1e-4))
+    assert older.best("exact_match").rate == 1e-4
+    assert "50 validation examples (ties: by less forgetting) and" in remarks(found(older))[0]
+    assert "ties" not in remarks(found(some, metric="loss"))[0]
 
 
 def test_of_a_loss_the_lowest_is_best():
-    assert way("slice", point(1e-4, 2.0, 2.1, 0.0), point(1e-3, 1.0, 1.1, 0.0)).best("loss").rate == 1e-3
+    assert way("located", point(1e-4, 2.0, 2.1, 0.0), point(1e-3, 1.0, 1.1, 0.0)).best("loss").rate == 1e-3
 
 
 def test_a_rate_at_which_a_seed_failed_is_not_picked():
     broken = point(1e-2, 99, 99, 0.0, failed=("step 3: the gradient is not finite",))
-    some = found(way("slice", GOOD, broken))
+    some = found(way("located", GOOD, broken))
     assert some.ways[0].best("exact_match") is GOOD
     assert any("no result at 0.01 (step 3: the gradient is not finite)" in line for line in remarks(some))
 
 
 def test_the_table_holds_both_figures_and_the_costs():
-    rows = dict(table(found(way("slice", GENTLE, GOOD, WILD, localize_seconds=15.2))).rows)
-    assert rows["the slice way"] == [
+    rows = dict(table(found(way("located", GENTLE, GOOD, WILD, localize_seconds=15.2))).rows)
+    assert rows["the located way"] == [
         "81.0 % (0.0003)", "86.0 % (0.001)", "+0.700", "1.00 %", "10 + 15", "2.00 GB", "1.5 MB",
     ]  # fmt: skip
     assert rows["before"][:3] == ["-", "4.0 %", "0"]
 
 
 def test_what_was_not_measured_is_a_dash():
-    rows = dict(table(found(way("full", note="out of memory"), way("slice", WILD))).rows)
+    rows = dict(table(found(way("full", note="out of memory"), way("located", WILD))).rows)
     assert rows["the full way"] == ["-", "-", "-", "1.00 %", "-", "-", "-"]
-    assert rows["the slice way"][0] == "-"
+    assert rows["the located way"][0] == "-"
     assert "the full way: out of memory." in remarks(found(way("full", note="out of memory")))
 
 
 def test_an_edge_of_the_sweep_is_told():
-    lines = remarks(found(way("slice", GENTLE, GOOD, WILD), way("lora", GENTLE, GOOD, point(1e-3, 75, 99, 0.0))))
+    lines = remarks(found(way("located", GENTLE, GOOD, WILD), way("lora", GENTLE, GOOD, point(1e-3, 75, 99, 0.0))))
     assert [line for line in lines if "wider sweep" in line] == [
-        "the slice way: its best rate is the highest that was tried, so a wider sweep may do better."
+        "the located way: its best rate is the highest that was tried, so a wider sweep may do better."
     ]
 
 
 def test_one_seed_carries_no_test_and_located_is_told_beside_random():
-    random = way("random", point(3e-4, 70, 71, 0.05), control="slice")
-    lines = remarks(found(way("slice", GOOD, localize_seconds=9.0), random))
+    random = way("random", point(3e-4, 70, 71, 0.05), control="located")
+    lines = remarks(found(way("located", GOOD, localize_seconds=9.0), random))
     assert any("n = 1 seed (0): a single seed carries no test" in line for line in lines)
-    told_ = next(line for line in lines if line.startswith("the slice way against random, of the same budget"))
+    told_ = next(line for line in lines if line.startswith("the located way against random, of the same budget"))
     assert "at a forgetting of at most 0.1: +10 points" in told_
     # Agresti and Caffo's interval of 81 and 71 of 100, worked out by hand: 1.96 sqrt((.804 .196 + .706 .294) / 102).
     assert f"+-{196 * math.sqrt((0.80392 * 0.19608 + 0.70588 * 0.29412) / 102):.0f} by the 100 test examples" in told_
     assert any(
-        "does not show that the map helped" in line for line in remarks(found(way("slice", GOOD, localize_seconds=9.0)))
+        "does not show that the map helped" in line
+        for line in remarks(found(way("located", GOOD, localize_seconds=9.0)))
     )
     assert not any("the map" in line for line in remarks(found(way("lora", GOOD))))
 
@@ -108,12 +121,12 @@ def test_three_seeds_are_compared_in_pairs():
     other = Point(rate=1e-3, score=(79.0, 80.0, 81.0), **three)
     # Leads of 1, 2 and 3: a standard deviation of 1, and t is 4.303 for two degrees of freedom.
     assert interval(found(), one, other, [1.0, 2.0, 3.0]) == f"95 %: +-{4.303 / math.sqrt(3):.3g}, over seeds"
-    assert dict(table(found(way("slice", one))).rows)["the slice way"][0] == "82.0 % [80, 84] (0.001)"
+    assert dict(table(found(way("located", one))).rows)["the located way"][0] == "82.0 % [80, 84] (0.001)"
 
 
 def test_the_front_is_what_nothing_else_beats():
     beaten = point(2e-3, 50, 60, 0.5)
-    some = way("slice", WILD, beaten, GOOD, GENTLE)
+    some = way("located", WILD, beaten, GOOD, GENTLE)
     assert unbeaten(found(some), some) == [GENTLE, GOOD, WILD]
 
 
@@ -125,11 +138,11 @@ def test_the_axis_is_linear_around_zero_and_then_in_decades():
 
 
 def test_plotly_takes_the_picture_and_the_pick_has_a_ring():
-    figure = front(found(way("full", GENTLE), way("slice", GENTLE, GOOD, WILD)))
+    figure = front(found(way("full", GENTLE), way("located", GENTLE, GOOD, WILD)))
     assert figure is not None
     go.Figure(data=figure.data, layout=figure.layout)
     points = [trace for trace in figure.data if trace["mode"] == "markers"]
-    assert [trace["name"] for trace in points] == ["the full way", "the slice way"]
+    assert [trace["name"] for trace in points] == ["the full way", "the located way"]
     assert points[1]["x"] == [bent(p.forgetting[0]) for p in (GENTLE, GOOD, WILD)]
     assert points[1]["y"] == [64, 81, 86]
     assert [width > 0 for width in points[1]["marker"]["line"]["width"]] == [False, True, False]
@@ -144,7 +157,7 @@ def test_plotly_takes_the_picture_and_the_pick_has_a_ring():
 
 
 def test_the_page_is_written_from_the_record_and_escapes_it(tmp_path):
-    some = found(way("slice", GENTLE, GOOD), name="<script>alert(1)</script>")
+    some = found(way("located", GENTLE, GOOD), name="<script>alert(1)</script>")
     write_json(tmp_path / RECORD, some.model_dump(mode="json"))
     assert Comparison.load(tmp_path / RECORD) == some
     page = write_comparison(tmp_path).read_text()
@@ -163,7 +176,7 @@ def test_a_damaged_record_is_one_line(tmp_path, damage):
 
 
 def test_the_text_stays_in_the_terminal():
-    text = told(found(way("slice", GENTLE, GOOD, WILD), way("random", GENTLE), name="a\x1b[31mb"))
+    text = told(found(way("located", GENTLE, GOOD, WILD), way("random", GENTLE), name="a\x1b[31mb"))
     assert "\x1b" not in text
     assert max(map(len, text.splitlines())) <= 120
     assert "81.0 % (0.0003)" in text
@@ -172,13 +185,13 @@ def test_the_text_stays_in_the_terminal():
 def test_a_run_shows_the_comparison_in_its_folder_if_it_is_of_the_same_task(tmp_path):
     same = {"model": RUN["model"], "task": {"name": RUN["task"]["name"], "hash": "ab"}}
     assert "fig-front" not in Page(write_report(make(tmp_path))).figures
-    write_json(tmp_path / "compare-quick" / RECORD, found(way("slice", GOOD), **same).model_dump(mode="json"))
+    write_json(tmp_path / "compare-quick" / RECORD, found(way("located", GOOD), **same).model_dump(mode="json"))
     page = Page(write_report(tmp_path))
     assert "fig-front" in page.figures
     assert "81.0 % (0.0003)" in page.text
     # The whole comparison comes before a quick one, and one of another model is none of this run's.
-    write_json(tmp_path / "compare" / RECORD, found(way("slice", GENTLE), **same).model_dump(mode="json"))
+    write_json(tmp_path / "compare" / RECORD, found(way("located", GENTLE), **same).model_dump(mode="json"))
     assert "64.0 % (0.0001)" in Page(write_report(tmp_path)).text
     for place in ("compare", "compare-quick"):
-        write_json(tmp_path / place / RECORD, found(way("slice", GOOD)).model_dump(mode="json"))
+        write_json(tmp_path / place / RECORD, found(way("located", GOOD)).model_dump(mode="json"))
     assert "fig-front" not in Page(write_report(tmp_path)).figures

@@ -18,7 +18,7 @@ class Arm:
     """One way of training the recipe's model on its data.
 
     Args:
-        label: for people; ``{mode}`` is the recipe's.
+        label: for people: it begins with the name, and ``{mode}`` is the recipe's.
         colour: of its line in the picture.
         plan: what trains, from a run whose map and plan are made, and a seed.
         trains_base: whether the base's own weights train, which quantized ones do not allow.
@@ -80,12 +80,18 @@ def _random(run: Run, seed: int) -> Plan:
 ARMS: dict[str, Arm] = {
     "full": Arm("full fine-tuning", "#1f2933", _full, trains_base=True),
     "lora": Arm("LoRA, all linear layers", "#c2571a", _lora),
-    "slice": Arm("{mode}, located", "#1b6ca8", _own, needs_map=True),
-    "random": Arm("{mode}, random", "#8d98a3", _random, control="slice"),
-    "subspace": Arm("directions, located", "#2f855a", _own, needs_map=True, mode="subspace", extra=True),
+    "located": Arm("located ({mode})", "#1b6ca8", _own, needs_map=True),
+    "random": Arm("random ({mode})", "#8d98a3", _random, control="located"),
+    "subspace": Arm("subspace (located directions)", "#2f855a", _own, needs_map=True, mode="subspace", extra=True),
     "lora-fa": Arm(
-        "directions, random", "#8fb8a0", _random, needs_map=True, mode="subspace", control="subspace", extra=True
+        "lora-fa (random directions)",
+        "#8fb8a0",
+        _random,
+        needs_map=True,
+        mode="subspace",
+        control="subspace",
+        extra=True,
     ),
 }
-"""By the name that a person types. ``slice`` is the recipe's own choice, whatever its mode; ``lora-fa`` is LoRA with a
+"""By the name that a person types. ``located`` is the recipe's own choice, in its mode; ``lora-fa`` is LoRA with a
 random ``A`` that stays fixed (arXiv 2308.03303), of the ranks that the map gives."""

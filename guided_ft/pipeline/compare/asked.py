@@ -18,6 +18,9 @@ T = TypeVar("T")
 WIDE, NARROW = ("x0.1", "x0.3", "x1", "x3"), ("x0.3", "x1", "x3")
 """The sweep of every arm, as factors on the rate that suits what it trains; and that of ``--quick``."""
 
+_OLDER = {"slice": "located"}
+"""Names that arms once had."""
+
 MOST = 100
 """Rates, or seeds, of one comparison."""
 
@@ -115,6 +118,7 @@ def _each(given: str | Sequence[T], what: str, read: Callable[[str], T | str]) -
 
 
 def _arm(word: str) -> str:
+    word = _OLDER.get(word, word)
     if word not in ARMS:
         raise GuidedError(f"compare: arms: unknown {shown(word)} ({did_you_mean(word[:60], ARMS)})")
     return word

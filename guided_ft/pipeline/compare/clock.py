@@ -34,7 +34,7 @@ class Stopwatch:
         self.run, recipe = run, run.recipe
         rows, tests = run.rows
         self.rows = len(rows)
-        own = ARMS["slice"].plan(run, recipe.seed)
+        own = ARMS["located"].plan(run, recipe.seed)
         model = own.attach(run.model()).train()
         task = run.task(rows[: TRIED * recipe.train.batch_size], recipe.train.batch_size)
         took = []

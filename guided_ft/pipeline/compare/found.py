@@ -102,6 +102,7 @@ def _point(rate: float, metric: str, base: Base, found: dict[int, Json], seeds: 
         rate=rate,
         seeds=tuple(ended),
         validation=tuple(result["validation"][metric] for result in results),
+        validation_loss=tuple(result["validation"][FALLBACK] for result in results if FALLBACK in result["validation"]),
         score=tuple(result["test"][metric] for result in results),
         forgetting=tuple(result["retention"]["loss"] - base.loss for result in results),
         seconds=tuple(result["training_seconds"] for result in results),
