@@ -94,7 +94,9 @@ def nnsight(name: str, task: Task) -> dict[str, Scores]:
                 inside = [layer.self_attn.o_proj.input for layer in lens.model.layers]
                 logits = lens.output.logits[:, 0 if frozen else -2]
                 loss = torch.nn.functional.cross_entropy(logits, answer, reduction="sum")
-                kept = dict.fromkeys(range(len(inside))).save()
+                # nnsight gives every object the method.
+                fresh: Any = dict.fromkeys(range(len(inside)))
+                kept = fresh.save()
                 with loss.backward():
                     for i in reversed(range(len(inside))):
                         kept[i] = inside[i] * inside[i].grad

@@ -149,6 +149,7 @@ def run_one(bench: Bench, arm: str, rate: float, seed: int, folder: Path) -> Jso
     started = time.perf_counter()
     trainer.train()
     seconds = time.perf_counter() - started
+    assert trainer.model is not None
     model = trainer.model.eval()
     kept = retention(model, bench.text, lambda: contextlib.nullcontext(bench.base))
     scores = {}

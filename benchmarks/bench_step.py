@@ -27,12 +27,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from guided_ft import Anatomy, Component, Plan, Selection
+from guided_ft.anatomy import base_model
 from guided_ft.engine.labelled import labelled_only
 from guided_ft.engine.prefix import Prefix
 from guided_ft.engine.store import PrefixStore
@@ -138,8 +140,8 @@ def _full(model: nn.Module, setting: Setting) -> nn.Module:
 def _frozen(model: nn.Module, setting: Setting) -> nn.Module:
     """The frozen bound: nothing is trained, but gradients flow through every layer."""
     model.requires_grad_(False)
-    embeddings = model.get_input_embeddings()
-    offset = nn.Parameter(torch.zeros(embeddings.weight.shape[1], dtype=embeddings.weight.dtype))
+    embeddings = base_model(model).get_input_embeddings()
+    offset = nn.Parameter(torch.zeros_like(next(embeddings.parameters())[0]))
     embeddings.register_forward_hook(lambda module, args, out: out + offset)
     model.register_parameter("offset", offset)
     return model
@@ -180,8 +182,7 @@ class Trained:
         anatomy = Anatomy.of(self.model)
         with contextlib.ExitStack() as stack:
             if self.arm.first is not None:
-                width = self.model.get_input_embeddings().weight.shape[1]
-                self.store = PrefixStore(folder, width, torch.float32, 1 << 30)
+                self.store = PrefixStore(folder, anatomy.hidden_size, torch.float32, 1 << 30)
                 stack.callback(self.store.close)
                 first = min(i for i in range(anatomy.num_layers) if self._trains(anatomy.layer_module(i)))
                 stack.enter_context(Prefix(self.model, anatomy, first, self.store).open())
@@ -319,7 +320,7 @@ def run(path: Path, setting: Setting, arms: list[str], rounds: int, suite: str, 
         add_rows(path, setting, [json.loads(done.stdout.splitlines()[-1])], suite)
 
 
-SWEEP = {
+SWEEP: dict[str, list[dict[str, Any]]] = {
     "budget": [{"budget": b} for b in (0.001, 0.01, 0.1, 0.25)],
     "length": [{"batch": 4, "length": n} for n in (16, 64, 256)],
     "batch": [{"batch": n} for n in (1, 4, 16)],
@@ -462,7 +463,8 @@ def main() -> None:
     options = parser.parse_args()
     sizes = [(options.batch or 8, options.length)] if options.length else [(options.batch or 8, n) for n in (32, 128)]
     if options.memory_of:
-        setting = Setting(options.model, *sizes[0], budget=options.budget)
+        batch, length = sizes[0]
+        setting = Setting(options.model, batch, length, budget=options.budget)
         with tempfile.TemporaryDirectory() as folder:
             print(json.dumps(measure_memory(setting, options.memory_of, Path(folder))))
         return

@@ -81,7 +81,7 @@ def captum_all(model: PreTrainedModel, task: Task) -> None:
 
 def methods(against: Task) -> dict[str, Json]:
     """All methods and their variants, with the second set where one is needed."""
-    wanted = {name: {} for name in catalogue.CATALOGUE if name != "ablation"} | VARIANTS
+    wanted: dict[str, Json] = {name: {} for name in catalogue.CATALOGUE if name != "ablation"} | VARIANTS
     found = {}
     for label, options in wanted.items():
         needs = catalogue.find(options.get("method", label)).compares

@@ -40,7 +40,7 @@ def capitals(tokenizer: Any, relations: str | None) -> list[Json]:
 
 def sums(tokenizer: PreTrainedTokenizerBase, relations: str | None) -> list[Json]:
     """Arithmetic: the problems of reasoning-gym's ``chain_sum``, without its words, after one that is solved."""
-    asked = {"min_terms": 2, "max_terms": 2, "min_digits": 2, "max_digits": 2}
+    asked: dict[str, int | float | str | bool] = {"min_terms": 2, "max_terms": 2, "min_digits": 2, "max_digits": 2}
     found, _ = load_rows(
         Data(source="reasoning_gym", name="chain_sum", options=asked, contains=" + ", train=200, test=1)
     )
