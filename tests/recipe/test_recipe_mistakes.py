@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,6 @@ import pytest
 from guided_ft.errors import GuidedError
 from guided_ft.recipe import mends
 from guided_ft.recipe.recipe import Recipe
-from guided_ft.scorers.catalogue import CATALOGUE
 from guided_ft.task.samples import SAMPLES
 from recipes import NUMBER, errors_of
 
@@ -395,9 +393,3 @@ def test_a_recipe_that_is_not_there(asked: str, message: str) -> None:
     with pytest.raises(GuidedError) as caught:
         Recipe.load(asked)
     assert str(caught.value) == message
-
-
-@pytest.mark.parametrize("method", [name for name, method in CATALOGUE.items() if method.compares])
-def test_methods_that_need_no_other_set_are_those_with_a_default(method):
-    default = inspect.signature(CATALOGUE[method].load()).parameters["retain"].default
-    assert CATALOGUE[method].own_sets == (default is not inspect.Parameter.empty)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import numpy as np
 import pytest
 from families import make
@@ -152,3 +154,9 @@ def test_passes_are_told():
     assert maps["attribution"].meta["passes"] == 6
     assert maps["integrated_gradients"].meta["passes"] == 15
     assert FORWARD.order < BACKWARD.order
+
+
+@pytest.mark.parametrize("method", [name for name, method in catalogue.CATALOGUE.items() if method.compares])
+def test_methods_that_need_no_other_set_are_those_with_a_default(method):
+    default = inspect.signature(catalogue.CATALOGUE[method].load()).parameters["retain"].default
+    assert catalogue.CATALOGUE[method].own_sets == (default is not inspect.Parameter.empty)
