@@ -6,7 +6,6 @@ from importlib.resources import files
 from pathlib import Path
 
 import jinja2
-from plotly.offline import get_plotlyjs
 
 from ..system.files import Json, write_text
 from .compared import every_rate, remarks, setup, table
@@ -45,8 +44,7 @@ def write_comparison(home: Path) -> Path:
         compared=shown,
         rates=every_rate(found),
         setup=setup(found),
-        figures=[{"id": f.id, "data": f.data, "layout": f.layout} for f in shown["figures"]],
-        plotly=get_plotlyjs(),
+        figures=[],
     )
     target = home / "report.html"
     write_text(target, page)
@@ -55,11 +53,10 @@ def write_comparison(home: Path) -> Path:
 
 def shown_comparison(found: Comparison) -> Json:
     """What the templates show of a comparison."""
-    figure = front(found)
     return {
         "table": table(found),
         "remarks": remarks(found),
-        "figures": [] if figure is None else [figure],
+        "front": front(found),
         "command": found.command,
     }
 

@@ -1,50 +1,60 @@
-"""The front as a picture: score against forgetting, one line for each way of training."""
+"""The front as a picture: score against forgetting, one line for each way of training. Plain SVG, so that the page of a
+comparison needs no library."""
 
 from __future__ import annotations
 
 import math
-from html import escape
+from dataclasses import dataclass
 
-from ..system.files import Json
 from .comparison import Comparison, Point, Way
 from .facts import is_percent, lower_is_better, measured, signed
-from .figures import Figure
-from .scales import INK, base_layout, mark
+from .scales import GREY, INK
+from .svg import SHAPES, Frame, line, marker, text
 
 LINEAR = 0.01
 """Forgetting (nats) around zero that is drawn to scale; what is larger is drawn on a log scale."""
 
 _TICKS = (-1.0, -0.1, -0.03, -0.01, 0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
-_SYMBOLS = ("square", "diamond", "circle", "triangle-up", "cross", "star", "hexagon", "x")
+
+_SMALL, _PICKED = 5.0, 7.5
+"""Radius of a mark, and of the one that validation picks."""
 
 
-def front(found: Comparison) -> Figure | None:
+@dataclass(frozen=True)
+class Front:
+    """The picture, and the words around it."""
+
+    title: str
+    note: str
+    svg: str
+
+
+def front(found: Comparison) -> Front | None:
     """Every rate of every way; a line joins what no other rate of the same way beats. None if nothing was measured.
 
     A rate is on the line if no other one of its way both scores more and forgets less, on the test examples.
     """
-    if not any(way.ended() for way in found.ways):
+    ways = [way for way in found.ways if way.ended()]
+    if not ways:
         return None
-    data: list[Json] = []
-    for i, way in enumerate(found.ways):
-        look = {"color": way.colour, "symbol": _SYMBOLS[i % len(_SYMBOLS)]}
-        data += [_line(found, way), _points(found, way, look)] if way.ended() else []
-    x = [bent(point.mean("forgetting")) for way in found.ways for point in way.ended()]
-    low, high = min(x, default=0.0), max(x, default=1.0)
-    low, high = min(low, bent(0.0)), max(high, bent(found.limit))
-    room = 0.06 * (high - low)
-    layout = base_layout(440, "forgetting: rise of the loss on general text (nats a token)", _axis(found))
-    layout["xaxis"] |= {
-        "range": [low - room, high + room],
-        "tickmode": "array",
-        "tickvals": [bent(t) for t in _TICKS],
-        "ticktext": [f"{t:g}" for t in _TICKS],
-    }
-    layout |= {"showlegend": True}
-    mark(layout, bent(found.limit), f"{found.limit:g} nats")
-    layout["shapes"].append(_base_line(found))
-    layout["margin"] |= {"t": 56}
-    layout["legend"] |= {"y": 1.07}
+    points = [point for way in ways for point in way.ended()]
+    frame = Frame(
+        x=[bent(0.0), bent(found.limit), *(bent(point.mean("forgetting")) for point in points)],
+        y=[found.base["score"], *(point.mean("score") for point in points)],
+    )
+    shapes = {way.name: shape for way, shape in zip(ways, SHAPES * len(ways), strict=False)}
+    parts = [
+        frame.axes(
+            [(bent(tick), f"{tick:g}") for tick in _TICKS],
+            "forgetting: rise of the loss on general text (nats a token)",
+            f"{found.noun} on test examples" + (" (%)" if is_percent(found.metric) else " (nats)"),
+        ),
+        frame.across(found.base["score"], GREY, "2 3"),
+        frame.upright(bent(found.limit), INK, "6 4"),
+        text(frame.at_x(bent(found.limit)), frame.top - 6, f"{found.limit:g} nats", "middle"),
+        *(_way(found, way, frame, shapes[way.name]) for way in ways),
+        frame.legend([(way.label, way.colour, shapes[way.name]) for way in ways]),
+    ]
     note = (
         f"{'Down' if lower_is_better(found.metric) else 'Up'} and to the left is better. Each mark is one learning rate"
         + (f", the mean of {len(found.seeds)} seeds" if len(found.seeds) > 1 else "")
@@ -52,7 +62,7 @@ def front(found: Comparison) -> Figure | None:
         f"among those left of the dashed line. Grey dots: {found.noun} before training. Below {LINEAR:g} nats the axis "
         "is linear, above it logarithmic."
     )
-    return Figure("fig-front", "Score against forgetting", note, data, layout)
+    return Front("Score against forgetting", note, frame.picture("fig-front", "Score against forgetting", parts))
 
 
 def bent(forgetting: float) -> float:
@@ -70,47 +80,21 @@ def unbeaten(found: Comparison, way: Way) -> list[Point]:
     return kept
 
 
-def _line(found: Comparison, way: Way) -> Json:
-    points = unbeaten(found, way)
-    return {
-        "type": "scatter",
-        "mode": "lines",
-        "x": [bent(p.mean("forgetting")) for p in points],
-        "y": [p.mean("score") for p in points],
-        "line": {"color": way.colour, "width": 2},
-        "hoverinfo": "skip",
-        "showlegend": False,
-    }
+def _way(found: Comparison, way: Way, frame: Frame, shape: str) -> str:
+    def place(point: Point) -> tuple[float, float]:
+        return frame.at_x(bent(point.mean("forgetting"))), frame.at_y(point.mean("score"))
 
-
-def _points(found: Comparison, way: Way, look: Json) -> Json:
     picked = way.best(found.metric, found.limit)
-    points = way.ended()
-    return {
-        "type": "scatter",
-        "mode": "markers",
-        "name": escape(way.label),
-        "x": [bent(p.mean("forgetting")) for p in points],
-        "y": [p.mean("score") for p in points],
-        "marker": look
-        | {
-            "size": [15 if p is picked else 9 for p in points],
-            "line": {"color": INK, "width": [2.5 if p is picked else 0 for p in points]},
-        },
-        "text": [
-            f"rate {p.rate:.3g}<br>{escape(found.noun)} {measured(found.metric, p.mean('score'))}"
-            f"<br>forgetting {signed(p.mean('forgetting'))} nats"
-            for p in points
-        ],
-        "hovertemplate": "%{text}",
-    }
-
-
-def _base_line(found: Comparison) -> Json:
-    score = found.base["score"]
-    line = {"type": "line", "xref": "paper", "yref": "y", "x0": 0, "x1": 1, "y0": score, "y1": score}
-    return line | {"line": {"color": "#8d98a3", "width": 1.5, "dash": "dot"}}
-
-
-def _axis(found: Comparison) -> str:
-    return f"{found.noun} on test examples" + (" (%)" if is_percent(found.metric) else " (nats)")
+    marks = [
+        marker(
+            shape,
+            *place(point),
+            _PICKED if point is picked else _SMALL,
+            way.colour,
+            ring=INK if point is picked else None,
+            told=f"{way.label}, rate {point.rate:.3g}: {found.noun} {measured(found.metric, point.mean('score'))}, "
+            f"forgetting {signed(point.mean('forgetting'))} nats",
+        )
+        for point in way.ended()
+    ]
+    return line([place(point) for point in unbeaten(found, way)], way.colour) + "".join(marks)

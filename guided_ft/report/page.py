@@ -77,7 +77,7 @@ def render(
         table=results(run),
         training=[f for f in made if f.id == "fig-loss"],
         maps=[f for f in made if f.id != "fig-loss"],
-        figures=[_drawing(f) for f in (*made, *(shown["figures"] if shown else ()))],
+        figures=[_drawing(f) for f in made],
         rankings=_rankings(scores, selection) if scores else [],
         setup=_setup(run, selection),
         seconds=_seconds(run),

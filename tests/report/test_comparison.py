@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from typing import Any
+from xml.etree import ElementTree
 
-import plotly.graph_objects as go
 import pytest
 from reports import RUN, Page, make
 
@@ -15,6 +15,7 @@ from guided_ft.report.compared import interval, remarks, table, told
 from guided_ft.report.compared_page import shown_comparison, write_comparison
 from guided_ft.report.comparison import RECORD, Comparison, Point, Way
 from guided_ft.report.front import bent, front, unbeaten
+from guided_ft.report.svg import TICKS, round_numbers
 from guided_ft.system.files import write_json
 
 
@@ -137,18 +138,35 @@ def test_the_axis_is_linear_around_zero_and_then_in_decades():
     assert bent(2e-5) == pytest.approx(2 * bent(1e-5), rel=1e-2)
 
 
-def test_plotly_takes_the_picture_and_the_pick_has_a_ring():
+def drawn(svg: str, tag: str) -> list[ElementTree.Element]:
+    return list(ElementTree.fromstring(svg).iter(tag))
+
+
+def middle(mark: ElementTree.Element) -> tuple[float, float]:
+    """Of the box around a mark."""
+    places = [tuple(map(float, place.split(","))) for place in mark.attrib["points"].split()]
+    return tuple((min(along) + max(along)) / 2 for along in zip(*places, strict=True))
+
+
+def test_the_picture_holds_every_rate_and_the_pick_has_a_ring():
     figure = front(found(way("full", GENTLE), way("located", GENTLE, GOOD, WILD)))
     assert figure is not None
-    go.Figure(data=figure.data, layout=figure.layout)
-    points = [trace for trace in figure.data if trace["mode"] == "markers"]
-    assert [trace["name"] for trace in points] == ["the full way", "the located way"]
-    assert points[1]["x"] == [bent(p.forgetting[0]) for p in (GENTLE, GOOD, WILD)]
-    assert points[1]["y"] == [64, 81, 86]
-    assert [width > 0 for width in points[1]["marker"]["line"]["width"]] == [False, True, False]
-    low, high = figure.layout["xaxis"]["range"]
-    assert low < bent(0.01)
-    assert high > bent(0.7)
+    marks = [mark for mark in drawn(figure.svg, "polygon") if mark.find("title") is not None]
+    assert [mark.find("title").text for mark in marks] == [
+        "the full way, rate 0.0001: exact match 64.0 %, forgetting +0.010 nats",
+        "the located way, rate 0.0001: exact match 64.0 %, forgetting +0.010 nats",
+        "the located way, rate 0.0003: exact match 81.0 %, forgetting +0.080 nats",
+        "the located way, rate 0.001: exact match 86.0 %, forgetting +0.700 nats",
+    ]
+    assert ["stroke" in mark.attrib for mark in marks] == [True, False, True, False]
+    # To scale: places on the picture go with the values, to the left and up for less forgetting and more score.
+    (x1, y1), (x2, y2), (x3, y3) = map(middle, marks[1:])
+    assert (x2 - x1) / (x3 - x1) == pytest.approx((bent(0.08) - bent(0.01)) / (bent(0.7) - bent(0.01)), abs=0.01)
+    assert (y1 - y2) / (y1 - y3) == pytest.approx((81 - 64) / (86 - 64), abs=0.02)
+    joined = [line for line in drawn(figure.svg, "polyline") if line.attrib["stroke"] == "#123456"]
+    assert [len(line.attrib["points"].split()) for line in joined] == [1, 3]
+    words = [text.text for text in drawn(figure.svg, "text")]
+    assert {"the full way", "the located way", "0.1 nats", "exact match on test examples (%)", "80"} <= {*words}
     assert figure.note.startswith("Up and to the left")
     lower = front(found(way("full", GENTLE), metric="loss"))
     assert lower is not None
@@ -156,14 +174,39 @@ def test_plotly_takes_the_picture_and_the_pick_has_a_ring():
     assert front(found(way("full"))) is None
 
 
+def test_a_name_cannot_leave_the_picture():
+    evil = '"/></svg><script>alert(1)</script>'
+    some = way("x", GENTLE).model_copy(update={"label": evil, "colour": evil})
+    figure = front(found(some))
+    assert figure is not None
+    assert not drawn(figure.svg, "script")
+    assert [text.text for text in drawn(figure.svg, "text")][-1] == evil
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (0.0, 100.0, [0, 20, 40, 60, 80, 100]),
+        (-0.03, 0.04, [-0.02, 0, 0.02, 0.04]),
+        (3.2, 3.2001, None),
+    ],
+)
+def test_ticks_are_round_numbers(low, high, expected):
+    found_ = round_numbers(low, high)
+    assert found_ == expected or expected is None
+    assert 2 <= len(found_) <= TICKS
+
+
 def test_the_page_is_written_from_the_record_and_escapes_it(tmp_path):
     some = found(way("located", GENTLE, GOOD), name="<script>alert(1)</script>")
     write_json(tmp_path / RECORD, some.model_dump(mode="json"))
     assert Comparison.load(tmp_path / RECORD) == some
-    page = write_comparison(tmp_path).read_text()
+    target = write_comparison(tmp_path)
+    page = target.read_text()
+    assert target.stat().st_size < 50_000, "a page without a library"
     assert "81.0 % (0.0003)" in page
     assert "fig-front" in page
-    assert "<script>alert(1)" not in page
+    assert "<script" not in page
     assert shown_comparison(some)["command"] == "guided-ft compare sums"
 
 
@@ -184,14 +227,14 @@ def test_the_text_stays_in_the_terminal():
 
 def test_a_run_shows_the_comparison_in_its_folder_if_it_is_of_the_same_task(tmp_path):
     same = {"model": RUN["model"], "task": {"name": RUN["task"]["name"], "hash": "ab"}}
-    assert "fig-front" not in Page(write_report(make(tmp_path))).figures
+    assert "fig-front" not in Page(write_report(make(tmp_path))).ids
     write_json(tmp_path / "compare-quick" / RECORD, found(way("located", GOOD), **same).model_dump(mode="json"))
     page = Page(write_report(tmp_path))
-    assert "fig-front" in page.figures
+    assert "fig-front" in page.ids
     assert "81.0 % (0.0003)" in page.text
     # The whole comparison comes before a quick one, and one of another model is none of this run's.
     write_json(tmp_path / "compare" / RECORD, found(way("located", GENTLE), **same).model_dump(mode="json"))
     assert "64.0 % (0.0001)" in Page(write_report(tmp_path)).text
     for place in ("compare", "compare-quick"):
         write_json(tmp_path / place / RECORD, found(way("located", GOOD)).model_dump(mode="json"))
-    assert "fig-front" not in Page(write_report(tmp_path)).figures
+    assert "fig-front" not in Page(write_report(tmp_path)).ids
