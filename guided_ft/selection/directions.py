@@ -6,13 +6,12 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import cast
 
 import numpy as np
 
 from ..anatomy import Anatomy
 from ..errors import GuidedError
-from ..system.files import MEND, Json, beside, digest, read_arrays, read_json, write_arrays, write_json
+from ..system.files import MEND, beside, digest, read_arrays, read_json, write_arrays, write_json
 from .scoremap import Meta, ScoreMap
 from .telling import bars, made, ranked
 
@@ -37,7 +36,7 @@ class DirectionMap:
     bases: Mapping[str, np.ndarray]
     scores: Mapping[str, np.ndarray]
     rows: Mapping[str, np.ndarray]
-    meta: Json = field(default_factory=dict)
+    meta: Meta = field(default_factory=lambda: Meta())
 
     def __post_init__(self) -> None:
         if not self.bases:
@@ -92,7 +91,7 @@ class DirectionMap:
                     found = self.rows.get(a.module(i, part.module))
                     if found is not None:
                         neuron[i] += found[a.neuron_rows(part)]
-        return ScoreMap(a, layer, head, neuron, cast("Meta", self.meta))
+        return ScoreMap(a, layer, head, neuron, self.meta)
 
     def compare(self, other: DirectionMap, k: int = 8) -> dict[str, float]:
         """How far the spaces of the first ``k`` directions agree, over the layers that both maps have.
@@ -147,8 +146,9 @@ class DirectionMap:
 
     def __repr__(self) -> str:
         count = sum(map(len, self.bases.values()))
-        retain = (self.meta.get("retain") or {}).get("name") if isinstance(self.meta.get("retain"), dict) else None
-        sides = f"over {retain}" if retain else "one-sided"
+        retain = self.meta.get("retain")
+        # A file may hold anything.
+        sides = f"over {retain.get('name')}" if isinstance(retain, dict) else "one-sided"
         return f"DirectionMap({sides}: {count:,} directions in {len(self.bases)} layers of {self.anatomy.model_type})"
 
     def __str__(self) -> str:

@@ -17,12 +17,17 @@ from .correlation import pearson, spearman
 from .telling import bars, counted, made, ranked
 
 
-class Told(TypedDict):
-    """A set of texts that was asked about."""
+class Texts(TypedDict):
+    """A set of texts, by its name and by a digest."""
 
     name: str
     hash: str
     examples: int
+
+
+class Told(Texts, total=False):
+    """A set of texts, and what was asked about them; of directions always the loss."""
+
     metric: str
 
 
@@ -30,8 +35,8 @@ class Meta(TypedDict, total=False):
     """Where a map comes from; a method may add keys of its own.
 
     ``seen``: digests of the task's texts. ``seconds`` and ``passes``: what it took. ``verified``: by kind, how the map
-    compares with exact ablation. ``of``: of a combination, the maps' own. ``depth``,
-    ``never``: of the lens.
+    compares with exact ablation. ``of``: of a combination, the maps' own. ``depth``, ``never``: of the lens.
+    ``lam``, ``max_rank``, ``exact`` and ``groups`` of layers that were worked out together: of directions.
     """
 
     method: str
@@ -49,6 +54,10 @@ class Meta(TypedDict, total=False):
     of: list[Meta]
     depth: list[float]
     never: float
+    lam: float
+    max_rank: int
+    exact: bool
+    groups: int
 
 
 @dataclass(frozen=True, eq=False)

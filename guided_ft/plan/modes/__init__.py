@@ -10,6 +10,7 @@ from .freeze import FreezeMode
 from .lora import LoraMode
 from .mode import ADAPTER as ADAPTER
 from .mode import PACE as PACE
+from .mode import WIDTH as WIDTH
 from .mode import Chosen as Chosen
 from .mode import Mode as Mode
 from .slice import SliceMode

@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ...selection.directions import DirectionMap
-from ...selection.scoremap import ScoreMap
-from ...system.files import Json
+from ...selection.scoremap import Meta, ScoreMap
 
 DIRECTIONS = "directions.safetensors"
 
@@ -27,7 +26,7 @@ class Located:
         return self.directions.component_scores()
 
     @property
-    def meta(self) -> Json:
+    def meta(self) -> Meta:
         return self.directions.meta
 
     @property

@@ -15,9 +15,10 @@ from torch import nn
 from ...anatomy import Anatomy
 from ...errors import GuidedError
 from ...selection.directions import DirectionMap, check_linear
+from ...selection.scoremap import Meta, Told
 from ...slice.fingerprint import fingerprint
 from ...system import processes
-from ...system.files import Json, digest, parse_size
+from ...system.files import digest, parse_size
 from ...task.task import Task
 from ..given import check_given, only
 from ..self_text import self_text
@@ -107,7 +108,7 @@ def localize_directions(
             start = zlib.crc32(f"{seed} {name}".encode())
             basis, values, shares = top_directions(_finite(g, name), factors.get(source), max_rank, start, exact=exact)
             bases[name], scores[name], rows[name] = (part.cpu().numpy() for part in (basis, values, shares))
-    meta = {
+    meta: Meta = {
         "method": "directions",
         "lam": lam,
         "max_rank": max_rank,
@@ -187,5 +188,5 @@ def _self_text(model: nn.Module, identity: object, cache: str | Path | None, see
     return found
 
 
-def _told(task: Task) -> Json:
+def _told(task: Task) -> Told:
     return {"name": task.name, "hash": task.hash, "examples": len(task)}
