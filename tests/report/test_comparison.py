@@ -161,6 +161,8 @@ def test_the_picture_holds_every_rate_and_the_pick_has_a_ring():
     assert ["stroke" in mark.attrib for mark in marks] == [True, False, True, False]
     # To scale: places on the picture go with the values, to the left and up for less forgetting and more score.
     (x1, y1), (x2, y2), (x3, y3) = map(middle, marks[1:])
+    assert x1 < x2 < x3
+    assert y1 > y2 > y3
     assert (x2 - x1) / (x3 - x1) == pytest.approx((bent(0.08) - bent(0.01)) / (bent(0.7) - bent(0.01)), abs=0.01)
     assert (y1 - y2) / (y1 - y3) == pytest.approx((81 - 64) / (86 - 64), abs=0.02)
     joined = [line for line in drawn(figure.svg, "polyline") if line.attrib["stroke"] == "#123456"]
