@@ -23,6 +23,7 @@ from ..scorers.settings import LocalizeOptions
 from ..selection.settings import SelectOptions
 from ..system.files import read_arrays
 from ..task.reader import answered, last_answer_apart
+from .border import tell_joined
 from .data import load_rows
 from .fingerprint import stage_keys
 from .lengths import fitting
@@ -73,7 +74,10 @@ class Run:
         if any(isinstance(value, list) for value in rows[0][0].values()) and not self.tokenizer.chat_template:
             raise GuidedError(f"data: {recipe.model!r} has no chat template for messages (write prompts as text)")
         length = recipe.train.max_length
-        return fitting(rows[0], self.tokenizer, length, "train"), fitting(rows[1], self.tokenizer, length, "test")
+        train = fitting(rows[0], self.tokenizer, length, "train")
+        test = fitting(rows[1], self.tokenizer, length, "test")
+        tell_joined(train, self.tokenizer)
+        return train, test
 
     def model(self) -> PreTrainedModel:
         """Load the base model afresh."""

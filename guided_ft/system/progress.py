@@ -32,6 +32,11 @@ def drop_loading_report() -> None:
     _keep_back("transformers.modeling_utils", "LOAD REPORT")
 
 
+def drop_border_notice() -> None:
+    """Keep back what TRL says, at length, of answers that are joined with their prompts: a line of ours tells it."""
+    _keep_back("trl.trainer.dpo_trainer", "The tokenized prompt is not a prefix of")
+
+
 @dataclass(frozen=True)
 class _Without:
     """A filter of all messages but those with these words; equal ones are one."""
