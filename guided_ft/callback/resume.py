@@ -40,12 +40,12 @@ def keep(plan: Plan, folder: Path, request: str) -> None:
 
 def kept(folder: Path, request: str) -> Plan | None:
     """The plan that was kept for this request; None if there is none, or if another one lies there."""
-    record = read_json(folder / REQUEST, "request") if (folder / REQUEST).exists() else {}
-    if record.get("request") != request:
+    before = read_json(folder / REQUEST, "request") if (folder / REQUEST).exists() else {}
+    if before.get("request") != request:
         return None
     plan = Plan.load(folder / PLAN)
     # A callback with a ready plan may have written its own there since.
-    return plan if plan.hash == record.get("plan") else None
+    return plan if plan.hash == before.get("plan") else None
 
 
 # -- checkpoints -------------------------------------------------------------------------------------------------------

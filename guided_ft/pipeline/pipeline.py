@@ -32,7 +32,7 @@ class Stage(Generic[R]):
     """One step of a run.
 
     Args:
-        name: of its record in the run folder.
+        name: of its entry in the run folder.
         call: does it; returns JSON data.
         outputs: files and folders that it leaves, relative to the run folder; some only by some recipes.
         tell: says in a few words what came out.
@@ -149,9 +149,9 @@ def _run(recipe: Recipe, until: str | None, trust_remote_code: bool, say: Callab
     with run_folder.claimed(recipe.output_dir) as home:
         say(f"{recipe.name}: {recipe.model}, seed {recipe.seed}, in {home}")
         found = {
-            stage.name: run_folder.stage_result(home, stage.name) for stage in STAGES if not _skipped(recipe, stage)
+            stage.name: run_folder.stage_entry(home, stage.name) for stage in STAGES if not _skipped(recipe, stage)
         }
-        other = [name for name, record in found.items() if record and record.get("key") != keys[name]]
+        other = [name for name, entry in found.items() if entry and entry.get("key") != keys[name]]
         aside = bool(other) and (home / "run.json").exists()
         if aside:
             say(
@@ -218,18 +218,18 @@ def _skipped(recipe: Recipe, stage: Stage) -> bool:
 
 
 def _done(context: stages.Run, stage: Stage[Any], key: str, inputs: str) -> Json | None:
-    """The record of a stage that is done and whole: in the folder or, for a successor, in the finished run's."""
+    """The entry of a stage that is done and whole: in the folder or, for a successor, in the finished run's."""
     home = context.recipe.output_dir
     for folder in dict.fromkeys((context.folder, home)):
-        record = run_folder.stage_result(folder, stage.name)
-        if not record or (record.get("key"), record.get("inputs")) != (key, inputs):
+        entry = run_folder.stage_entry(folder, stage.name)
+        if not entry or (entry.get("key"), entry.get("inputs")) != (key, inputs):
             continue
-        if record.get("files") != run_folder.hashes(folder, stage.outputs):
+        if entry.get("files") != run_folder.hashes(folder, stage.outputs):
             continue
         if folder != context.folder:
-            for name in (*stage.outputs, run_folder.record_name(stage.name)):
+            for name in (*stage.outputs, run_folder.entry_name(stage.name)):
                 run_folder.bring(name, home, context.folder)
-        return record
+        return entry
     return None
 
 
@@ -237,14 +237,14 @@ def _do(context: stages.Run, stage: Stage[Any], key: str, inputs: str) -> Json:
     began = time.perf_counter()
     with writing(context.folder):
         result = stage.call(context)
-    record = {"key": key, "inputs": inputs, "result": result}
-    record |= {"seconds": round(time.perf_counter() - began, 2), "peak_bytes": peak_bytes()}
-    record["files"] = run_folder.hashes(context.folder, stage.outputs)
+    entry = {"key": key, "inputs": inputs, "result": result}
+    entry |= {"seconds": round(time.perf_counter() - began, 2), "peak_bytes": peak_bytes()}
+    entry["files"] = run_folder.hashes(context.folder, stage.outputs)
     try:
-        run_folder.keep_record(context.folder, stage.name, record)
+        run_folder.keep_entry(context.folder, stage.name, entry)
     except ValueError:
         # JSON holds no NaN. A gradient that is not finite stops its step, but nothing looks at what the last one made.
         raise GuidedError(
             f"stage {stage.name}: what was measured is not finite (check the data, or lower the learning rate)"
         ) from None
-    return record
+    return entry

@@ -112,9 +112,9 @@ def replace(home: Path) -> None:
     _move_in(home)
 
 
-def stage_result(folder: Path, stage: str) -> Json | None:
-    """What a stage that is done left on record; None if it is not done, or the record is not what was written."""
-    path = folder / record_name(stage)
+def stage_entry(folder: Path, stage: str) -> Json | None:
+    """The entry of a stage that is done; None if it is not done, or the file is not what was written."""
+    path = folder / entry_name(stage)
     if not path.exists():
         return None
     try:
@@ -124,13 +124,13 @@ def stage_result(folder: Path, stage: str) -> Json | None:
     return found if found.pop("digest", None) == digest(found) else None
 
 
-def keep_record(folder: Path, stage: str, record: Json) -> None:
-    """Write what ``record`` reads. Raises ValueError for numbers that are not finite."""
-    data = {"kind": "stage", "version": 1, **record}
-    write_json(folder / record_name(stage), {**data, "digest": digest(data)})
+def keep_entry(folder: Path, stage: str, entry: Json) -> None:
+    """Write what ``stage_entry`` reads. Raises ValueError for numbers that are not finite."""
+    data = {"kind": "stage", "version": 1, **entry}
+    write_json(folder / entry_name(stage), {**data, "digest": digest(data)})
 
 
-def record_name(stage: str) -> str:
+def entry_name(stage: str) -> str:
     return f"stages/{stage}.json"
 
 

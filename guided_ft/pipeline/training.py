@@ -134,15 +134,15 @@ def probe_logits(model: nn.Module, probe: Task) -> torch.Tensor:
 def _resumable(key: str, plan: Plan | Whole, folder: Path) -> Path | None:
     """The checkpoint to go on from. What another plan or setting left behind is removed first."""
     request = {"plan": plan.hash, "key": key}
-    record = folder / "request.json"
-    if record.exists() and read_json(record, "request").get("request") == request:
+    asked = folder / "request.json"
+    if asked.exists() and read_json(asked, "request").get("request") == request:
         good = newest_complete(folder, plan.hash)
         for path in checkpoints(folder):
             if good is None or int(path.name.split("-")[1]) > int(good.name.split("-")[1]):
                 shutil.rmtree(path)
         return good
     shutil.rmtree(folder, ignore_errors=True)
-    write_json(record, {"kind": "request", "version": 1, "request": request})
+    write_json(asked, {"kind": "request", "version": 1, "request": request})
     return None
 
 

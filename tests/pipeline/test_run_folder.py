@@ -202,10 +202,10 @@ def whole_run(tmp_path_factory, finished) -> tuple[Recipe, Path]:
 
 def test_a_record_that_was_changed_is_none(tmp_path):
     """A valid file with another figure in it: the stage is done again."""
-    run_folder.keep_record(tmp_path, "train", {"key": "k", "result": {"loss": [[1, 2.0]]}})
-    kept = run_folder.stage_result(tmp_path, "train")
+    run_folder.keep_entry(tmp_path, "train", {"key": "k", "result": {"loss": [[1, 2.0]]}})
+    kept = run_folder.stage_entry(tmp_path, "train")
     assert kept is not None
     assert kept["result"] == {"loss": [[1, 2.0]]}
     path = tmp_path / "stages" / "train.json"
     path.write_text(path.read_text().replace("2.0", "3.0"))
-    assert run_folder.stage_result(tmp_path, "train") is None
+    assert run_folder.stage_entry(tmp_path, "train") is None

@@ -12,7 +12,7 @@ from ...recipe.recipe import Recipe
 from ...system.files import Json, digest, read_json, write_json
 from ..data import load_rows, split
 from ..fingerprint import stage_keys
-from ..run_folder import hashes, stage_result
+from ..run_folder import hashes, stage_entry
 from .arms import ARMS, Arm
 from .asked import Asked
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .clock import Stopwatch
 
 NAME = "base"
-"""The folder of what is shared, and its record."""
+"""The folder of what is shared, and its file."""
 
 STEPS, FEW = 40, 50
 """Steps, and examples to test and to validate on, of ``--quick``."""
@@ -32,7 +32,7 @@ VALIDATED = 100
 
 @dataclass(frozen=True)
 class Base:
-    """What is shared, on record.
+    """What is shared, as it lies on disk.
 
     Args:
         key: digest of everything that it follows from.
@@ -67,7 +67,7 @@ class Base:
 
     @classmethod
     def load(cls, home: Path) -> Base | None:
-        """The record; None if there is none, or none of this version."""
+        """What was shared before; None if there is none, or none of this version."""
         try:
             data = read_json(home / f"{NAME}.json", "comparison base")
             arms = {name: Prepared(**arm) for name, arm in data["arms"].items()}
@@ -139,7 +139,7 @@ def settle(asked: Asked, folder: Path) -> tuple[Recipe, int]:
 
 
 def prepare(asked: Asked, home: Path, trust: bool, say: Callable[[str], None]) -> Base:
-    """Do the shared part in ``home``, or take it as it was left, and put it on record."""
+    """Do the shared part in ``home``, or take it as it was left, and write it down."""
     from .. import stages
     from ..pipeline import run as run_recipe
     from ..training import num_steps
@@ -152,7 +152,7 @@ def prepare(asked: Asked, home: Path, trust: bool, say: Callable[[str], None]) -
         results |= run_recipe(recipe, until=stage, trust_remote_code=trust, say=say)
     run = stages.Run(recipe, trust)
     held_back, test = parts(run, validation)
-    watch = Stopwatch(test, len(held_back.rows[1]), _record(home / NAME, "before")["seconds"])
+    watch = Stopwatch(test, len(held_back.rows[1]), _entry(home / NAME, "before")["seconds"])
     before, localized = results["before"], results["localize"]
     base = Base(
         key=key(asked),
@@ -196,7 +196,7 @@ def _prepared(run: Run, arm: Arm, watch: Stopwatch, say: Callable[[str], None]) 
         plan.num_parameters,
         learning_rate(Recipe.from_dict(data), plan),
         watch.cell(plan),
-        _record(own.folder, "localize")["seconds"] if arm.needs_map else 0.0,
+        _entry(own.folder, "localize")["seconds"] if arm.needs_map else 0.0,
         digest(hashes(own.folder, ("scores.safetensors", "plan.json"))),
     )
 
@@ -213,7 +213,7 @@ def in_mode(run: Run, mode: str | None) -> Run:
     return Run(Recipe.from_dict(data), run.trust)
 
 
-def _record(folder: Path, stage: str) -> Json:
-    found = stage_result(folder, stage)
+def _entry(folder: Path, stage: str) -> Json:
+    found = stage_entry(folder, stage)
     assert found is not None, "the stage has just been done"
     return found
