@@ -17,6 +17,8 @@ from .retained import load_retained
 from .trainers import dataset_of, make_arguments
 
 if TYPE_CHECKING:
+    from datasets import Dataset
+
     from ..recipe.trl_config import TrlConfig
 
 _TRAINERS: dict[str, tuple[Any, Any]] = {"sft": (SFTTrainer, SFTConfig), "dpo": (DPOTrainer, DPOConfig)}
@@ -64,7 +66,7 @@ def train(config: TrlConfig, trust_remote_code: bool = False) -> tuple[GuidedCal
     return callback, str(args.output_dir)
 
 
-def _rows(config: TrlConfig) -> Any:
+def _rows(config: TrlConfig) -> Dataset:
     name = config.dataset_name
     if name.lower().endswith(ENDINGS):
         return dataset_of(read_all(read_file(name), Reader(), name))

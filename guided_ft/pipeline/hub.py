@@ -7,6 +7,7 @@ import random
 from typing import TYPE_CHECKING, Any
 
 from ..errors import GuidedError
+from ..task.given import Row
 from ..task.read_file import ENDINGS
 from ..task.reader import Reader, read_all
 from ..task.samples import sample
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("guided_ft")
 
 
-def read_hub(data: Data, seed: int, wanted: int) -> tuple[list[dict[str, Any]], None]:
+def read_hub(data: Data, seed: int, wanted: int) -> tuple[list[Row], None]:
     """Rows of a hub data set in TRL's words, in an order drawn by the seed."""
     try:
         found = _load(data)
@@ -58,7 +59,7 @@ def within_reach(recipe: Recipe) -> Recipe:
 
 def on_sample(data: Data) -> Data:
     """The data section on its fallback: with fewer rows, where it asks for more than that has."""
-    changes: dict[str, Any] = {"source": "sample", "name": data.fallback, "subset": None, "fallback": None}
+    changes: dict[str, object] = {"source": "sample", "name": data.fallback, "subset": None, "fallback": None}
     for key, part in (("train", 2), ("test", 6)):
         asked: str | int = getattr(data, key)
         changes[key] = min(asked, len(sample(str(data.fallback))) // part) if isinstance(asked, int) else asked

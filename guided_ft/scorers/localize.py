@@ -153,7 +153,7 @@ def localize(
         if verify:
             # A path that starts at the corrupted prompt estimates what patching it does.
             same = {"replace": "replace", "baseline": "replace", "signed": "signed"}
-            how = {same[k]: v for k, v in request.options.items() if k in same}
+            how: dict[str, Any] = {same[k]: v for k, v in request.options.items() if k in same}
             began = time.perf_counter()
             meta["verified"] = verified(model, task, scores, mine, verify, seed=seed, progress=progress, **how)
             meta["seconds"] = round(seconds + time.perf_counter() - began, 3)

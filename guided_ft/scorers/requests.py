@@ -27,13 +27,15 @@ class Request:
     method: Method
     scorer: Callable[..., Any]
     kinds: tuple[str, ...]
-    options: dict[str, Any]
+    options: dict[str, object]
 
     @property
     def is_recorder(self) -> bool:
         return isinstance(self.scorer, type) and issubclass(self.scorer, Recorder)
 
-    def arguments(self, model: Any, anatomy: Any, task: Any, progress: Any = None) -> tuple[tuple, dict[str, Any]]:
+    def arguments(
+        self, model: object, anatomy: object, task: object, progress: object = None
+    ) -> tuple[tuple, dict[str, object]]:
         """What to call the scorer with."""
         if self.is_recorder:
             return (anatomy, self.kinds), self.options
@@ -63,8 +65,8 @@ class Request:
 
 
 def read_methods(
-    method: str, methods: Iterable[str] | Mapping[str, Mapping[str, Any]] | None, options: dict[str, Any]
-) -> dict[str, tuple[str, dict[str, Any]]]:
+    method: str, methods: Iterable[str] | Mapping[str, Mapping[str, object]] | None, options: dict[str, object]
+) -> dict[str, tuple[str, dict[str, object]]]:
     """Name and options of each method, by label."""
     if methods is None:
         return {method: (method, options)}
@@ -74,7 +76,7 @@ def read_methods(
         raise GuidedError("methods: expected a list of names, or a mapping from names to options")
     by_label = methods if isinstance(methods, Mapping) else {name: {} for name in methods}
     return {
-        label: (given.get("method", label), {k: v for k, v in given.items() if k != "method"})
+        label: (str(given.get("method", label)), {k: v for k, v in given.items() if k != "method"})
         for label, given in by_label.items()
     }
 
