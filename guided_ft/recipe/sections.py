@@ -42,6 +42,7 @@ from .fields import (
     TrainAmount,
 )
 from .says import Says
+from .trl_fields import TrainerName
 
 _ASKED, _SPENT, _PLAN = LocalizeOptions, SelectOptions, Plan
 
@@ -113,7 +114,7 @@ class Select(Section):
 class Train(Section):
     """How the chosen components are trained."""
 
-    trainer: Literal["sft", "dpo", "grpo"] = Field(
+    trainer: TrainerName = Field(
         default="sft", description="supervised, on preferences, or on rewards of its own answers"
     )
     reward: Reward | None = Field(

@@ -11,7 +11,7 @@ import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal, get_args
 
 from ..errors import GuidedError, did_you_mean
 from ..system.files import Json
@@ -42,8 +42,10 @@ TAKEN = (
 )
 """Fields that a run must decide itself: without its checkpoints it could not go on, and it measures in stages."""
 
-TRAINERS = ("sft", "dpo", "grpo")
+TrainerName = Literal["sft", "dpo", "grpo"]
 """TRL's trainers that a recipe can have."""
+
+TRAINERS: tuple[str, ...] = get_args(TrainerName)
 
 _SHARED = (("trl", "trainer/base_config.py"), ("transformers", "training_args.py"))
 _FILES = {name: (("trl", f"trainer/{name}_config.py"), *_SHARED) for name in TRAINERS}
