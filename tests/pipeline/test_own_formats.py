@@ -24,7 +24,7 @@ from guided_ft.pipeline.stages import Run
 from guided_ft.recipe.recipe import Recipe
 from guided_ft.task.answers import macro_f1, number_accuracy
 from guided_ft.task.task import Task
-from guided_ft.task.tokens import read_row
+from guided_ft.task.tokens import prompt_ids, read_row
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +97,19 @@ def test_tools_and_template_arguments_are_rendered_as_trl_does(base, tmp_path):
     assert [(r["input_ids"], r["labels"]) for r in sft.train_dataset] == [
         (list(s.ids), list(s.labels)) for row in sft_rows for s in read_row(row, tokenizer)
     ]
+
+
+def test_evaluation_asks_with_the_rows_tools(base, tmp_path, monkeypatch):
+    context, seen = Run(own(base, tmp_path, "messages")), []
+    monkeypatch.setattr(
+        "guided_ft.task.answers.answers", lambda model, tokenizer, prompts, **kw: seen.extend(prompts) or []
+    )
+    rows = context.rows[1]
+    measure.Held(context, rows, None).found(len(rows))
+    for prompt, row in zip(seen, rows, strict=True):
+        found = prompt_ids(prompt, context.tokenizer)
+        assert "[add]" in context.tokenizer.decode(found).replace(" ", "")
+        assert read_row(row, context.tokenizer)[0].ids[: len(found) - 2] == tuple(found[:-2])
 
 
 def test_what_the_trainer_would_render_otherwise_is_refused(base, tmp_path):

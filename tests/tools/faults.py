@@ -47,6 +47,7 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
                 f"{_OWN}::test_tools_and_template_arguments_are_rendered_as_trl_does",
                 f"{_OWN}::test_localized_trained_and_loaded_are_the_same_tokens",
                 "pipeline/test_evaluate.py::test_chat_prompts_begin_as_they_do_in_training",
+                f"{_OWN}::test_evaluation_asks_with_the_rows_tools",
             ),
         ),
         Fault(
