@@ -6,13 +6,19 @@ wait for the device. ``lazy`` stands for ``cuda``, whose name a torch without CU
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+import tiny
 import torch
 from families import FAMILIES, MOE, make
 from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from trainers import MODES, ready
 from transformers import AutoConfig, AutoModelForCausalLM
+
+from guided_ft import Anatomy, ScoreMap, Task, localize
+from guided_ft.scorers.directions.statistics import mean_gradients, second_moments
 
 ELSEWHERE = "lazy:0"
 
@@ -69,6 +75,43 @@ def test_a_plan_is_attached_trained_and_merged_there(family, mode, dtype, monkey
             with model.disable_adapter():
                 model(input_ids=ids)
             assert places(model.parameters()) == {ELSEWHERE}
+
+
+def counted() -> FakeTensorMode:
+    """Where it may be waited for how many positions a mask picks, as localizing does."""
+    return FakeTensorMode(shape_env=ShapeEnv(allow_dynamic_output_shape_ops=True))
+
+
+@pytest.mark.parametrize("method", ["attribution", "fisher", "gradient", "integrated_gradients"])
+def test_localizing_stays_there_until_the_scores_are_whole(method, monkeypatch, tmp_path):
+    task, handed = Task.from_dataset(tiny.sums(4), tiny.tokenizer(), batch_size=2), []
+
+    def numbers(tensor: torch.Tensor) -> np.ndarray:
+        handed.append(tensor)
+        return np.ones(tuple(map(int, tensor.shape)), np.float32)
+
+    monkeypatch.setattr(torch.Tensor, "numpy", numbers)
+    with counted():
+        model = built("llama", torch.float32)
+        scores = localize(model, task, method, None, ("head",), progress=False)
+    assert scores.sizes == {"head": 8}
+    assert handed
+    assert places(model.parameters()) == {ELSEWHERE}
+    assert all(p.grad is None for p in model.parameters())
+    scores.save(tmp_path / "scores.safetensors")
+    assert ScoreMap.load(tmp_path / "scores.safetensors").sizes == scores.sizes
+
+
+def test_what_directions_are_computed_from_is_there():
+    task = Task.from_dataset(tiny.sums(4), tiny.tokenizer(), batch_size=2)
+    with counted():
+        model = built("llama", torch.float32)
+        anatomy = Anatomy.of(model)
+        names = [anatomy.module(layer, name) for layer in (0, 1) for name in anatomy.names_in(layer)]
+        gradients = mean_gradients(model, anatomy, task, names)
+        moments = second_moments(model, anatomy, task, names)
+    assert set(gradients) == set(moments) == set(names)
+    assert places([*gradients.values(), *moments.values()]) == {ELSEWHERE}
 
 
 def test_a_wait_for_the_device_would_be_seen():
