@@ -9,7 +9,9 @@ one. ``--device cpu`` rehearses. Models are tiny: it is about devices, not about
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
+import io
 import json
 import subprocess
 import sys
@@ -164,7 +166,13 @@ def run(name: str, device: str) -> tuple[str, str, float]:
     if device == "cuda" and torch.cuda.device_count() < needed:
         return f"no {needed} GPUs", "", 0.0
     began = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
+    # What trainers and their libraries print would hide the table.
+    aside = io.StringIO()
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        contextlib.redirect_stdout(aside),
+        contextlib.redirect_stderr(aside),
+    ):
         try:
             return "ok", row(Path(folder), device), time.perf_counter() - began
         except Exception as error:
