@@ -6,7 +6,7 @@ import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -67,4 +67,5 @@ def leaves(model: type[BaseModel]) -> Mapping[str, FieldInfo]:
 def section(info: FieldInfo | None) -> type[BaseModel] | None:
     """The model below a field, if it is a section."""
     kind = info.annotation if info else None
-    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+    # In Python 3.10 dict[str, int] passes for a class.
+    return kind if isinstance(kind, type) and get_origin(kind) is None and issubclass(kind, BaseModel) else None

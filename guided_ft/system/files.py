@@ -202,7 +202,7 @@ def _read_bytes(path: str | os.PathLike[str]) -> bytes:
     except ValueError as error:
         if isinstance(error, GuidedError):
             raise
-        raise GuidedError(f"{path!r}: cannot be read ({error})") from None
+        raise GuidedError(f"{path!r}: cannot be read (a null character in its name)") from None
 
 
 def sha256(path: Path) -> str:

@@ -135,7 +135,7 @@ def test_what_cannot_be_read_is_a_guided_error(tmp_path, monkeypatch, read):
 
 @pytest.mark.parametrize("read", [read_text, read_arrays, lambda path: read_json(path, "x")])
 def test_a_name_with_nul_is_a_guided_error(read):
-    with refuses(r"'a\x00b': cannot be read (embedded null byte)"):
+    with refuses(r"'a\x00b': cannot be read (a null character in its name)"):
         read("a\0b")
 
 
