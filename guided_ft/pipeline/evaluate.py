@@ -24,10 +24,15 @@ logger = logging.getLogger("guided_ft")
 @torch.no_grad()
 def likeliest(model: nn.Module, tasks: Sequence[Task]) -> list[int]:
     """For each example the task, out of several with one example each, whose answer is likeliest per token."""
+    return torch.stack([losses(model, task) for task in tasks]).argmin(0).tolist()
+
+
+@torch.no_grad()
+def losses(model: nn.Module, task: Task) -> torch.Tensor:
+    """The task's quantity for each example, ``[examples]``: the loss per token in nats, or the margin of a pair."""
     device = next(model.parameters()).device
     with evaluating(model):
-        losses = [torch.cat([task.quantity(model, batch) for batch in task.batches(device)]) for task in tasks]
-    return torch.stack(losses).argmin(0).tolist()
+        return torch.cat([task.quantity(model, batch) for batch in task.batches(device)])
 
 
 @torch.no_grad()
@@ -36,9 +41,7 @@ def preference_accuracy(model: nn.Module, task: Task) -> float:
 
     A reference that the task has is left out: it is the model that is asked.
     """
-    device, alone = next(model.parameters()).device, replace(task, reference=None)
-    with evaluating(model):
-        margins = torch.cat([alone.quantity(model, batch) for batch in alone.batches(device)])
+    margins = losses(model, replace(task, reference=None))
     return 100 * float((margins > 0).double().mean())
 
 

@@ -9,6 +9,7 @@ import pytest
 from guided_ft.errors import GuidedError
 from guided_ft.recipe import mends
 from guided_ft.recipe.recipe import Recipe
+from guided_ft.scorers.catalogue import CATALOGUE
 from guided_ft.task.samples import SAMPLES
 from recipes import NUMBER, errors_of
 
@@ -125,13 +126,13 @@ MISTAKES = [
     ("control: ~", "recipe.yaml: control: expected random or none, got nothing (write none)"),
     (
         "localize: {method: ~}",
-        "recipe.yaml: localize.method: expected one of 31 words, got nothing (write a word such as ablation)",
+        f"recipe.yaml: localize.method: expected one of {len(CATALOGUE)} words, got nothing (write a word such as ablation)",
     ),
     (
         "localize: {method: qqqqqqqq}",
         "recipe.yaml: localize.method: unknown value 'qqqqqqqq' (one of: ablation, activation, angular, attribution, "
         "block_influence, coherence, contrast, direct_logit, eap, execution_depth, fisher, frequency, gates, gradient, "
-        "gradient_norm, integrated_gradients, logit_lens, low_rank, magnitude, massive, ... (31 in all))",
+        f"gradient_norm, integrated_gradients, logit_lens, low_rank, magnitude, massive, ... ({len(CATALOGUE)} in all))",
     ),
     ("control: randm", "recipe.yaml: control: unknown value 'randm' (did you mean 'random'?)"),
     ("localize: {method: gradint}", "recipe.yaml: localize.method: unknown value 'gradint' (did you mean 'gradient'?)"),
