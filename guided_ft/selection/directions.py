@@ -43,7 +43,7 @@ class DirectionMap:
             raise GuidedError("directions: the map is empty")
         odd = sorted(set(self.bases) ^ set(self.scores) | set(self.bases) ^ set(self.rows))
         if odd:
-            raise GuidedError(f"directions: {odd[0]} has not all of a basis, scores and rows")
+            raise GuidedError(f"directions: {odd[0]} has not all of a basis, scores and rows (make the map again)")
         for name in self.bases:
             check_basis(self.anatomy, name, self.bases[name])
             _check_scores(name, self.scores[name], len(self.bases[name]))
@@ -185,23 +185,27 @@ def check_basis(anatomy: Anatomy, name: str, basis: np.ndarray) -> None:
     check_linear(anatomy, name)
     inputs = anatomy.outputs_inputs(anatomy.relative(name))[1]
     if basis.dtype != np.float32:
-        raise GuidedError(f"directions of {name}: expected float32, got {basis.dtype}")
+        raise GuidedError(f"directions of {name}: expected float32, got {basis.dtype} (make the map again)")
     if basis.ndim != 2 or basis.shape[1] != inputs or not 1 <= len(basis) <= inputs:
-        raise GuidedError(f"directions of {name}: shape {basis.shape}, but the layer needs [k, {inputs}]")
+        raise GuidedError(
+            f"directions of {name}: shape {basis.shape}, but the layer needs [k, {inputs}] (make the map again)"
+        )
     if not np.isfinite(basis).all():
         raise GuidedError(f"directions of {name}: not finite (check the data and the model's dtype)")
     if np.abs(np.linalg.norm(basis, axis=1) - 1).max() > 1e-3:
-        raise GuidedError(f"directions of {name}: not of length 1")
+        raise GuidedError(f"directions of {name}: not of length 1 (make the map again)")
 
 
 def _check_scores(name: str, scores: np.ndarray, count: int) -> None:
     _check_numbers(name, "scores", scores, count)
     if (np.diff(scores) > 0).any():
-        raise GuidedError(f"scores of {name}: they rise, but the best direction comes first")
+        raise GuidedError(f"scores of {name}: they rise, but the best direction comes first (make the map again)")
 
 
 def _check_numbers(name: str, what: str, values: np.ndarray, count: int) -> None:
     if values.dtype != np.float32 or values.shape != (count,):
-        raise GuidedError(f"{what} of {name}: expected float32 ({count},), got {values.dtype} {values.shape}")
+        raise GuidedError(
+            f"{what} of {name}: expected float32 ({count},), got {values.dtype} {values.shape} (make the map again)"
+        )
     if not np.isfinite(values).all() or values.min() < 0:
-        raise GuidedError(f"{what} of {name}: not finite, or negative")
+        raise GuidedError(f"{what} of {name}: not finite, or negative (make the map again)")
