@@ -22,6 +22,7 @@ from .reading import original as original
 from .reading import own_parameters as own_parameters
 from .reading import stored_weight as stored_weight
 from .slices import Slice as Slice
+from .trust import candidates as candidates
 from .trust import name_of as name_of
 from .trust import on_trial as on_trial
 from .trust import proved_by as proved_by

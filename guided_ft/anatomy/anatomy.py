@@ -13,10 +13,11 @@ from .causal import check_causal
 from .component import KINDS, Component
 from .family import Rows
 from .layout import Layout
+from .linear import read_linear
 from .proof import Proof
 from .reading import base_model, read_model
 from .slices import Part, Slice, merged
-from .trust import family_for, prove, what_is_unproved
+from .trust import layout_of, prove
 
 if TYPE_CHECKING:
     from torch import nn
@@ -36,23 +37,23 @@ class Anatomy(Layout):
     def of(cls, model: nn.Module) -> Anatomy:
         """Read the anatomy of a Hugging Face causal LM (a PeftModel is looked through to its base).
 
-        A family without a row in ``FAMILIES`` that is built like one with a row is proved first, on a tiny copy of its
-        config (``prove``): some seconds, once per process.
+        A family without a row in ``FAMILIES`` is proved first, on a tiny copy of its config (``prove``): some seconds,
+        once per process. If it is built like one with a row and proved to be, it has heads and neurons; or else layers
+        alone, and directions at the inputs of their linear layers.
 
         Raises:
-            GuidedError: for an architecture that is not known and cannot be proved, whose layers differ in size, or
-                whose numbers do not add up.
+            GuidedError: for an architecture that is not known and cannot be proved, or whose numbers do not add up.
         """
         base = base_model(model)
         check_causal(model, base)
-        family = family_for(base)
-        anatomy = cls(**read_model(base, family))
+        family, unproved = layout_of(base)
+        anatomy = cls(**(read_linear(base) if family.linear else read_model(base, family)))
         if not anatomy.adds_up():
             raise GuidedError(
                 f"{anatomy.model_type}: the layout {family.layout!r} does not fit this config: {anatomy.num_heads} "
                 f"heads in {anatomy.num_groups} groups of width {anatomy.head_dim} are not what its projections hold"
             )
-        return replace(anatomy, unproved=what_is_unproved(base, family))
+        return replace(anatomy, unproved=unproved)
 
     @staticmethod
     def prove(model: nn.Module) -> Proof:
@@ -87,6 +88,7 @@ class Anatomy(Layout):
         if not 0 <= layer < self.num_layers:
             raise GuidedError(f"{component}: this model has {self.num_layers} layers (L0 to L{self.num_layers - 1})")
         size = self.size(kind)
+        self.check_kinds([kind])
         if not self.has_any(kind, layer):
             some = f"(layers {', '.join(map(str, self.layers_of(kind)))} have)"
             raise GuidedError(f"{component}: layer {layer} of this model has no {kind}s that are known here {some}")
@@ -104,6 +106,15 @@ class Anatomy(Layout):
         elif not 0 <= component.index < size:
             raise GuidedError(f"{component}: this model has {size} {kind}s in layer {layer} {known}")
         return component
+
+    def check_kinds(self, kinds: Iterable[str]) -> None:
+        """Raise GuidedError for a kind of components of which nothing is known in this model."""
+        for kind in kinds:
+            if kind not in self.family.kinds:
+                raise GuidedError(
+                    f"{kind}: nothing is known of the {kind}s of {self.model_type}, a family without a row (directions "
+                    "and layers are: write mode subspace, or kinds layer)"
+                )
 
     def slices(self, component: Component | str) -> list[Slice]:
         """Everything in the weights that a component is made of.

@@ -52,7 +52,12 @@ _GATED_QUERY = Rows("self_attn.q_proj", free=True)
 MIXTURES: tuple[Family, ...] = (
     _MIXTRAL,
     _QWEN2_MOE,
-    replace(_QWEN2_MOE, model_types=("qwen3_next", "qwen3_5_moe_text"), query=_GATED_QUERY),
+    replace(
+        _QWEN2_MOE,
+        model_types=("qwen3_next", "qwen3_5_moe_text"),
+        query=_GATED_QUERY,
+        beside=(*_QWEN2_MOE.beside, *(f"linear_attn.in_proj_{n}" for n in ("qkvz", "ba", "qkv", "z", "b", "a"))),
+    ),
     _GLM4_MOE,
     replace(_MIXTRAL, model_types=("olmoe", "minimax_m2"), joint_norm=True),
     replace(_MIXTRAL, model_types=("flex_olmo",), joint_norm=True, norms=("", ""), post_norms=POST_NORMS),
@@ -61,7 +66,7 @@ MIXTURES: tuple[Family, ...] = (
     replace(
         _GRANITE_MOE,
         model_types=("granitemoeshared", "granitemoehybrid"),
-        beside=("shared_mlp.input_linear", "shared_mlp.output_linear"),
+        beside=("shared_mlp.input_linear", "shared_mlp.output_linear", "mamba.in_proj"),
         unproved=("writes",),
     ),
     replace(

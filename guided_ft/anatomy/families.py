@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 
 from ..errors import GuidedError
 from .experts import MIXTURES
-from .family import Family
+from .family import LINEAR, Family
 from .gpts import GPTS
 from .llamas import LLAMAS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-FAMILIES: tuple[Family, ...] = (*LLAMAS, *GPTS, *MIXTURES)
+FAMILIES: tuple[Family, ...] = (*LLAMAS, *GPTS, *MIXTURES, LINEAR)
 
 
 def family_of(model_type: str, layout: str = "") -> Family:
@@ -47,6 +47,6 @@ def unknown(model_type: str) -> GuidedError:
     """What is said of an architecture without a row."""
     known = len({name for family in FAMILIES for name in family.model_types})
     return GuidedError(
-        f"architecture {model_type!r} is unknown, and its layers are not built like those of the {known} known ones "
-        "(guided_ft/anatomy/FAMILIES.md lists them; a row in llamas.py, gpts.py or experts.py adds one)"
+        f"architecture {model_type!r} is unknown, and it has no list of layers with linear layers in them ({known} "
+        "others are known: guided_ft/anatomy/FAMILIES.md; a row in llamas.py, gpts.py or experts.py adds one)"
     )

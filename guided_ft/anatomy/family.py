@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from .component import KINDS
+
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
@@ -72,6 +74,7 @@ class Family:
         experts_transposed: the experts' matrices are stored ``[in, out]``.
         mixed: layers mix tokens by other means too, beside attention, which keep no keys and values.
         unproved: which of ``PROVED_APART`` does not hold although the rest does.
+        linear: of the layers nothing is known but their linear layers, whose names are read from the model.
     """
 
     model_types: tuple[str, ...]
@@ -98,6 +101,12 @@ class Family:
     experts_transposed: bool = False
     mixed: bool = False
     unproved: tuple[str, ...] = ()
+    linear: bool = False
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of components that are known."""
+        return KINDS[:1] if self.linear else KINDS
 
     @property
     def layout(self) -> str:
@@ -119,6 +128,8 @@ class Family:
     @property
     def attention(self) -> tuple[Rows, ...]:
         """The rows of heads and of their groups."""
+        if self.linear:
+            return ()
         return tuple(dict.fromkeys((self.query, self.key, self.value)))
 
     @property
@@ -128,7 +139,7 @@ class Family:
 
     def projections_of(self, kind: str) -> tuple[str, ...]:
         """Names of the projections that heads or neurons need, relative to the layer; layers need none."""
-        if kind == "layer":
+        if kind == "layer" or self.linear:
             return ()
         rows, into = (self.attention, self.out) if kind == "head" else (self.up, self.down)
         return tuple(dict.fromkeys([*(r.module for r in rows), into]))
@@ -137,3 +148,19 @@ class Family:
     def projections(self) -> tuple[str, ...]:
         """Names of the projections of heads and neurons, relative to the layer."""
         return tuple(dict.fromkeys([*self.projections_of("head"), *self.projections_of("neuron")]))
+
+
+LINEAR = Family(
+    model_types=(),
+    name="linear",
+    layers="",
+    query=Rows(""),
+    key=Rows(""),
+    value=Rows(""),
+    out="",
+    up=(),
+    down="",
+    unproved=tuple(PROVED_APART),
+    linear=True,
+)
+"""What serves models of no other layout: layers, and directions at the inputs of their linear layers."""

@@ -80,9 +80,11 @@ class Layout:
             return False
         if type(a.num_experts) is not int or a.num_experts < 0 or bool(a.num_experts) != bool(f.experts):
             return False
-        named = {*a.shapes, *f.beside} == {*f.projections, *f.beside}
-        if not named or a.num_heads % a.num_groups or a.num_neurons % max(a.num_experts, 1):
+        named = f.linear or {*a.shapes, *f.beside} == {*f.projections, *f.beside}
+        if not a.shapes or not named or a.num_heads % a.num_groups or a.num_neurons % max(a.num_experts, 1):
             return False
+        if f.linear:
+            return all(len(shape) == 2 and min(shape) > 0 for shape in a.shapes.values()) and a._layers_add_up()
         for name, shape in a.shapes.items():
             if len(shape) < 2 or shape[:-2] != ((a.num_experts,) if f.of_experts(name) else ()):
                 return False
@@ -133,7 +135,7 @@ class Layout:
 
     def has_any(self, kind: str, layer: int) -> bool:
         """Whether a layer has components of a kind that are known here: all of the projections that they need."""
-        return all(self.has(name, layer) for name in self.family.projections_of(kind))
+        return kind in self.family.kinds and all(self.has(name, layer) for name in self.family.projections_of(kind))
 
     def layers_of(self, kind: str) -> list[int]:
         """The layers that have components of a kind."""
@@ -168,7 +170,8 @@ class Layout:
     @property
     def hidden_size(self) -> int:
         """Width of the residual stream."""
-        return self.outputs_inputs(self.family.down)[0]
+        # Where no heads are known, one as wide as the stream stands for them.
+        return self.outputs_inputs(self.family.down)[0] if self.family.down else self.head_dim
 
     @property
     def rows_axis(self) -> int:

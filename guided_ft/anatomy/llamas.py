@@ -64,6 +64,7 @@ _JAMBA = replace(
     down="feed_forward.down_proj",
     norms=("input_layernorm", "pre_ff_layernorm"),
     final_norm="final_layernorm",
+    beside=("mamba.in_proj",),
 )
 
 _YOUTU = replace(
@@ -119,8 +120,14 @@ LLAMAS: tuple[Family, ...] = (
         final_norm="final_layernorm",
         parallel=True,
     ),
-    # Where layers mix tokens otherwise (linear attention, convolutions, state spaces), only the others have heads.
-    replace(LLAMA, model_types=("qwen3_5_text",), query=Rows("self_attn.q_proj", free=True)),
+    # Where layers mix tokens otherwise (linear attention, convolutions, state spaces), only the others have heads. Of
+    # those mixers the first projections alone are known: fused kernels take the weights of the others themselves.
+    replace(
+        LLAMA,
+        model_types=("qwen3_5_text",),
+        query=Rows("self_attn.q_proj", free=True),
+        beside=tuple(f"linear_attn.in_proj_{name}" for name in ("qkv", "z", "b", "a")),
+    ),
     replace(
         LLAMA,
         model_types=("lfm2",),
@@ -129,6 +136,7 @@ LLAMAS: tuple[Family, ...] = (
         down="feed_forward.w2",
         norms=("operator_norm", "ffn_norm"),
         final_norm="embedding_norm",
+        beside=("conv.in_proj",),
     ),
     _JAMBA,
     # Attention and a state space side by side in every layer.
@@ -145,6 +153,7 @@ LLAMAS: tuple[Family, ...] = (
         down="mixer.down_proj",
         norms=("norm", "norm"),
         final_norm="norm_f",
+        beside=("mixer.in_proj",),
         unproved=("writes", "reads"),
     ),
     _YOUTU,

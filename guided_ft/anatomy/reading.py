@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from ..errors import GuidedError
@@ -12,7 +13,10 @@ from .family import Family
 
 if TYPE_CHECKING:
     from torch import nn
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+
+Shapes = dict[str, tuple[int, ...]]
 
 
 def read_model(base: PreTrainedModel, family: Family) -> dict[str, Any]:
@@ -27,26 +31,39 @@ def read_model(base: PreTrainedModel, family: Family) -> dict[str, Any]:
         raise GuidedError(
             f"{config.model_type}: its {type(decoder).__name__} has no {family.layers!r} (give the text model in it)"
         )
+    names = (*family.projections, *family.beside)
+    return read_layers(base, family, family.layers, names, lambda shapes: _counts(config, family, shapes))
+
+
+def read_layers(
+    base: PreTrainedModel,
+    family: Family,
+    where: str,
+    names: Sequence[str],
+    counts: Callable[[Shapes], dict[str, int]],
+) -> dict[str, Any]:
+    """The fields of ``Anatomy``.
+
+    Args:
+        where: name of the list of layers in the decoder.
+        names: of the projections, relative to a layer.
+        counts: says of their shapes how many heads and neurons they hold.
+    """
+    config = base.config.get_text_config()
+    decoder = decoder_of(base)
     prefix = next((name for name, module in base.named_modules() if module is decoder), "")
-    layers = list(getattr(decoder, family.layers))
-    num_heads = config.num_attention_heads
-    shapes, absent = _shapes(layers, family, config.model_type)
+    layers = list(getattr(decoder, where))
+    shapes, absent = _shapes(layers, names, family, config.model_type)
     # Those of a layer that has most.
     sizes = [own_parameters(layer) for layer in layers]
     lacking = [sum(i in where for where in absent.values()) for i in range(len(layers))]
     parameters = sizes[lacking.index(min(lacking))]
-    num_experts = shapes[family.down][0] if family.experts else 0
-    head_dim = shapes[family.out][1 - int(family.transposed)] // num_heads
     return dict(
         model_type=config.model_type,
         layout=family.layout if named_by_layout(config.model_type) else "",
-        prefix=".".join(filter(None, (prefix, family.layers))),
+        prefix=".".join(filter(None, (prefix, where))),
         num_layers=len(layers),
-        num_heads=num_heads,
-        num_groups=_groups(family, shapes, num_heads, head_dim),
-        num_neurons=shapes[family.down][-2:][1 - family.rows_axis(family.down)] * max(num_experts, 1),
-        num_experts=num_experts,
-        head_dim=head_dim,
+        **counts(shapes),
         num_parameters=sum(own_parameters(base).values()),
         shapes=shapes,
         parameters=parameters,
@@ -55,12 +72,23 @@ def read_model(base: PreTrainedModel, family: Family) -> dict[str, Any]:
     )
 
 
-def _shapes(
-    layers: list[nn.Module], family: Family, model_type: str
-) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
+def _counts(config: PreTrainedConfig, family: Family, shapes: Shapes) -> dict[str, int]:
+    num_heads = config.num_attention_heads
+    num_experts = shapes[family.down][0] if family.experts else 0
+    head_dim = shapes[family.out][1 - int(family.transposed)] // num_heads
+    return dict(
+        num_heads=num_heads,
+        num_groups=_groups(family, shapes, num_heads, head_dim),
+        num_neurons=shapes[family.down][-2:][1 - family.rows_axis(family.down)] * max(num_experts, 1),
+        num_experts=num_experts,
+        head_dim=head_dim,
+    )
+
+
+def _shapes(layers: list[nn.Module], names: Sequence[str], family: Family, model_type: str) -> tuple[Shapes, Shapes]:
     """The stored shape of each projection, and the layers that lack it; one of a rarer size is as good as lacking."""
     shapes, absent = {}, {}
-    for name in (*family.projections, *family.beside):
+    for name in names:
         found = [_stored_shape(layer, name, family, model_type) for layer in layers]
         there = Counter(shape for shape in found if shape is not None)
         if not there:
@@ -93,8 +121,8 @@ def decoder_of(model: nn.Module) -> nn.Module:
     """Return the part of a causal LM (or of a PeftModel of one) that runs the layers, without the output head."""
     base: Any = base_model(model)
     found = base.get_decoder()
-    # Llama 4 does not know its own.
-    return base.model if found is base and hasattr(base, "model") else found
+    # Llama 4 and Mamba do not know their own.
+    return base.base_model if found is base else found
 
 
 def stored_weight(model: nn.Module, name: str) -> nn.Parameter:

@@ -28,7 +28,7 @@ def recognised(base: PreTrainedModel) -> Family | None:
 
 def _looks_like(decoder: nn.Module, family: Family, heads: int) -> bool:
     layers = getattr(decoder, family.layers, None)
-    if not layers or not hasattr(decoder, family.final_norm) or family.when:
+    if not layers or not hasattr(decoder, family.final_norm) or family.when or family.linear:
         return False
     return all(_accounts_for(layer, family, heads) for layer in layers)
 

@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ..errors import GuidedError
-from .families import FAMILIES, rows_of, unknown
-from .family import Family
+from .families import FAMILIES, family_of, rows_of, unknown
+from .family import LINEAR, Family
+from .linear import has_linear_layers
 from .proof import Proof
 from .recognise import recognised
 
@@ -25,46 +26,52 @@ _PROVED: dict[str, Proof] = {}
 """What was proved in this process, by ``_key``."""
 
 _NO_SETTINGS = ("_name_or_path", "dtype", "transformers_version")
-_ON_TRIAL: set[str] = set()
+_ON_TRIAL: dict[str, Family] = {}
 
 
-def family_for(base: PreTrainedModel) -> Family:
-    """The layout of a causal LM's layers: a row for its type and settings, or the row that it is built like.
+def candidates(base: PreTrainedModel) -> list[Family]:
+    """The layouts that a causal LM may have, the likeliest first.
+
+    A row for its type and settings; or else the row that it is built like, and linear layers, which most models have.
 
     Raises:
         GuidedError: if there is none.
     """
     config = base.config.get_text_config()
-    rows = rows_of(config)
-    if rows:
-        return rows[0]
-    settings = [f"{f.layout}: {_words(f)}" for f in FAMILIES if config.model_type in f.model_types]
-    if settings:
-        raise GuidedError(f"{config.model_type}: the settings are those of no known layout ({'; '.join(settings)})")
-    family = recognised(base)
-    if family is None:
+    found = rows_of(config)
+    if found and config is base.config:
+        return found
+    if not found and not any(config.model_type in family.model_types for family in FAMILIES):
+        alike = recognised(base)
+        found = [alike] if alike else []
+    found += [LINEAR] if has_linear_layers(base) else []
+    if not found:
         raise unknown(config.model_type)
-    return family
+    return found
 
 
-def what_is_unproved(base: PreTrainedModel, family: Family) -> tuple[str, ...]:
-    """Which of ``PROVED_APART`` does not hold for a model, beyond what its row says; proves it if nobody has.
+def layout_of(base: PreTrainedModel) -> tuple[Family, tuple[str, ...]]:
+    """The layout of a causal LM's layers, and which of ``PROVED_APART`` does not hold beyond what the layout says.
+
+    Proves it if it is not listed and nobody has.
 
     Raises:
-        GuidedError: if the proof fails.
+        GuidedError: if there is none, or none that can be proved.
     """
     config, text = base.config, base.config.get_text_config()
-    name = name_of(config)
-    listed = text.model_type in family.model_types
-    if (listed and (config is text or config.model_type in WRAPPERS)) or name in _ON_TRIAL:
-        return ()
+    if name_of(config) in _ON_TRIAL:
+        return _ON_TRIAL[name_of(config)], ()
+    rows = rows_of(text)
+    if rows and (config is text or config.model_type in WRAPPERS):
+        return rows[0], ()
     key = _key(config)
     if key not in _PROVED:
+        candidates(base)
         prove(base)
     proof = _PROVED[key]
     if not proof:
         raise GuidedError(proof.refusal())
-    return proof.unproved
+    return family_of(text.model_type, proof.layout), proof.unproved
 
 
 Prover = Callable[["nn.Module | PreTrainedConfig"], Proof]
@@ -89,16 +96,16 @@ def name_of(config: PreTrainedConfig) -> str:
 
 
 @contextmanager
-def on_trial(config: PreTrainedConfig) -> Iterator[None]:
-    """Inside, models of this type are taken for what they look like."""
+def on_trial(config: PreTrainedConfig, family: Family) -> Iterator[None]:
+    """Inside, models of this type are taken to have this layout."""
     name = name_of(config)
-    new = name not in _ON_TRIAL
-    _ON_TRIAL.add(name)
+    before = dict(_ON_TRIAL)
+    _ON_TRIAL[name] = family
     try:
         yield
     finally:
-        if new:
-            _ON_TRIAL.discard(name)
+        _ON_TRIAL.clear()
+        _ON_TRIAL.update(before)
 
 
 def remember(config: PreTrainedConfig, proof: Proof) -> None:
@@ -111,7 +118,3 @@ def _key(config: PreTrainedConfig) -> str:
     found = config.get_text_config().to_dict().items()
     settings = {k: str(v) for k, v in found if type(v) in (bool, float, str, type(None)) and k not in _NO_SETTINGS}
     return name_of(config) + hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-
-
-def _words(family: Family) -> str:
-    return ", ".join(f"{name}={value}" for name, value in family.when)

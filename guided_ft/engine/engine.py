@@ -204,6 +204,8 @@ def _needs_the_model_as_it_is(args: TrainingArguments) -> bool:
 
 def not_repeatable(model: nn.Module, anatomy: Anatomy, first_layer: int) -> str | None:
     """Say why the states below layer ``first_layer`` may differ between two passes over a text; None if they cannot."""
+    if anatomy.family.linear:
+        return f"what the layers of {anatomy.model_type} hand on to each other is not known"
     base = base_model(model)
     layers = [base.get_submodule(anatomy.layer_module(i)) for i in range(anatomy.num_layers)]
     decoder = decoder_of(base)

@@ -189,6 +189,8 @@ def _estimate(
         raise GuidedError(f"model: {name!r} has a configuration without layers (num_hidden_layers is {layers})")
     with on_meta(config, storage.dtype, name) as plain:
         anatomy = Anatomy.of(plain)
+        if anatomy.family.linear:
+            raise GuidedError(f"model: {name!r} is of a family without a row, what whose steps cost is not known here")
         if not anatomy.layers_alike:
             raise GuidedError(
                 f"model: {name!r} has layers that are not alike, which cannot be worked out from one of them"

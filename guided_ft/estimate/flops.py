@@ -116,7 +116,8 @@ def _stages(anatomy: Anatomy) -> dict[str, int]:
     f = anatomy.family
     up = {ROUTER, *(rows.module for rows in f.up)}
     order = [{f.query.module, f.key.module, f.value.module}, {f.out}, up, {f.down}]
-    return {name: stage for stage, names in enumerate(order) for name in names}
+    # Of further ones it is not known; before all else, they cost most.
+    return dict.fromkeys(f.beside, 0) | {name: stage for stage, names in enumerate(order) for name in names}
 
 
 def _lowest(work: Work, stages: Mapping[str, int]) -> tuple[int, int]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from ..engine.labelled import labelled_only
@@ -17,8 +20,32 @@ Gradients = dict[str, torch.Tensor]
 def engine(bench: Bench) -> str:
     """In train mode, on padded texts of different lengths, with layers from the middle on trained."""
     a, model = bench.anatomy, bench.model
-    half = max(1, a.num_layers // 2)
-    above = tuple(f"{a.layer_module(i)}." for i in range(half, a.num_layers))
+    half = _half(bench)
+    with _upper_half_trained(bench) as (batch, loss, expected):
+        with labelled_only(model, a):
+            words = _at_labels(bench, batch, loss, expected)
+            store = PrefixStore(None, a.hidden_size, torch.float32, 1 << 20)
+            with Prefix(model, a, half, store).open() as prefix:
+                for _ in range(3):
+                    _same(_gradients(bench, batch), (loss, expected), "with the prefix cache")
+        return f"{words}; prefixes {_words(prefix)}"
+
+
+def labelled(bench: Bench) -> str:
+    """The same without a prefix cache."""
+    with _upper_half_trained(bench) as (batch, loss, expected), labelled_only(bench.model, bench.anatomy):
+        return _at_labels(bench, batch, loss, expected)
+
+
+def _half(bench: Bench) -> int:
+    return max(1, bench.anatomy.num_layers // 2)
+
+
+@contextmanager
+def _upper_half_trained(bench: Bench) -> Iterator[tuple[dict[str, torch.Tensor], torch.Tensor, Gradients]]:
+    """A batch with its loss and the gradients of the layers from the middle on, in train mode."""
+    a, model = bench.anatomy, bench.model
+    above = tuple(f"{a.layer_module(i)}." for i in range(_half(bench), a.num_layers))
     for name, p in model.named_parameters():
         p.requires_grad_(name.startswith(above))
     model.train()
@@ -27,20 +54,18 @@ def engine(bench: Bench) -> str:
         loss, expected = _gradients(bench, batch)
         if not expected:
             raise Unproved("no gradient reaches the trained layers")
-        with labelled_only(model, a):
-            out = model(**batch)
-            scored = int((batch["labels"][:, 1:] != IGNORE).sum())
-            _same(_gradients(bench, batch), (loss, expected), "with logits only at labels")
-            store = PrefixStore(None, a.hidden_size, torch.float32, 1 << 20)
-            with Prefix(model, a, half, store).open() as prefix:
-                for _ in range(3):
-                    _same(_gradients(bench, batch), (loss, expected), "with the prefix cache")
-        fewer = out.logits.shape[:2] == (1, scored)
-        return f"logits at {'labels only' if fewer else 'all tokens'}; prefixes {_words(prefix)}"
+        yield batch, loss, expected
     finally:
         model.eval()
         model.requires_grad_(True)
         model.zero_grad()
+
+
+def _at_labels(bench: Bench, batch: dict[str, torch.Tensor], loss: torch.Tensor, expected: Gradients) -> str:
+    out = bench.model(**batch, use_cache=False)
+    scored = int((batch["labels"][:, 1:] != IGNORE).sum())
+    _same(_gradients(bench, batch), (loss, expected), "with logits only at labels")
+    return f"logits at {'labels only' if out.logits.shape[:2] == (1, scored) else 'all tokens'}"
 
 
 def _words(prefix: Prefix) -> str:

@@ -11,10 +11,22 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from ..anatomy import PROVED_APART, Anatomy, Finding, Proof, base_model, name_of, on_trial, own_parameters, remember
+from ..anatomy import (
+    PROVED_APART,
+    Anatomy,
+    Finding,
+    Proof,
+    base_model,
+    candidates,
+    name_of,
+    on_trial,
+    own_parameters,
+    remember,
+)
 from ..errors import GuidedError
 from .bench import Bench, Unproved
-from .engine import engine
+from .engine import engine, labelled
+from .linear import causal, gradients, subspace
 from .replica import replica, replica_of_config
 from .rows import rows
 from .silence import ablation
@@ -35,6 +47,14 @@ LAWS: dict[str, tuple[str, Callable[[Bench], str]]] = {
     "logits": (PROVED_APART["logits"], logits),
 }
 
+LAWS_OF_LINEAR: dict[str, tuple[str, Callable[[Bench], str]]] = {
+    "causal": ("what is said of a token depends on none after it", causal),
+    "linear": ("the gradient of each linear layer is what enters it times what comes back", gradients),
+    "engine": ("logits at labels only change neither loss nor gradients", labelled),
+    "training": ("directions train as projected full fine-tuning does, and nothing else moves; they merge", subspace),
+}
+"""Of a model of which nothing but linear layers is known."""
+
 
 def proof_of(model: nn.Module | PreTrainedConfig) -> Proof:
     """All findings about a model's family: ``prove`` of the room."""
@@ -45,14 +65,19 @@ def proof_of(model: nn.Module | PreTrainedConfig) -> Proof:
         config = base.config
     else:
         config = model
+    proofs = []
     with _quiet():
         tiny = replica_of_config(config) if base is None else replica(base)
-        with on_trial(tiny.config):
-            bench = Bench(tiny, Anatomy.of(tiny))
-            found = (_finding(name, says, law, bench) for name, (says, law) in LAWS.items())
-            findings = (_kinds_of_layers(base, bench), *found)
-    seconds = time.perf_counter() - start
-    proof = Proof(name_of(tiny.config), bench.anatomy.family.layout, findings, seconds)
+        for family in candidates(tiny):
+            with on_trial(tiny.config, family):
+                bench = Bench(tiny, Anatomy.of(tiny))
+                laws = LAWS_OF_LINEAR if family.linear else LAWS
+                found = (_finding(name, says, law, bench) for name, (says, law) in laws.items())
+                findings = (_kinds_of_layers(base, bench), *found)
+            proofs.append(Proof(name_of(tiny.config), family.layout, findings, time.perf_counter() - start))
+            if proofs[-1]:
+                break
+    proof = proofs[-1] if proofs[-1] else proofs[0]
     for each in (config, tiny.config):
         remember(each, proof)
     return proof
@@ -71,7 +96,7 @@ def _kinds_of_layers(base: nn.Module | None, bench: Bench) -> Finding:
     if missing:
         return Finding("kinds", says, False, f"{len(missing)} of its kinds are missing")
     a = bench.anatomy
-    parts = [(kind, len(a.layers_of(kind))) for kind in ("head", "neuron")]
+    parts = [(kind, len(a.layers_of(kind))) for kind in a.family.kinds[1:]]
     where = [f"{kind}s in {count} of {a.num_layers} layers" for kind, count in parts if count < a.num_layers]
     return Finding("kinds", says, True, ", ".join([f"{len(tiny)} in all", *where]))
 

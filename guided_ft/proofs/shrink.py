@@ -83,7 +83,7 @@ def shrink(config: PreTrainedConfig) -> Any:
 def _shrunk(settings: dict[str, Any], config: PreTrainedConfig) -> dict[str, Any]:
     inside = {k: v for k, v in settings.items() if isinstance(v, dict) and "model_type" in v}
     heads = _first(settings, "num_attention_heads", "n_head", "n_heads", "num_heads", "attention_heads")
-    kept = _attention(settings, heads) if isinstance(heads, int) else {}
+    kept = _attention(settings, heads) if isinstance(heads, int) else _widths(settings)
     found: dict[str, Any] = dict(kept)
     layers = _first(settings, "num_hidden_layers", "n_layer", "n_layers", "num_layers")
     chosen = _kinds(settings, layers) if isinstance(layers, int) else []
@@ -122,6 +122,12 @@ def _first(settings: dict[str, object], *names: str) -> Any:
     return next((settings[name] for name in names if settings.get(name) is not None), None)
 
 
+def _widths(settings: dict[str, Any]) -> dict[str, Any]:
+    """Where there are no heads."""
+    widths = _WIDTHS + "|attention_hidden_size"
+    return {k: HEADS * HEAD_DIM for k, v in settings.items() if re.fullmatch(widths, k) and isinstance(v, int)}
+
+
 def _attention(settings: dict[str, Any], heads: int) -> dict[str, Any]:
     """Widths that belong together: four heads of 16, in one, two or four groups, as the model has them."""
     found: dict[str, Any] = {}
@@ -143,6 +149,9 @@ def _attention(settings: dict[str, Any], heads: int) -> dict[str, Any]:
         and not settings.get("mamba_d_ssm")
     ):
         found["mamba_n_heads"] = settings["mamba_expand"] * HEADS * HEAD_DIM // HEAD_DIM
+    if isinstance(settings.get("expand"), int) and "num_heads" in settings:
+        # A state space with heads: all of them are as wide as what is expanded.
+        found |= {"hidden_size": HEADS * HEAD_DIM, "head_dim": HEAD_DIM, "num_heads": settings["expand"] * HEADS}
     if settings.get("attn_layer_indices"):
         found["attn_layer_indices"] = [1]
     if "attn_layer_period" in settings:

@@ -114,6 +114,7 @@ def localize(
     began = time.perf_counter()
     forbid_packing(model)
     anatomy = Anatomy.of(model)
+    requests = {label: request.within(anatomy) for label, request in requests.items()}
     if isinstance(retain, list | tuple) and len(retain) == 1 and isinstance(retain[0], Task):
         retain = retain[0]
     check_given(model, task, (retain, *(r.options.get("retain") for r in requests.values())))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..anatomy import KINDS
+from ..anatomy import KINDS, Anatomy
 from ..errors import GuidedError, pick
 from ..selection.combine import TWO_SIDED
 from ..selection.scoremap import ScoreMap
@@ -28,6 +28,8 @@ class Request:
     scorer: Callable[..., Any]
     kinds: tuple[str, ...]
     options: dict[str, object]
+    asked: bool = False
+    """Whether the kinds were named."""
 
     @property
     def is_recorder(self) -> bool:
@@ -45,6 +47,13 @@ class Request:
     def lacks_retain(self) -> bool:
         """Whether it compares sets and was not told in its own options with which."""
         return self.method.compares and "retain" not in self.options
+
+    def within(self, anatomy: Anatomy) -> Request:
+        """Without the kinds of which nothing is known in this model, if none was asked for by name."""
+        known = tuple(kind for kind in self.kinds if kind in anatomy.family.kinds)
+        if self.asked or not known:
+            anatomy.check_kinds(self.kinds)
+        return replace(self, kinds=known)
 
     def is_two_sided(self, retain: object) -> bool:
         """Whether the retain set makes the map two-sided. Raises GuidedError if there are several."""
@@ -96,7 +105,7 @@ def read_request(name: str, options: dict[str, object], kinds: tuple[str, ...] |
     parameters = inspect.signature(scorer).parameters
     if "seed" in parameters:
         options = {"seed": seed, **options}
-    request = Request(name, method, scorer, kinds or method.kinds, options)
+    request = Request(name, method, scorer, kinds or method.kinds, options, asked=kinds is not None)
     try:
         # What it compares with may come later.
         positional, named = request.arguments(None, None, None)

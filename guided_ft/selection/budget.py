@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cached_property
 
 import numpy as np
 
@@ -67,6 +68,7 @@ def select(
         pick(dict.fromkeys(KINDS), kind, "kinds")
     prioritize = pick(STRATEGIES, strategy, "strategy")
     anatomy = scores.anatomy
+    anatomy.check_kinds(kinds)
     limit = parse_budget(budget, anatomy.num_parameters)
     if not 0 <= first_layer < anatomy.num_layers:
         raise GuidedError(f"first_layer: {first_layer}, but this model has layers 0 to {anatomy.num_layers - 1}")
@@ -121,7 +123,11 @@ class _Ledger:
         self.anatomy = anatomy
         self.total = 0
         self._layers: dict[int, tuple[set[Component], int]] = {}
-        self._neuron_cost = anatomy.cost([anatomy.component("neuron", anatomy.layers_of("neuron")[0], 0)])
+
+    @cached_property
+    def _neuron_cost(self) -> int:
+        a = self.anatomy
+        return a.cost([a.component("neuron", a.layers_of("neuron")[0], 0)])
 
     def add(self, members: tuple[Component, ...], limit: int) -> bool:
         """Add components of one layer if the total stays within ``limit``; say whether it did."""

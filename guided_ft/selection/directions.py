@@ -74,17 +74,19 @@ class DirectionMap:
         """
         a = self.anatomy
         f = a.family
-        layer, head, neuron = np.zeros(a.num_layers), np.zeros((a.num_layers, a.num_heads)), None
+        layer, head, neuron = np.zeros(a.num_layers), None, None
         for name, rows in self.rows.items():
             layer[a.layer_of(name)] += rows.sum(dtype=np.float64)
+        if "head" in f.kinds:
+            head = np.zeros((a.num_layers, a.num_heads))
         for part in f.attention:
             repeats = 1 if part == f.query else a.heads_per_group
             index = a.head_rows(part)
             for i in range(a.num_layers):
                 found = self.rows.get(a.module(i, part.module))
-                if found is not None:
+                if found is not None and head is not None:
                     head[i] += np.repeat(found[index].sum(1) / repeats, repeats)
-        if not a.num_experts:
+        if "neuron" in f.kinds and not a.num_experts:
             neuron = np.zeros((a.num_layers, a.num_neurons))
             for part in f.up:
                 for i in range(a.num_layers):

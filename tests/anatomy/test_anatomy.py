@@ -348,11 +348,11 @@ def test_missing_key_is_refused_by_name(llama):
 
 
 def test_unknown_architecture_says_how_to_add_it():
-    config = AutoConfig.for_model("codegen", vocab_size=99, n_embd=32, n_layer=1, n_head=4, rotary_dim=8)
+    config = AutoConfig.for_model("bert", vocab_size=99, hidden_size=32, num_hidden_layers=1, num_attention_heads=4)
     known = len({name for family in FAMILIES for name in family.model_types})
     with refuses(
-        f"architecture 'codegen' is unknown, and its layers are not built like those of the {known} known ones "
-        "(guided_ft/anatomy/FAMILIES.md lists them; a row in llamas.py, gpts.py or experts.py adds one)"
+        f"architecture 'bert' is unknown, and it has no list of layers with linear layers in them ({known} others are "
+        "known: guided_ft/anatomy/FAMILIES.md; a row in llamas.py, gpts.py or experts.py adds one)"
     ):
         Anatomy.of(AutoModelForCausalLM.from_config(config))
 

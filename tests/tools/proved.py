@@ -32,7 +32,8 @@ class Known:
         unproved: of ``PROVED_APART``.
         apart: what of the layers is refused by name, because it is not known.
         cached: whether the prefix cache helps (elsewhere the whole pass runs as ever).
-        how: "row", "wrapper" (a model around a text model) or "alike" (without a row; proved on first use).
+        how: "row", "wrapper" (a model around a text model), "alike" (without a row; proved on first use) or "linear" (the
+            same, with layers and directions alone).
     """
 
     model_type: str
@@ -194,6 +195,19 @@ TABLE: tuple[Known, ...] = (
     Known("emu3", "llama", how="alike"),
     Known("gemma4_unified", "gemma2", unproved=("writes",), apart=_WIDE, how="alike", cached=False),
     Known("phi4_multimodal", "phi3", how="alike"),
+    *(
+        Known(name, "linear", settings, label, cached=False, how="linear")
+        for name, settings, label in (
+            ("mamba", {}, ""),
+            ("mamba2", {}, ""),
+            ("falcon_mamba", {}, ""),
+            ("rwkv", {}, ""),
+            ("codegen", {}, ""),
+            ("diffllama", {}, "diffllama, wired otherwise than llama"),
+            ("gemma4_text", {"num_kv_shared_layers": 10}, "gemma4_text, keys and values shared by layers"),
+            ("falcon", {"multi_query": True, "parallel_attn": False}, "falcon, one key and a sequential block"),
+        )
+    ),
 )
 """Those of ``families.py``, whose every law has a test of its own, are among them."""
 
@@ -203,18 +217,19 @@ _HOW = {
     "row": "Families with a row",
     "wrapper": "Text models inside a model for pictures too (text only)",
     "alike": "Families without a row, recognised by their parts and proved on first use",
+    "linear": "Of these, layers and directions alone are known, proved on first use",
 }
 
 
 def text() -> str:
     """The table as the page says it."""
-    types = {known.model_type for known in TABLE}
+    types = {known.model_type for known in TABLE if known.how != "linear"}
     lines = [
         "# Which models are known",
         "",
         "Written by `python tests/tools/proved.py`; every line is a test in `test_families.py`, which runs what",
         "`print(Anatomy.prove(model))` runs on your own model: a tiny random copy of its config, on the CPU, in seconds.",
-        f"{len(types)} model types. Proved of each: back-propagating from a head or a neuron touches exactly its rows; exact",
+        f"{len(types)} model types with heads and neurons. Proved of each: back-propagating from one touches exactly its rows; exact",
         "ablation is one whole pass with zeroed weights; logits at labels only and the prefix cache change neither loss nor",
         "gradients; a slice trains as masked full fine-tuning does; it merges and unmerges. Some scorers need more, and",
         "refuse by name the models of which it does not hold:",
@@ -228,14 +243,18 @@ def text() -> str:
         lines.append(f"| **{title}** | | | | | | |")
         for known in TABLE:
             if known.how == how:
-                marks = ["-" if name in known.unproved else "x" for name in PROVED_APART]
+                unproved = PROVED_APART if known.how == "linear" else known.unproved
+                marks = ["-" if name in unproved else "x" for name in PROVED_APART]
                 cells = [known.name, known.layout, *marks, "x" if known.cached else "-", known.apart]
                 lines.append(f"| {' | '.join(cells)} |")
     lines += [
         "",
         "`-` under prefix cache: what stands around the text model hands it embeddings, so the whole pass runs as ever.",
-        "A family that is not here and whose layers have the names and shapes of one that is, is proved when it is first",
-        "used (some seconds, once per process); one that fails is refused, and told why.",
+        "A family that is not here is proved when it is first used (some seconds, once per process): as what it is built",
+        "like, if its layers have the names and shapes of a family with a row; or else its linear layers, those that see",
+        "every token. Of such a family heads and neurons are refused by name; layers, and directions at the inputs of linear",
+        "layers, train and are proved: the gradients that localizing adds up are autograd's, directions train as projected",
+        "full fine-tuning does, the frozen rest is bit-identical, and it merges. One that fails is refused, and told why.",
     ]
     return "\n".join(lines) + "\n"
 

@@ -53,7 +53,8 @@ def spread_directions(anatomy: Anatomy, budget: int, layers: Sequence[int]) -> S
     """
     names = [name for name in anatomy.shapes if not anatomy.family.of_experts(name)]
     sizes = {name: anatomy.outputs_inputs(name) for name in names}
-    left, ranks = budget, dict.fromkeys(((layer, name) for layer in layers for name in names), 0)
+    there = ((layer, name) for layer in layers for name in names if anatomy.has(name, layer))
+    left, ranks = budget, dict.fromkeys(there, 0)
     for rank in range(max(inputs for _, inputs in sizes.values())):
         for layer, name in ranks:
             outputs, inputs = sizes[name]
