@@ -122,7 +122,7 @@ def decoder_of(model: nn.Module) -> nn.Module:
     base: Any = base_model(model)
     found = base.get_decoder()
     # Llama 4 and Mamba do not know their own.
-    return base.base_model if found is base else found
+    return getattr(base, "model", base.base_model) if found is base else found
 
 
 def stored_weight(model: nn.Module, name: str) -> nn.Parameter:
