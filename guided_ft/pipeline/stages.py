@@ -143,7 +143,9 @@ def localize(run: Run) -> Localized:
     task = run.task(run.rows[0][: settings.examples], settings.batch_size)
     seed, length = run.recipe.seed, run.recipe.train.max_length
     retain = load_retained(settings.retain, run.tokenizer, length, settings.batch_size, seed)
-    asked = LocalizeOptions(settings.method, retain, _kinds(run), seed=seed, options=settings.options)
+    # All that the model has: of some families heads and neurons are not known.
+    kinds = _kinds(run) if settings.method == "ablation" else None
+    asked = LocalizeOptions(settings.method, retain, kinds, seed=seed, options=settings.options)
     scores = run.way.localize(run.model(), task, **asked.arguments())
     scores.save(run.folder / "scores.safetensors")
     return {"meta": scores.meta, "hash": task.hash, "sizes": scores.sizes}

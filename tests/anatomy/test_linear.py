@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.codegen.modeling_codegen import CodeGenMLP
 from trl import SFTConfig, SFTTrainer
 
-from guided_ft import GuidedCallback, GuidedError, Selection, Task, localize, localize_directions, select
+from guided_ft import GuidedCallback, GuidedError, Recipe, Selection, Task, localize, localize_directions, run, select
 from guided_ft.anatomy import Anatomy, trust
 from guided_ft.engine.engine import not_repeatable
 from guided_ft.estimate.estimate import estimate
@@ -104,6 +104,18 @@ def test_layers_are_scored_and_chosen_and_heads_are_refused_by_name(name):
             use()
     with pytest.raises(GuidedError, match="not proved, and needed here: the final norm and the unembedding"):
         localize(model, task(), "logit_lens", kinds=("layer",))
+
+
+@pytest.mark.parametrize("typed", [["budget=15%"], ["mode=slice", "kinds=[layer]", "budget=60%"]])
+def test_a_recipe_runs_from_a_file_to_a_report(typed, tmp_path):
+    make("mamba").save_pretrained(tmp_path / "model")
+    tiny.tokenizer().save_pretrained(tmp_path / "model")
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in tiny.sums(12)))
+    small = ["steps=1", "control=none", "localize.examples=4", "retention_examples=2", "retention_tokens=8"]
+    where = [f"model={tmp_path / 'model'}", f"output={tmp_path / 'run'}"]
+    record = run(Recipe.load(str(tmp_path / "rows.jsonl"), [*where, *small, *typed]), quiet=True)
+    assert {check["ok"] for check in record["checks"]} == {True}
+    assert (tmp_path / "run" / "report.html").exists()
 
 
 def test_what_is_not_known_is_not_made_use_of(tmp_path):
