@@ -69,7 +69,8 @@ class Anatomy(Layout):
 
     def components(self, kind: str) -> list[Component]:
         """All components of a kind, in order."""
-        return [self.component(kind, layer, i) for layer in self.layers_of(kind) for i in range(self.size(kind))]
+        size = self.size(kind)
+        return [self.component(kind, layer, i) for layer in self.layers_of(kind) for i in range(size)]
 
     def component(self, kind: str, layer: int, position: int) -> Component:
         """The component at a place of a ScoreMap's row: neuron ``n`` of expert ``e`` is at ``e * (N / E) + n``."""
