@@ -228,7 +228,9 @@ def _draw(rows: list[Row], path: Path, suite: str) -> None:
             plot.set_xlabel("forgetting (nats)")
         plots[0].set_ylabel("test score (0-100)")
         handles = {text: line for plot in plots for line, text in zip(*plot.get_legend_handles_labels(), strict=True)}
-        figure.legend(handles.values(), handles.keys(), loc="lower center", ncols=min(6, len(handles)))
+        # More names than that side by side would be cut off at the edges.
+        columns = min(2 * len(tasks), len(handles))
+        figure.legend(handles.values(), handles.keys(), loc="lower center", ncols=columns)
         trained = "" if common is None else f", {common:g} % trained"
         figure.suptitle(f"{suite.removesuffix('-fronts')}: {largest} examples{trained}", fontsize=9)
-        figure.tight_layout(rect=(0, 0.09, 1, 1))
+        figure.tight_layout(rect=(0, 0.04 + 0.05 * math.ceil(len(handles) / columns), 1, 1))
