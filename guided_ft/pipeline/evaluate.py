@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -19,12 +19,6 @@ from ..task.tokens import IGNORE
 from .results import Retention
 
 logger = logging.getLogger("guided_ft")
-
-
-@torch.no_grad()
-def likeliest(model: nn.Module, tasks: Sequence[Task]) -> list[int]:
-    """For each example the task, out of several with one example each, whose answer is likeliest per token."""
-    return torch.stack([losses(model, task) for task in tasks]).argmin(0).tolist()
 
 
 @torch.no_grad()

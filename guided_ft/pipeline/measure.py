@@ -88,7 +88,7 @@ class Held:
     @property
     def labels(self) -> list[str]:
         """The label of each row that the model finds likeliest."""
-        from .evaluate import likeliest
+        from .choices import likeliest
 
         if self._labels is None:
             known = labels_of(self.run)
@@ -213,13 +213,17 @@ def measure(run: Examined, rows: list[Json], model: nn.Module, reference: Refere
     held = Held(run, rows, model)
     scores: Json = {name: _measuring(name)[1](held) for name in metrics_of(run)} if rows else {}
     scores |= standard.evaluate(model, run.tokenizer, run.recipe)
-    text = _held_out_text(run)
+    text = _held_out_text(run, model if reference is None else None)
     kept = retention(model, text, reference) if text is not None else None
     return {"scores": scores | {"examples": len(rows)}, "retention": kept, "answers": held.found(SAMPLES)}
 
 
-def _held_out_text(run: Examined) -> Task | None:
-    """The text that retention is measured on: sampled once by the base model, or the user's own."""
+def _held_out_text(run: Examined, base: nn.Module | None) -> Task | None:
+    """The text that retention is measured on: sampled once by the base model, or the user's own.
+
+    Args:
+        base: the base model, if it is at hand.
+    """
     from ..scorers.self_text import self_text
     from ..task.task import Task
 
@@ -233,7 +237,7 @@ def _held_out_text(run: Examined) -> Task | None:
     path = run.folder / HELD_OUT
     if not path.exists():
         text = self_text(
-            run.model(),
+            run.model() if base is None else base,
             num_examples=settings.retention_examples,
             num_tokens=settings.retention_tokens,
             seed=run.recipe.seed + RETAIN_SEED,

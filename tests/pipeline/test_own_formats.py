@@ -16,8 +16,8 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from guided_ft.errors import GuidedError
 from guided_ft.pipeline import measure, trainers, training
+from guided_ft.pipeline.choices import likeliest
 from guided_ft.pipeline.data import load_rows
-from guided_ft.pipeline.evaluate import likeliest
 from guided_ft.pipeline.lengths import fitting
 from guided_ft.pipeline.pipeline import run
 from guided_ft.pipeline.stages import Run
