@@ -11,8 +11,8 @@ from guided_ft.pipeline import choices
 from guided_ft.pipeline.choices import answer_losses, likeliest
 from guided_ft.task.task import Task
 
-LABELS = (" few", " many", " more than that", " f")
-PROMPTS = [f"There are {n} things in it, and so there are" for n in (1, 22, 333)]
+LABELS = (" few", " many", " f")
+PROMPTS = [f"There are {n} things in it, and so there are" for n in (1, 22, 333, 4, 55, 666, 7, 88)]
 
 
 def tasks():
@@ -23,7 +23,7 @@ def tasks():
 def counting(model):
     """The model, and how many tokens it has read."""
     read = []
-    model.get_decoder().register_forward_pre_hook(
+    model.register_forward_pre_hook(
         lambda module, args, kwargs: read.append(kwargs["input_ids"].numel()), with_kwargs=True
     )
     return model, read
@@ -39,9 +39,9 @@ def test_the_losses_are_those_of_whole_sequences_and_a_prompt_is_read_once(name)
     with torch.no_grad():
         found = answer_losses(model, asked)
     assert (found - whole).abs().max() <= 1e-4
+    # The first example is read both ways.
+    assert sum(read) < 0.65 * before
     assert likeliest(model, asked) == whole.argmin(0).tolist()
-    # The first example both ways, and again for the choice.
-    assert sum(read) < 1.4 * before
 
 
 def test_a_model_that_goes_on_otherwise_is_read_whole(monkeypatch):
