@@ -8,7 +8,9 @@ import sys
 from importlib.metadata import requires
 from pathlib import Path
 
+import figures
 import pytest
+import versions
 
 import guided_ft
 
@@ -42,3 +44,19 @@ def test_every_dependency_is_pinned():
     names = {re.match(r"[\w-]+", each)[0].lower().replace("_", "-") for each in installed}
     assert {"torch", "sympy", "pytest"} <= names
     assert names - pinned == set()
+
+
+def test_the_lowest_versions_that_are_declared_are_those_that_were_tried():
+    tried = figures.read(versions.NAME)["found"]["lowest"]
+    assert tried.endswith(" 0 failed")
+    declared = [each.partition(";")[0] for each in requires("guided-ft") or ()]
+    for name in versions.SHOWN:
+        [bound] = {each.removeprefix(f"{name}>=") for each in declared if each.startswith(f"{name}>=")}
+        assert re.search(rf"\b{name} {re.escape(bound)}(\.0)*[,)]", tried), f"{name}>={bound} was not tried: {tried}"
+
+
+def test_the_closing_line_of_pytest_is_read():
+    assert versions.counted("...\n4 failed, 4120 passed, 71 skipped in 9.1s\n") == {"passed": 4120, "failed": 4}
+    assert versions.counted("2 passed, 3 errors in 1s")["error"] == 3
+    with pytest.raises(ValueError, match="closing line"):
+        versions.counted("Segmentation fault")

@@ -148,6 +148,14 @@ PROMISES: dict[str, tuple[Promise, ...]] = {
             "pytest tests/laws/test_no_secrets.py tests/test_package.py",
         ),
     ),
+    "On the versions that are declared": (
+        Promise(
+            "The fast tests pass on the lowest and on the newest of them",
+            ("test_package.py",),
+            "python tests/tools/versions.py lowest --record",
+            "versions",
+        ),
+    ),
 }
 
 SEEN = """## Faults that were seen
@@ -187,7 +195,7 @@ def _result(promise: Promise) -> str:
     kept = figures.read(promise.result)
     words = [f"{name} {value}" for name, value in kept["found"].items() if isinstance(value, int)]
     notes = [value for value in kept["found"].values() if isinstance(value, str)]
-    return "; ".join([", ".join(words), *notes, kept["day"]])
+    return "; ".join([*filter(None, [", ".join(words)]), *notes, kept["day"]])
 
 
 if __name__ == "__main__":
