@@ -156,11 +156,11 @@ class GuidedCallback(Guarded):
         assert model is not None
         # Whatever is refused is refused before the model is touched.
         processes.check_together(args.world_size)
-        check_rows(trainer_here())
         if self.plan is None or self._request is not None:
             Anatomy.of(model)
         else:
             check_same_model(self.plan.selection.anatomy, model)
+        check_rows(trainer_here())
         forbid_packing(model)
         close_left_open(model)
         # A plan that was made for another model does not fit this one.

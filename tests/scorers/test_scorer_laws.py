@@ -244,7 +244,7 @@ def test_a_model_that_overflows_makes_no_map_or_one_of_numbers(method):
     task, against = sums(4), sums(4, first=6)
     before, said, scores = state_of(model), "", None
     try:
-        scores = localize(model, task, method, None, **all_methods(against)[method])
+        scores = localize(model, task, method, **{"retain": None, **all_methods(against)[method]})
     except GuidedError as error:
         said = str(error)
     assert "not finite" in said or all(np.isfinite(scores.of(kind)).all() for kind in scores.kinds), said
