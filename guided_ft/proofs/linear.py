@@ -14,8 +14,9 @@ from ..scorers.directions.statistics import mean_gradients
 from ..selection.subspace import Subspace
 from .bench import Bench, Unproved, alike
 from .replica import VOCAB, tokens
+from .training import STEPS, Edit, train
 
-STEPS, RATE, MOMENTUM, RANK = 4, 0.02, 0.9, 3
+RANK = 3
 
 
 def causal(bench: Bench) -> str:
@@ -56,8 +57,12 @@ def subspace(bench: Bench) -> str:
     whole, part = copy.deepcopy(bench.model), Plan(chosen, mode="subspace").attach(copy.deepcopy(bench.model))
     if not torch.equal(_logits(part), bench.logits()):
         raise Unproved("at birth the logits are not those of the base")
-    _train(whole, {stored_weight(whole, name): torch.from_numpy(b) for name, b in chosen.bases.items()})
-    _train(part)
+    whole.requires_grad_(False)
+    along = {stored_weight(whole, name): _projection(torch.from_numpy(b)) for name, b in chosen.bases.items()}
+    for weight in along:
+        weight.requires_grad_(True)
+    train(whole, along)
+    train(part)
     inner: Any = part
     for name, p in inner.get_base_model().named_parameters():
         kept = before.get(name.replace(".base_layer.", "."))
@@ -93,19 +98,6 @@ def _logits(model: nn.Module) -> torch.Tensor:
         return model(input_ids=tokens(8, 9), use_cache=False).logits.float()
 
 
-def _train(model: nn.Module, along: dict[nn.Parameter, torch.Tensor] | None = None) -> None:
-    """Momentum; with ``along``, of whole weights whose gradients are projected on directions ``[r, in]``."""
-    if along is not None:
-        model.requires_grad_(False)
-        for weight in along:
-            weight.requires_grad_(True)
-    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=RATE, momentum=MOMENTUM)
-    for step in range(STEPS):
-        ids = tokens(4, 9, seed=10 + step)
-        optimizer.zero_grad()
-        logits = model(input_ids=ids, use_cache=False).logits[:, :-1].float()
-        nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten()).backward()
-        for weight, basis in (along or {}).items():
-            assert weight.grad is not None
-            weight.grad = weight.grad @ basis.T @ basis
-        optimizer.step()
+def _projection(basis: torch.Tensor) -> Edit:
+    """What of a gradient ``[out, in]`` lies along directions ``[r, in]``."""
+    return lambda gradient: gradient @ basis.T @ basis

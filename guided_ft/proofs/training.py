@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -26,9 +27,9 @@ def training(bench: Bench) -> str:
     whole.requires_grad_(False)
     for weight in masks:
         weight.requires_grad_(True)
-    _train(whole, masks)
+    train(whole, {weight: mask.mul for weight, mask in masks.items()})
     part: Any = Plan(selection).attach(copy.deepcopy(bench.model))
-    _train(part)
+    train(part)
     for name, p in base_model(part).named_parameters():
         kept = before.get(name.replace(".base_layer.", "."))
         if kept is not None and not torch.equal(p, kept):
@@ -95,7 +96,11 @@ def _masks(model: nn.Module, selection: Selection) -> dict[nn.Parameter, torch.T
     return masks
 
 
-def _train(model: nn.Module, masks: dict[nn.Parameter, torch.Tensor] | None = None) -> None:
+Edit = Callable[[torch.Tensor], torch.Tensor]
+
+
+def train(model: nn.Module, edits: Mapping[nn.Parameter, Edit] | None = None) -> None:
+    """Some steps of momentum on what requires gradients; ``edits`` say what of a weight's gradient is kept."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(parameters, lr=RATE, momentum=MOMENTUM)
     for step in range(STEPS):
@@ -103,9 +108,9 @@ def _train(model: nn.Module, masks: dict[nn.Parameter, torch.Tensor] | None = No
         optimizer.zero_grad()
         logits = model(input_ids=ids, use_cache=False).logits[:, :-1].float()
         nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten()).backward()
-        for weight, mask in (masks or {}).items():
+        for weight, edit in (edits or {}).items():
             assert weight.grad is not None
-            weight.grad *= mask
+            weight.grad = edit(weight.grad)
         optimizer.step()
 
 
