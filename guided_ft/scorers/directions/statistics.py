@@ -11,8 +11,8 @@ from ...anatomy import Anatomy
 from ...system import processes
 from ...task.task import Task
 from ..watch.passes import BACKWARD, FORWARD, Pass
+from ..watch.play import play
 from ..watch.scene import Scene
-from ..watch.tap import Tap
 
 Sums = dict[str, torch.Tensor]
 
@@ -70,16 +70,5 @@ def _add_product(sums: Sums, name: str, a: torch.Tensor, b: torch.Tensor) -> Non
 def _pass(
     model: nn.Module, anatomy: Anatomy, task: Task, how: Pass, watch: Callable[[Scene], None], sums: Sums
 ) -> None:
-    """Run the model over a task; under torchrun each process takes a share of the batches."""
-    split = processes.size() > 1 and not processes.is_sharded(model)
-    if split:
-        processes.agree(f"task {task.name!r}", task.hash)
-    with Tap(model, start_graph=how.start_graph) as tap:
-        scene = Scene(tap, anatomy, task)
-        watch(scene)
-        device = next(model.parameters()).device
-        for number, batch in processes.share(enumerate(task.batches(device)), split):
-            scene.show(batch, first=number * task.batch_size)
-            how.run(scene)
-    if split:
+    if play(model, anatomy, task, how, watch):
         processes.reduce(sums)

@@ -9,10 +9,9 @@ from torch import nn
 
 from ...anatomy import Anatomy
 from ...selection.scoremap import ScoreMap
-from ...system import processes
-from ...system.progress import track
 from ...task.task import Task
 from .passes import Pass
+from .play import play
 from .recorder import Recorder
 from .scene import Scene
 from .tap import Tap
@@ -64,19 +63,14 @@ def _play(
     recorders: Mapping[str, Recorder],
     progress: bool | None,
 ) -> None:
-    split = processes.size() > 1 and not processes.is_sharded(model)
-    if split:
-        processes.agree(f"task {task.name!r}", task.hash)
-    with Tap(model, start_graph=how.start_graph) as tap:
-        scene = Scene(tap, anatomy, task)
+    def watch(scene: Scene) -> None:
         for recorder in recorders.values():
             recorder.watch(scene, len(recorder.steps))
-        device = next(model.parameters()).device
-        batches = track(task.batches(device), task.num_batches(), "+".join(recorders), progress)
-        for number, batch in processes.share(enumerate(batches), split):
-            scene.show(batch, first=number * task.batch_size)
-            how.run(scene)
-            for recorder in recorders.values():
-                recorder.done(scene, len(recorder.steps))
+
+    def done(scene: Scene) -> None:
+        for recorder in recorders.values():
+            recorder.done(scene, len(recorder.steps))
+
+    split = play(model, anatomy, task, how, watch, done, label="+".join(recorders), progress=progress)
     for recorder in recorders.values():
         recorder.close(split)
