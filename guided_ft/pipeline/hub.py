@@ -7,7 +7,7 @@ import random
 from typing import TYPE_CHECKING, Any
 
 from ..errors import GuidedError
-from ..task.given import Row
+from ..task.given import Row, rows_of
 from ..task.read_file import ENDINGS
 from ..task.reader import Reader, read_all
 from ..task.samples import sample
@@ -22,14 +22,9 @@ def read_hub(data: Data, seed: int, wanted: int) -> tuple[list[Row], None]:
     """Rows of a hub data set in TRL's words, in an order drawn by the seed."""
     try:
         found = _load(data)
-        numbered = [(f"data: {data.name!r} row {i}", dict(row)) for i, row in enumerate(found)]
+        numbered = [(f"data: {data.name!r} row {i}", dict(row)) for i, row in enumerate(rows_of(found))]
     except Exception as error:  # datasets raises many kinds
         raise GuidedError(f"data: {data.name!r} cannot be loaded ({_told(error)})") from None
-    for key, feature in (getattr(found, "features", None) or {}).items():
-        names: list[str] = getattr(feature, "names", [])
-        for _, row in numbered if names else ():
-            # The hub stores a class's number, and -1 where it is not known.
-            row[key] = names[row[key]] if row[key] is not None and row[key] >= 0 else None
     rows = read_all(numbered, Reader(data.format, data.columns, data.prompt), f"data: {data.name!r}")
     random.Random(seed).shuffle(rows)
     return rows, None

@@ -6,9 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ..errors import GuidedError
-
-Row = dict[str, Any]
-"""One example as it was handed over: values of any kind by column."""
+from .classes import Row, class_names, named_classes
 
 Given = Iterable[Row] | Mapping[str, Any]
 """A data set: rows, a mapping of columns, or splits of either."""
@@ -17,7 +15,8 @@ SPLIT = "train"
 
 
 def rows_of(dataset: Given) -> Iterable[Row]:
-    """The rows of a data set, of the only split of a DatasetDict or of its ``train``, or of a mapping of columns.
+    """The rows of a data set, of the only split of a DatasetDict or of its ``train``, or of a mapping of columns; a
+    class of ``datasets`` by its name.
 
     Raises:
         GuidedError: for anything else.
@@ -26,7 +25,7 @@ def rows_of(dataset: Given) -> Iterable[Row]:
         mend = "Task.load reads a file" if isinstance(dataset, str) else "a list of rows will do"
         raise GuidedError(f"dataset: {named(dataset)} has no rows ({mend})")
     if not isinstance(dataset, Mapping):
-        return dataset
+        return named_classes(dataset, class_names(getattr(dataset, "features", None)))
     if not dataset:
         raise GuidedError("dataset: it is empty (give it rows)")
     if all(isinstance(column, list) and not _are_rows(column) for column in dataset.values()):
@@ -39,7 +38,7 @@ def rows_of(dataset: Given) -> Iterable[Row]:
     if len(dataset) > 1 and SPLIT not in dataset:
         names = ", ".join(map(str, dataset))
         raise GuidedError(f"dataset: it has the splits {names} (choose one: dataset[{next(iter(dataset))!r}])")
-    return dataset[SPLIT] if SPLIT in dataset else next(iter(dataset.values()))
+    return rows_of(dataset[SPLIT] if SPLIT in dataset else next(iter(dataset.values())))
 
 
 def _are_rows(values: list) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..errors import GuidedError, pick
 from ..system.files import MAX_BYTES, lines, read_jsonl, read_text
+from .classes import named_classes, parquet_class_names
 
 Numbered = Iterator[tuple[str, dict[str, Any]]]
 """What messages call a row (file and line, or file and row), and the row."""
@@ -89,7 +90,8 @@ def _parquet(path: str) -> Numbered:
     try:
         if os.stat(path).st_size > MAX_BYTES:
             raise GuidedError(f"{path}: more than the {MAX_BYTES} bytes that are read")
-        rows = pyarrow.parquet.read_table(path).to_pylist()
+        table = pyarrow.parquet.read_table(path)
+        rows = named_classes(table.to_pylist(), parquet_class_names(table.schema.metadata))
     except OSError as error:
         raise GuidedError(f"{path}: cannot be read ({error.strerror or 'not a Parquet file'})") from None
     except (pyarrow.ArrowException, ValueError) as error:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 import tiny
-from datasets import Dataset, DatasetDict
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from families import make
 
 from guided_ft import GuidedError, Task
+from guided_ft.task.read_file import read_file
 
 ROWS = tiny.sums(4)
 EXPECTED = Task.from_dataset(ROWS, tiny.tokenizer()).hash
@@ -79,3 +82,31 @@ def test_what_is_no_tokenizer_is_one_line(tokenizer, message):
     with pytest.raises(GuidedError) as error:
         Task.from_dataset(ROWS, tokenizer)
     assert str(error.value).startswith(message)
+
+
+TOPICS = Features({"text": Value("string"), "label": ClassLabel(names=["World", "Sports"])})
+NEWS = Dataset.from_dict({"text": ["a match", "a vote", "a rumour"], "label": [1, 0, -1]}, features=TOPICS)
+
+
+@pytest.mark.parametrize(
+    "dataset",
+    [NEWS.select([0, 1]), DatasetDict({"train": NEWS.select([0, 1])}), NEWS.select([0, 1]).to_iterable_dataset()],
+    ids=["dataset", "dict", "streamed"],
+)
+def test_classes_are_learned_by_their_names(dataset):
+    named = [{"text": "a match", "label": "Sports"}, {"text": "a vote", "label": "World"}]
+    assert Task.from_dataset(dataset, tiny.tokenizer()).hash == Task.from_dataset(named, tiny.tokenizer()).hash
+
+
+def test_a_parquet_file_keeps_the_names_of_its_classes(tmp_path):
+    NEWS.to_parquet(tmp_path / "news.parquet")
+    rows = [row for _, row in read_file(tmp_path / "news.parquet")]
+    # datasets writes -1 where the class is not known.
+    assert [row["label"] for row in rows] == ["Sports", "World", None]
+
+
+@pytest.mark.parametrize("said", [b"no JSON", b"[]", b'{"info": {"features": {"label": {"names": 3}}}}'])
+def test_a_parquet_file_without_names_keeps_its_numbers(said, tmp_path):
+    table = pyarrow.table({"label": [1, 0]}).replace_schema_metadata({b"huggingface": said})
+    pyarrow.parquet.write_table(table, tmp_path / "numbers.parquet")
+    assert [row["label"] for _, row in read_file(tmp_path / "numbers.parquet")] == [1, 0]
