@@ -16,10 +16,6 @@ from .parts import Directed, LateDirected
 from .setup import Setup, Trial
 from .ways import Mixed
 
-MAX_RANK = 64
-"""Directions that are mapped per layer."""
-
-
 def directed(way: Directed, trial: Trial) -> Setup:
     """Map directions, choose some, and make ready to train only along those."""
     cell = trial.cell
@@ -36,11 +32,11 @@ def directed(way: Directed, trial: Trial) -> Setup:
 def _map(way: Directed, trial: Trial) -> tuple[DirectionMap, tuple[float, float]]:
     """Return the map, and the wall and CPU seconds that it took when it was first wanted."""
     cell = trial.cell
-    key = cell.task, cell.seed, cell.data_size, "directions", way.retain, way.lam
+    key = cell.task, cell.seed, cell.data_size, "directions", cell.spent, way.retain, way.lam
     if key not in trial.lab.maps:
         wall, cpu = time.perf_counter(), time.process_time()
         found = localize_directions(
-            trial.model, trial.task(), way.retain, lam=way.lam, max_rank=MAX_RANK, seed=cell.seed, progress=False
+            trial.model, trial.task(), way.retain, lam=way.lam, budget=trial.parameters, seed=cell.seed, progress=False
         )
         trial.lab.maps[key] = found, (time.perf_counter() - wall, time.process_time() - cpu)
     return trial.lab.maps[key]

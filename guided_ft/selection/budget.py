@@ -16,6 +16,11 @@ from .settings import SelectOptions
 from .strategies import STRATEGIES
 
 
+def is_share(budget: str | float | int) -> bool:
+    """Whether a budget that ``parse_budget`` reads is a share of the model, and not a count."""
+    return str(budget).strip().endswith("%") or float(budget) < 1 or (isinstance(budget, float) and budget == 1.0)
+
+
 def parse_budget(budget: str | float | int, total: int) -> int:
     """Return a number of parameters from ``"2%"``, a share such as ``0.02``, or a count such as ``100000``."""
     text = str(budget).strip().replace("_", "")

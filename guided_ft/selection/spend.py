@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 
+from ..anatomy import Anatomy
 from ..errors import GuidedError, pick
 from .budget import parse_budget
 from .directions import DirectionMap
@@ -14,6 +16,20 @@ from .strategies import DIRECTION_STRATEGIES
 from .subspace import Subspace
 
 logger = logging.getLogger(__name__)
+
+
+SPREAD = 2.45
+"""How many times the mean rank the best layers get: of what ``top`` chose on SmolLM2, few layers want more."""
+
+
+def enough_directions(anatomy: Anatomy, budget: str | float | int) -> int:
+    """Directions to map per layer, so that a budget can be spent on the best of them: 64 for 3 % of SmolLM2-135M.
+
+    Raises:
+        GuidedError: for a budget that cannot be read, or that is more than the model.
+    """
+    outputs = sum(anatomy.outputs_inputs(name)[0] for i in range(anatomy.num_layers) for name in anatomy.names_in(i))
+    return max(1, math.ceil(SPREAD * parse_budget(budget, anatomy.num_parameters) / outputs))
 
 
 def select_directions(

@@ -16,6 +16,8 @@ from ...anatomy import Anatomy
 from ...errors import GuidedError
 from ...selection.directions import DirectionMap, check_linear
 from ...selection.scoremap import Meta, Told
+from ...selection.settings import SelectOptions
+from ...selection.spend import enough_directions
 from ...slice.fingerprint import fingerprint
 from ...system import processes
 from ...system.files import digest, parse_size
@@ -36,7 +38,8 @@ def localize_directions(
     retain: str | Task | None = "self",
     *,
     lam: float = 0.01,
-    max_rank: int = 64,
+    max_rank: int | None = None,
+    budget: str | float | int = SelectOptions.budget,
     modules: Iterable[str] | None = None,
     memory: str | int = "4GB",
     cache: str | Path | None = None,
@@ -61,7 +64,9 @@ def localize_directions(
         retain: what to leave alone: ``"self"`` (text that the model samples, seeded), a Task, or None (``C = I``). Text
             close to the task that must not change belongs into it: the map cannot see what it was not shown.
         lam: share of ``I`` in ``C``.
-        max_rank: directions per layer, at most.
+        max_rank: directions per layer, at most; None: enough for the budget.
+        budget: what shall be spent on the map: as in ``select_directions``; one that is enough for the default at least
+            is made.
         modules: full names of the linear layers; None: all projections of attention and MLP.
         memory: for the statistics; layers are worked through in as many groups as it takes, with passes for each.
         cache: folder in which the statistics of the retained text are kept, by model and text.
@@ -74,6 +79,7 @@ def localize_directions(
     """
     began = time.perf_counter()
     anatomy = Anatomy.of(model)
+    max_rank = _enough(anatomy, budget) if max_rank is None else max_rank
     _check_numbers(lam, max_rank)
     names = _names(anatomy, modules)
     check_given(model, task, (retain,))
@@ -123,6 +129,10 @@ def localize_directions(
         "seconds": round(time.perf_counter() - began, 3),
     }
     return DirectionMap(anatomy, bases, scores, rows, meta)
+
+
+def _enough(anatomy: Anatomy, budget: str | float | int) -> int:
+    return max(enough_directions(anatomy, wanted) for wanted in (budget, SelectOptions.budget))
 
 
 def _check_numbers(lam: float, max_rank: int) -> None:
