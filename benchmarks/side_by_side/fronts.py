@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 CORE = ("directions", "directions:random", "lora", "full")
 PRIMARY = (*CORE, "full:mixed")
 
+SIZED = ("directions", "directions:random", "lora")
+"""Arms that a budget sizes."""
+
 PEERS = ("rslora", "corda", "eva", "lora:olora", "lora:pissa", "lora:mica", "oft", "shira", "lisa")
 
 LATE = ("directions:late",)
@@ -48,8 +51,8 @@ def testbed(rows: Path | None, quick: bool) -> Suite:
     campaigns += (
         Campaign(tasks, (*LATE, *CONTROLS), (3.0,), draws=1, front=True),
         Campaign(tasks, PEERS, (3.0,), draws=1, front=True),
-        Campaign(tasks, ("lora", "directions", "directions:random"), (1.0, 10.0), draws=1, front=True),
-        Campaign(tasks, ("lora", "directions", "directions:random"), (3.0,), (50,), draws=1, front=True),
+        Campaign(tasks, SIZED, (1.0, 10.0), draws=1, front=True),
+        Campaign(tasks, SIZED, (3.0,), (50,), draws=1, front=True),
     )
     if quick:
         campaigns = (Campaign(("later",), PRIMARY, (10.0,), (50,), (1,), 1, steps=4, rates=1, front=True),)
@@ -74,10 +77,11 @@ def smollm2(data: Path | None, quick: bool) -> Suite:
         for task in tasks
     )
     campaigns += (
+        Campaign(("facts", "sums"), SIZED, (10.0,), seeds=seeds, draws=1, steps=100, rates=3, front=True),
         Campaign(("facts", "sums"), LATE, (3.0,), draws=1, steps=100, rates=3, front=True),
         Campaign(("facts", "sums"), CONTROLS, (3.0,), draws=1, steps=100, front=True),
         Campaign(("facts", "sums"), PEERS, (3.0,), draws=1, steps=100, front=True),
-        Campaign(("facts", "sums"), ("lora", "directions", "directions:random"), (1.0, 10.0), draws=1, front=True),
+        Campaign(("facts", "sums"), SIZED, (1.0,), draws=1, steps=100, front=True),
     )
     if quick:
         campaigns = (Campaign(("sums",), PRIMARY, (3.0,), (16,), (1,), 1, steps=3, rates=1, front=True),)
