@@ -16,6 +16,7 @@ from .parts import Directed, LateDirected
 from .setup import Setup, Trial
 from .ways import Mixed
 
+
 def directed(way: Directed, trial: Trial) -> Setup:
     """Map directions, choose some, and make ready to train only along those."""
     cell = trial.cell

@@ -53,7 +53,7 @@ class Request:
         if firsts is not None:
             return Plan.from_dict(firsts), None
         way = make_mode(self.plan["mode"], self.plan["rank"], self.plan["options"])
-        scores = way.localize(model, self.task, **self.localize.arguments())
+        scores = way.localize(model, self.task, budget=self.select.budget, **self.localize.arguments())
         plan = Plan(way.choose(scores, **self.select.arguments()), **self.plan)
         # Every process trains what the first one chose: rounding may order close scores differently.
         plan = Plan.from_dict(processes.same(plan.to_dict()))

@@ -87,7 +87,7 @@ def _question(recipe: Recipe) -> Any:
     long, scores only what may be chosen."""
     train = recipe.train
     kinds = recipe.select.kinds if recipe.localize.method == "ablation" else None
-    return [make_mode(train.mode, train.rank, train.mode_options).question(), kinds]
+    return [make_mode(train.mode, train.rank, train.mode_options).question(recipe.select.budget), kinds]
 
 
 def _version(name: str) -> str | None:

@@ -146,7 +146,7 @@ def localize(run: Run) -> Localized:
     # All that the model has: of some families heads and neurons are not known.
     kinds = _kinds(run) if settings.method == "ablation" else None
     asked = LocalizeOptions(settings.method, retain, kinds, seed=seed, options=settings.options)
-    scores = run.way.localize(run.model(), task, **asked.arguments())
+    scores = run.way.localize(run.model(), task, budget=run.recipe.select.budget, **asked.arguments())
     scores.save(run.folder / "scores.safetensors")
     return {"meta": scores.meta, "hash": task.hash, "sizes": scores.sizes}
 

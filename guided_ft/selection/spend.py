@@ -7,6 +7,7 @@ import math
 
 from ..anatomy import Anatomy
 from ..errors import GuidedError, pick
+from ..system.files import MAX_BYTES
 from .budget import parse_budget
 from .directions import DirectionMap
 from .how import How
@@ -25,11 +26,15 @@ SPREAD = 2.45
 def enough_directions(anatomy: Anatomy, budget: str | float | int) -> int:
     """Directions to map per layer, so that a budget can be spent on the best of them: 64 for 3 % of SmolLM2-135M.
 
+    Of a large model they are fewer, as a file of more than ``MAX_BYTES`` is not read.
+
     Raises:
         GuidedError: for a budget that cannot be read, or that is more than the model.
     """
-    outputs = sum(anatomy.outputs_inputs(name)[0] for i in range(anatomy.num_layers) for name in anatomy.names_in(i))
-    return max(1, math.ceil(SPREAD * parse_budget(budget, anatomy.num_parameters) / outputs))
+    sizes = [anatomy.outputs_inputs(name) for i in range(anatomy.num_layers) for name in anatomy.names_in(i)]
+    outputs, inputs = map(sum, zip(*sizes, strict=True))
+    wanted = math.ceil(SPREAD * parse_budget(budget, anatomy.num_parameters) / outputs)
+    return max(1, min(wanted, 3 * MAX_BYTES // 4 // (4 * inputs)))
 
 
 def select_directions(
@@ -78,10 +83,12 @@ def select_directions(
     spent = sum(r * found.outputs(m) for m, r in ranks.items())
     if all(ranks.get(m) == len(found.scores[m]) for m in modules) and limit - spent >= min(map(found.outputs, modules)):
         logger.warning(
-            "budget: %s buys %s parameters, but all directions of the map take %s (map more of them: max_rank)",
+            "budget: %s buys %s parameters, but all directions of the map take %s (map more of them: "
+            "localize_directions(budget=%r))",
             budget,
             f"{limit:,}",
             f"{spent:,}",
+            budget,
         )
     how = How(
         method=found.meta.get("method"),

@@ -145,6 +145,18 @@ def test_a_mode_may_ask_another_question() -> None:
     assert stale(keys_of("subspace"), keys_of("subspace", keep=False)) == PLAN
 
 
+@pytest.mark.parametrize(
+    ("budget", "max_rank", "changed"),
+    [("1%", None, PLAN), (0.02, None, PLAN), ("10%", None, MAP), (4_000_000, None, MAP), ("10%", 8, PLAN)],
+)
+def test_a_map_of_directions_is_made_anew_for_a_budget_that_it_may_not_be_enough_for(budget, max_rank, changed) -> None:
+    train = {"mode_options": {} if max_rank is None else {"max_rank": max_rank}}
+    before, after = (
+        stage_keys(Recipe(data={"name": "x"}, select={"budget": each}, train=train)) for each in ("3%", budget)
+    )
+    assert stale(before, after) == changed
+
+
 def test_the_content_of_whatever_is_named_counts(tmp_path: Path) -> None:
     names = ("rows", "tests", "held", "one", "two")
     paths = {name: tmp_path / f"{name}.jsonl" for name in names}

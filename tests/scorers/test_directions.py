@@ -15,6 +15,7 @@ from guided_ft.anatomy import Anatomy, stored_weight
 from guided_ft.errors import GuidedError
 from guided_ft.scorers.directions import localize as module
 from guided_ft.scorers.directions.solve import factorized, top_directions
+from guided_ft.selection.spend import select_directions
 
 LAM = 0.01
 
@@ -98,6 +99,17 @@ def test_one_sided_and_preferences():
     two_sided = localize_directions(model, task, retain, max_rank=5, lam=0.1)
     check_against_dense(two_sided, gradients, dense_moments(model, found.modules, retain), lam=0.1)
     assert two_sided.compare(found, 5)["overlap"] < 0.9
+
+
+def test_the_map_holds_enough_for_the_budget(caplog):
+    caplog.set_level("WARNING", logger="guided_ft")
+    model, task = make("llama"), sums(4)
+    default, wide = (localize_directions(model, task, None, **asked) for asked in ({}, {"budget": "25%"}))
+    assert default.meta["max_rank"] == localize_directions(model, task, None, budget="1%").meta["max_rank"]
+    assert default.meta["max_rank"] < wide.meta["max_rank"]
+    unspent, spent = (0.25 - select_directions(each, "25%").fraction for each in (default, wide))
+    assert unspent > 0.1 > 0.01 > spent >= 0
+    assert caplog.text.count("localize_directions(budget='25%')") == 1
 
 
 def test_groups_and_exact_agree():

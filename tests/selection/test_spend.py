@@ -7,16 +7,19 @@ import random
 
 import numpy as np
 import pytest
+import torch
 from drawn import drawn
 from families import make
 from hostile import damaged, mutated
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from guided_ft.anatomy import Anatomy
 from guided_ft.errors import GuidedError
 from guided_ft.selection.selection import Selection
-from guided_ft.selection.spend import select_directions
+from guided_ft.selection.spend import enough_directions, select_directions
 from guided_ft.selection.strategies import DIRECTION_STRATEGIES
 from guided_ft.selection.subspace import Subspace
+from guided_ft.system.files import MAX_BYTES
 
 
 @pytest.fixture(scope="module")
@@ -147,4 +150,26 @@ def test_a_budget_that_the_map_cannot_spend_is_told(found, whole, budget, told, 
     caplog.set_level("WARNING", logger="guided_ft")
     chosen = select_directions(found, budget or whole)
     assert chosen.num_parameters == whole
-    assert ("map more of them: max_rank" in caplog.text) == told
+    assert ("map more of them: localize_directions(budget=" in caplog.text) == told
+
+
+SHAPES = {
+    "135m": {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "vocab_size": 49152}
+    | {"num_attention_heads": 9, "num_key_value_heads": 3, "tie_word_embeddings": True},
+    "7b": {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32},
+}
+
+
+@pytest.mark.parametrize(
+    ("size", "budget", "count", "share"),
+    [("135m", "3%", 64, 0.03), ("135m", 0.1, 212, 0.1), ("7b", "1%", 122, 0.01), ("7b", "10%", 176, 0.03)],
+)
+def test_a_map_is_wide_enough_for_a_budget_and_small_enough_to_be_read(size, budget, count, share):
+    """The last is what three quarters of a file that is read hold; it is enough for 3 % of that model."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **SHAPES[size]))
+    anatomy = Anatomy.of(model)
+    assert enough_directions(anatomy, budget) == count
+    sizes = [anatomy.outputs_inputs(name) for i in range(anatomy.num_layers) for name in anatomy.names_in(i)]
+    assert 4 * count * sum(inputs for _, inputs in sizes) < MAX_BYTES
+    assert count * sum(outputs for outputs, _ in sizes) > share * anatomy.num_parameters

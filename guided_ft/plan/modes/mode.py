@@ -72,6 +72,10 @@ _NOT_TRAINED = {
 """Fields of a PEFT configuration that say nothing about what is trained."""
 
 
+Budget = str | float | int
+"""As ``parse_budget`` reads it."""
+
+
 class Chosen(Protocol):
     """What a plan asks of a selection; ``str`` of it tells a person how much of what was chosen."""
 
@@ -168,11 +172,12 @@ class Mode(ABC, Generic[S]):
         return [Example(self.name, f"{self.title}, all layers", lambda: spread(anatomy, budget, layers))]
 
     # -- from a question to a selection -----------------------------------------------------------------------------
-    def question(self) -> Any:
-        """What its map depends on of this mode, as JSON data: maps of components are the same for all modes."""
+    def question(self, budget: Budget) -> Any:
+        """What its map depends on of this mode and what shall be spent on it, as JSON data: maps of components are the
+        same for all modes and budgets."""
         return "components"
 
-    def localize(self, model: nn.Module, task: Any, method: str, retain: Any, **options: Any) -> Any:
+    def localize(self, model: nn.Module, task: Any, method: str, retain: Any, *, budget: Budget, **options: Any) -> Any:
         """The map to spend a budget on, as ``guided_ft.localize``; it has ``save`` and ``meta``."""
         from ...scorers.localize import localize
 
@@ -182,7 +187,7 @@ class Mode(ABC, Generic[S]):
         """What ``localize`` returned, from where it was saved."""
         return ScoreMap.load(path)
 
-    def choose(self, scores: Any, budget: str | float | int, **options: Any) -> Any:
+    def choose(self, scores: Any, budget: Budget, **options: Any) -> Any:
         """Spend a budget on a map, as ``guided_ft.select``."""
         return select(scores, budget, whole=self.whole, **options)
 

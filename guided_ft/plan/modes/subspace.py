@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...anatomy import Anatomy
+from ...selection.budget import is_share, parse_budget
+from ...selection.settings import SelectOptions
 from ...selection.spend import select_directions
 from ...selection.subspace import Subspace
 from ...system.places import cache_folder
 from .located import Located
 from .lora import factors
-from .mode import ADAPTER, Mode
+from .mode import ADAPTER, Budget, Mode
 from .typical import Example, spread_directions
 from .work import Work
 
@@ -30,13 +32,16 @@ if TYPE_CHECKING:
 
 RATE = 2e-3
 
+_MANY = 10**12
+"""Parameters of no model, of which shares are compared."""
+
 
 @dataclass(frozen=True)
 class SubspaceMode(Mode[Subspace]):
     """What PEFT saves is a plain LoRA of scale 1, which other programs load without this package.
 
     Args:
-        lam, max_rank: as in ``guided_ft.localize_directions``.
+        lam, max_rank: as in ``guided_ft.localize_directions``; None: enough for the budget.
         keep: statistics of the retained text are kept in the user's cache folder, for further tasks on the model.
     """
 
@@ -45,7 +50,7 @@ class SubspaceMode(Mode[Subspace]):
     help: ClassVar[str] = "a stock LoRA along located input directions, which stay fixed"
     takes: ClassVar[type] = Subspace
     lam: float = 0.01
-    max_rank: int = 64
+    max_rank: int | None = None
     keep: bool = True
 
     def config(self, selection: Subspace) -> LoraConfig:
@@ -93,22 +98,25 @@ class SubspaceMode(Mode[Subspace]):
         return [Example("subspace", "directions, all layers", lambda: spread_directions(anatomy, budget, layers))]
 
     # -- from a question to a selection -----------------------------------------------------------------------------
-    def question(self) -> list[Any]:
-        return ["directions", self.lam, self.max_rank]
+    def question(self, budget: Budget) -> list[Any]:
+        return ["directions", self.lam, self.max_rank or _larger(budget)]
 
-    def localize(self, model: nn.Module, task: Any, method: str, retain: Any, **options: Any) -> Located:
+    def localize(
+        self, model: nn.Module, task: Any, method: str, retain: Any, *, budget: Budget, **options: Any
+    ) -> Located:
         """The map of directions; the scorer of components and the kinds to score are not asked for."""
         from ...scorers.directions import localize_directions
 
         settings = {key: value for key, value in options.items() if key in ("seed", "progress")}
         cache = cache_folder() / "retained" if self.keep else None
-        found = localize_directions(model, task, retain, lam=self.lam, max_rank=self.max_rank, cache=cache, **settings)
+        asked = {"lam": self.lam, "max_rank": self.max_rank, "budget": budget, "cache": cache}
+        found = localize_directions(model, task, retain, **asked, **settings)
         return Located(found)
 
     def read_map(self, path: str | os.PathLike[str]) -> Located:
         return Located.load(path)
 
-    def choose(self, scores: Any, budget: str | float | int, **options: Any) -> Subspace:
+    def choose(self, scores: Any, budget: Budget, **options: Any) -> Subspace:
         """Spend a budget, as ``guided_ft.select_directions``; directions are of no kind."""
         options.pop("kinds", None)
         return select_directions(scores.directions, budget, **options)
@@ -121,6 +129,13 @@ class SubspaceMode(Mode[Subspace]):
         return super().same_as(selection, model) and all(
             _holds(model.get_submodule(f"base_model.model.{name}"), basis) for name, basis in selection.bases.items()
         )
+
+
+def _larger(budget: Budget) -> Budget:
+    """A budget that a map for the default one is not enough for, or that may be so; else the default."""
+    default = SelectOptions.budget
+    shares = is_share(budget) and parse_budget(budget, _MANY) <= parse_budget(default, _MANY)
+    return default if shares else budget
 
 
 class _Fixed:
