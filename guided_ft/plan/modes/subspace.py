@@ -109,8 +109,8 @@ class SubspaceMode(Mode[Subspace]):
 
         settings = {key: value for key, value in options.items() if key in ("seed", "progress")}
         cache = cache_folder() / "retained" if self.keep else None
-        asked = {"lam": self.lam, "max_rank": self.max_rank, "budget": budget, "cache": cache}
-        found = localize_directions(model, task, retain, **asked, **settings)
+        lam, rank = self.lam, self.max_rank
+        found = localize_directions(model, task, retain, lam=lam, max_rank=rank, budget=budget, cache=cache, **settings)
         return Located(found)
 
     def read_map(self, path: str | os.PathLike[str]) -> Located:
