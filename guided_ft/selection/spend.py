@@ -19,12 +19,13 @@ from .subspace import Subspace
 logger = logging.getLogger(__name__)
 
 
-SPREAD = 2.45
-"""How many times the mean rank the best layers get: of what ``top`` chose on SmolLM2, few layers want more."""
+LEAST, SPREAD = 64, 2.45
+"""Directions of a layer, and how many times the mean rank it is that the best layers may get."""
 
 
 def enough_directions(anatomy: Anatomy, budget: str | float | int) -> int:
-    """Directions to map per layer, so that a budget can be spent on the best of them: 64 for 3 % of SmolLM2-135M.
+    """Directions to map per layer, so that a budget can be spent on the best of them: 64 for 3 % of SmolLM2-135M, and
+    no less for any.
 
     Of a large model they are fewer, as a file of more than ``MAX_BYTES`` is not read.
 
@@ -34,7 +35,7 @@ def enough_directions(anatomy: Anatomy, budget: str | float | int) -> int:
     sizes = [anatomy.outputs_inputs(name) for i in range(anatomy.num_layers) for name in anatomy.names_in(i)]
     outputs, inputs = map(sum, zip(*sizes, strict=True))
     wanted = math.ceil(SPREAD * parse_budget(budget, anatomy.num_parameters) / outputs)
-    return max(1, min(wanted, 3 * MAX_BYTES // 4 // (4 * inputs)))
+    return max(LEAST, min(wanted, 3 * MAX_BYTES // 4 // (4 * inputs)))
 
 
 def select_directions(

@@ -15,6 +15,7 @@ from guided_ft.anatomy import Anatomy, stored_weight
 from guided_ft.errors import GuidedError
 from guided_ft.scorers.directions import localize as module
 from guided_ft.scorers.directions.solve import factorized, top_directions
+from guided_ft.selection import spend
 from guided_ft.selection.spend import select_directions
 
 LAM = 0.01
@@ -101,7 +102,8 @@ def test_one_sided_and_preferences():
     assert two_sided.compare(found, 5)["overlap"] < 0.9
 
 
-def test_the_map_holds_enough_for_the_budget(caplog):
+def test_the_map_holds_enough_for_the_budget(caplog, monkeypatch):
+    monkeypatch.setattr(spend, "LEAST", 1)
     caplog.set_level("WARNING", logger="guided_ft")
     model, task = make("llama"), sums(4)
     default, wide = (localize_directions(model, task, None, **asked) for asked in ({}, {"budget": "25%"}))
