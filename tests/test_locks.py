@@ -93,27 +93,28 @@ def wheel(folder: Path, name: str) -> str:
 
 
 @pytest.mark.skipif(not (shutil.which("make") and find_spec("pip")), reason="no make or no pip here")
-def test_a_package_of_other_bytes_is_refused_by_the_set_up(tmp_path):
+def test_a_package_of_other_bytes_or_of_unknown_ones_is_refused_by_the_set_up(tmp_path):
     shutil.copy(ROOT / "Makefile", tmp_path)
     for name in ("pyproject.toml", "constraints.txt"):
         (tmp_path / name).write_text("")
     hashes = {name: wheel(tmp_path, name) for name in ("first", "second")}
     environ = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "MAKE", "MFLAGS"))}
-    environ |= {"PIP_CONFIG_FILE": os.devnull, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path)}
-    environ |= {
-        "PIP_DRY_RUN": "1",
-        "PIP_IGNORE_INSTALLED": "1",
-    }  # by the pip that is here: a new environment takes long
+    # Nothing is installed: the pip that is here only looks, as a new environment takes long.
+    only_looks = {"PIP_DRY_RUN": "1", "PIP_IGNORE_INSTALLED": "1", "PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull}
+    environ |= {**only_looks, "PIP_FIND_LINKS": str(tmp_path)}
 
-    def said(first: str, second: str) -> str:
-        for lock, name, found in zip(LOCKS, hashes, (first, second), strict=True):
-            (tmp_path / lock).write_text(f"{name}==1 --hash=sha256:{found}\n")
+    def said(*options: str) -> str:
+        for lock, name, option in zip(LOCKS, hashes, options, strict=True):
+            (tmp_path / lock).write_text(f"{name}==1{option}\n")
         command = ["make", "PYTHON=true", f"BIN={Path(sys.executable).parent}", ".venv/.ready"]
         done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, check=False)
         assert done.returncode == 2
         return done.stderr
 
-    wrong = "0" * 64
-    assert "DO NOT MATCH THE HASHES" in said(wrong, hashes["second"])
-    assert "DO NOT MATCH THE HASHES" in said(hashes["first"], wrong)
-    assert "No matching distribution found for torch" in said(*hashes.values())
+    first, second = (f" --hash=sha256:{digest}" for digest in hashes.values())
+    wrong = f" --hash=sha256:{'0' * 64}"
+    for hashed in ((wrong, second), (first, wrong)):
+        assert "DO NOT MATCH THE HASHES" in said(*hashed)
+    for hashed in (("", second), (first, "")):
+        assert "Hashes are required" in said(*hashed)
+    assert "No matching distribution found for torch" in said(first, second)
