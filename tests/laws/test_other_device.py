@@ -7,15 +7,17 @@ wait for the device. ``lazy`` stands for ``cuda``, whose name a torch without CU
 from __future__ import annotations
 
 import numpy as np
+import peft
 import pytest
 import tiny
 import torch
 from families import FAMILIES, MOE, make
+from safetensors.torch import load_file
 from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from trainers import MODES, ready
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, modeling_utils
 
 from guided_ft import Anatomy, ScoreMap, Task, localize
 from guided_ft.scorers.directions.statistics import mean_gradients, second_moments
@@ -75,6 +77,23 @@ def test_a_plan_is_attached_trained_and_merged_there(family, mode, dtype, monkey
             with model.disable_adapter():
                 model(input_ids=ids)
             assert places(model.parameters()) == {ELSEWHERE}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_what_is_written_there_has_the_names_and_shapes_of_a_file_of_the_cpu(mode, monkeypatch, tmp_path):
+    plan, handed = ready(make("llama"), mode), {}
+    plan.attach(make("llama")).save_pretrained(tmp_path / "real")
+    [file] = (tmp_path / "real").glob("*.safetensors")
+    real = {name: (tuple(value.shape), value.dtype) for name, value in load_file(file).items()}
+    monkeypatch.setattr(nn.Module, "to", moved)
+    for library in (peft.peft_model, modeling_utils):
+        monkeypatch.setattr(library, "safe_save_file", lambda tensors, *args, **kwargs: handed.update(tensors))
+    # Weights are tied where they share memory, and fake ones have none.
+    monkeypatch.setattr(modeling_utils, "id_tensor_storage", lambda tensor: tensor.untyped_storage()._cdata)
+    with FakeTensorMode():
+        plan.attach(built("llama", torch.float32)).save_pretrained(tmp_path / "fake")
+    assert {name: (tuple(value.shape), value.dtype) for name, value in handed.items()} == real
+    assert places(handed.values()) == {ELSEWHERE}
 
 
 def counted() -> FakeTensorMode:
