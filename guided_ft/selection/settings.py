@@ -10,7 +10,7 @@ from typing import Any
 class SelectOptions:
     """What ``select`` is asked beside the map, also by GuidedCallback, recipes and the command line; see ``select``."""
 
-    budget: str | float | int = "3%"
+    budget: str | float | int = "10%"
     kinds: tuple[str, ...] = ("neuron",)
     strategy: str = "top"
     seed: int = 0

@@ -83,14 +83,10 @@ def select_directions(
         raise GuidedError(f"budget: {budget} buys nothing: a direction costs {least:,} parameters (raise the budget)")
     spent = sum(r * found.outputs(m) for m, r in ranks.items())
     if all(ranks.get(m) == len(found.scores[m]) for m in modules) and limit - spent >= min(map(found.outputs, modules)):
-        logger.warning(
-            "budget: %s buys %s parameters, but all directions of the map take %s (map more of them: "
-            "localize_directions(budget=%r))",
-            budget,
-            f"{limit:,}",
-            f"{spent:,}",
-            budget,
-        )
+        more = enough_directions(anatomy, budget) > max(len(found.scores[m]) for m in modules)
+        mend = f"map more of them: localize_directions(budget={budget!r})" if more else "a map holds no more of them"
+        said = f"buys {limit:,} parameters, but all directions of the map take {spent:,} ({mend})"
+        logger.warning("budget: %s %s", budget, said)
     how = How(
         method=found.meta.get("method"),
         strategy=strategy,

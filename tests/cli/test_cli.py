@@ -156,7 +156,7 @@ def test_compare_hands_over_what_was_asked(capsys, compared) -> None:
 
 
 def test_check_says_what_a_run_would_do(capsys, pipeline) -> None:
-    said = "ok: quickstart: sft lora of smollm2-135m-instruct, budget 3%, 100 steps -> runs/quickstart\n"
+    said = "ok: quickstart: sft lora of smollm2-135m-instruct, budget 10%, 100 steps -> runs/quickstart\n"
     assert call(capsys, "check", "quickstart", "mode=lora", "rank=8") == (0, said, "")
     assert pipeline.calls == []
 
@@ -166,7 +166,7 @@ def test_recipes_are_listed_by_topic_with_what_they_do_and_their_data(capsys) ->
     assert (code, err) == (0, "")
     first, *topics, key = out.split("\n\n")
     assert first.split()[0] == "quickstart"
-    assert re.search(r"3% of the model \(sample seats, (about )?\d+ min\)$", first)
+    assert re.search(r"10% of the model \(sample seats, (about )?\d+ min\)$", first)
     assert key.startswith("minutes: on one CPU core")
     listed = {topic.splitlines()[0].replace(" ", "_"): topic.splitlines()[1:] for topic in topics}
     folders: dict[str, list[str]] = {}

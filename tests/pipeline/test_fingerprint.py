@@ -147,12 +147,12 @@ def test_a_mode_may_ask_another_question() -> None:
 
 @pytest.mark.parametrize(
     ("budget", "max_rank", "changed"),
-    [("1%", None, PLAN), (0.02, None, PLAN), ("10%", None, MAP), (4_000_000, None, MAP), ("10%", 8, PLAN)],
+    [("1%", None, PLAN), (0.02, None, PLAN), ("20%", None, MAP), (4_000_000, None, MAP), ("20%", 8, PLAN)],
 )
 def test_a_map_of_directions_is_made_anew_for_a_budget_that_it_may_not_be_enough_for(budget, max_rank, changed) -> None:
     train = {"mode_options": {} if max_rank is None else {"max_rank": max_rank}}
     before, after = (
-        stage_keys(Recipe(data={"name": "x"}, select={"budget": each}, train=train)) for each in ("3%", budget)
+        stage_keys(Recipe(data={"name": "x"}, select={"budget": each}, train=train)) for each in ("10%", budget)
     )
     assert stale(before, after) == changed
 

@@ -133,7 +133,7 @@ FROZEN = {
     "localize.examples": 64,
     "localize.batch_size": 8,
     "localize.options": {},
-    "select.budget": "3%",
+    "select.budget": "10%",
     "select.kinds": ("neuron",),
     "select.strategy": "top",
     "select.first_layer": 0,

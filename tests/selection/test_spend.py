@@ -150,7 +150,7 @@ def test_a_budget_that_the_map_cannot_spend_is_told(found, whole, budget, told, 
     caplog.set_level("WARNING", logger="guided_ft")
     chosen = select_directions(found, budget or whole)
     assert chosen.num_parameters == whole
-    assert ("map more of them: localize_directions(budget=" in caplog.text) == told
+    assert ("but all directions of the map take" in caplog.text) == told
 
 
 SHAPES = {
