@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from guided_ft.errors import GuidedError
@@ -72,7 +73,7 @@ def _precisions(rows: list[Row]) -> str:
     return "Trained in " + "; ".join(f"{name}: {', '.join(sorted(some))}" for name, some in sorted(tasks.items())) + "."
 
 
-def _lines(found: Fronts) -> list[tuple[str, float | None]]:
+def _lines(found: Collection[tuple[str, float | None]]) -> list[tuple[str, float | None]]:
     order = ordered(arm for arm, _ in found)
     return sorted(found, key=lambda line: (order.index(line[0]), line[1] or 0.0))
 
@@ -205,23 +206,24 @@ def _draw(rows: list[Row], path: Path, suite: str) -> None:
     shown = [row for row in rows if row["phase"] == "front" and row["arm"] != "base" and row["forgetting"] is not None]
     largest = max(row["data_size"] for row in shown)
     tasks = sorted({row["task"] for row in shown})
-    common = max(
-        {row["budget"] for row in shown if row["budget"]},
-        key=lambda b: sum(row["budget"] == b for row in shown),
-        default=None,
-    )
-    shown = [row for row in shown if row["data_size"] == largest and row["budget"] in (None, common)]
+    shown = [row for row in shown if row["data_size"] == largest]
+    counts = Counter(row["budget"] for row in shown if row["budget"])
+    common = max(counts, key=counts.__getitem__, default=None)
     with drawing(path, 3.4 * len(tasks) + 0.4, 3.9) as figure:
         plots = figure.subplots(1, len(tasks), sharey=True, squeeze=False)[0]
         for plot, task in zip(plots, tasks, strict=True):
-            for arm in ordered(row["arm"] for row in shown if row["task"] == task):
-                mine = [row for row in shown if (row["task"], row["arm"]) == (task, arm)]
-                points = []
+            lines: dict[tuple[str, float | None], list[Row]] = defaultdict(list)
+            for row in shown:
+                if row["task"] == task:
+                    lines[row["arm"], row["budget"]].append(row)
+            for line in _lines(lines):
+                mine, (arm, budget), points = lines[line], line, []
                 for rate in sorted({row["lr"] for row in mine}):
                     some = [row for row in mine if row["lr"] == rate]
                     points.append(tuple(sum(row[f] for row in some) / len(some) for f in ("forgetting", "score")))
                 style = {"color": colour(arm), "marker": marker(arm), "markersize": 4, "linewidth": 1.1}
-                plot.plot([x for x, _ in points], [y for _, y in points], label=label(arm), **style)
+                style["linestyle"] = "-" if budget in (None, common) else "--"
+                plot.plot([x for x, _ in points], [y for _, y in points], label=_name(line), **style)
             plot.set_xscale("symlog", linthresh=0.01, linscale=0.6)
             plot.axvline(PRIMARY, color="#999999", linewidth=0.7, linestyle=":")
             plot.set_title(task.replace("_", " "))
@@ -231,6 +233,5 @@ def _draw(rows: list[Row], path: Path, suite: str) -> None:
         # More names than that side by side would be cut off at the edges.
         columns = min(2 * len(tasks), len(handles))
         figure.legend(handles.values(), handles.keys(), loc="lower center", ncols=columns)
-        trained = "" if common is None else f", {common:g} % trained"
-        figure.suptitle(f"{suite.removesuffix('-fronts')}: {largest} examples{trained}", fontsize=9)
+        figure.suptitle(f"{suite.removesuffix('-fronts')}: {largest} examples", fontsize=9)
         figure.tight_layout(rect=(0, 0.04 + 0.05 * math.ceil(len(handles) / columns), 1, 1))
