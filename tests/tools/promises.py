@@ -95,8 +95,8 @@ PROMISES: dict[str, tuple[Promise, ...]] = {
             "pytest tests/callback/test_ddp.py",
         ),
         Promise(
-            "On a device that is not the CPU every tensor is made where it belongs, in training and in localizing, and no step "
-            "waits",
+            "On a device that is not the CPU every tensor is made where it belongs, in training, localizing and saving, and "
+            "no step waits",
             ("laws/test_other_device.py", "callback/test_cuda.py"),
             "pytest tests/laws/test_other_device.py",
         ),
