@@ -11,6 +11,7 @@ from torch import nn
 
 from ..errors import GuidedError
 from ..scorers.watch.tap import GradientWatch
+from ..system import processes
 
 if TYPE_CHECKING:
     from transformers import Trainer, TrainingArguments
@@ -91,6 +92,5 @@ def scales_loss(trainer: Trainer | None, args: TrainingArguments) -> bool:
 @torch.no_grad()
 def _finite(tensors: Iterable[torch.Tensor]) -> bool:
     """Whether all numbers are finite. Waits for the device once."""
-    # Of a sharded tensor the part that lies here.
-    local = [t.to_local() if hasattr(t, "to_local") else t for t in tensors]
+    local = [processes.local(t) for t in tensors]
     return bool(nn.utils.get_total_norm([t for t in local if t.numel()], math.inf).isfinite())

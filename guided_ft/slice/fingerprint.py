@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ..errors import GuidedError
+from ..system import processes
 from .storage import quantized_layers, storage_of
 
 
@@ -98,7 +99,7 @@ def _fetched(name: str, away: dict[str, tuple[Any, str]]) -> torch.Tensor:
 
 
 def _hash(tensor: torch.Tensor) -> str:
-    data = tensor.detach().cpu().contiguous()
+    data = processes.whole(tensor.detach()).cpu().contiguous()
     state = hashlib.sha256(f"{data.dtype}{tuple(data.shape)}".encode())
     if data.numel():
         state.update(data.reshape(-1).view(torch.uint8).numpy().data)

@@ -39,6 +39,16 @@ def is_sharded(model: nn.Module) -> bool:
     return any(hasattr(parameter, "full_tensor") for parameter in model.parameters())
 
 
+def local(tensor: torch.Tensor) -> torch.Tensor:
+    """Of a sharded tensor the part that lies here, of another all of it."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """All of a tensor: of a sharded one each process must ask together."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
 def share(batches: Iterable[T], split: bool) -> Iterator[T]:
     """The batches of this process: every ``size()``-th."""
     return itertools.islice(batches, dist.get_rank(), None, size()) if split else iter(batches)

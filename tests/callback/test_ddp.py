@@ -77,6 +77,20 @@ def test_a_loop_over_sharded_weights_trains_what_one_process_does(two):
 
 
 @pytest.mark.slow
+def test_a_trainer_that_spreads_the_weights_saves_what_one_process_does(two, tmp_path):
+    """FSDP2 in a Trainer, in every mode: steps are looked at, nothing else moves, and files hold whole tensors."""
+    one = two_processes.saved(tmp_path, per_device=4)
+    first, second = both(two, "saved")
+    assert set(one) == set(first) == set(second)
+    assert {name.split(" ")[0] for name in one} == set(MODES)
+    for name, value in one.items():
+        assert np.array_equal(first[name], second[name]), name
+        np.testing.assert_allclose(first[name], value, atol=1e-6, err_msg=name)
+    changes = [value for name, value in one.items() if name.endswith((".lora_B.weight", ".slice_delta.weight"))]
+    assert min(np.abs(value).max() for value in changes) > 1e-3
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["shares", "sharded"])
 def test_two_processes_find_what_one_does(two, what):
     """Each takes half of the batches, and the sums are added up; of a sharded model both run all of them together."""

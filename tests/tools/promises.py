@@ -90,7 +90,7 @@ PROMISES: dict[str, tuple[Promise, ...]] = {
             "pytest tests/pipeline/test_fingerprint.py",
         ),
         Promise(
-            "Two processes train and score what one does, to 1e-6; a loop over weights that are spread over them (FSDP2), too",
+            "Two processes train, save and score what one does, to 1e-6; with weights spread over them (FSDP2), too",
             ("callback/test_ddp.py",),
             "pytest tests/callback/test_ddp.py",
         ),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import tiny
 import torch
 import torch.distributed as dist
 import trainers
+from accelerate.state import DistributedType, PartialState
 from datasets import Dataset
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -29,7 +30,8 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from guided_ft import GuidedCallback, Task, localize, localize_directions
 from guided_ft.errors import GuidedError
-from guided_ft.system.files import write_arrays, write_text
+from guided_ft.system.files import read_arrays, write_arrays, write_text
+from guided_ft.system.processes import is_sharded, wait
 
 SHARDED = ("activation", "frequency", "massive", "sink", "block_influence", "angular", "attribution")
 
@@ -192,6 +194,42 @@ def sharded() -> Found:
     return found | {f"ablation {kind}": exact.of(kind) for kind in exact.kinds}
 
 
+def counting_as_gpus(init: Callable[..., None]) -> Callable[..., None]:
+    """Accelerate spreads weights over GPUs only, and on CPUs trains whole copies without a word."""
+
+    def counted(state: PartialState, *args: Any, **kwargs: Any) -> None:
+        init(state, *args, **kwargs)
+        if state.distributed_type == DistributedType.MULTI_CPU:
+            state._shared_state["distributed_type"] = state.distributed_type = DistributedType.MULTI_GPU
+
+    return counted
+
+
+def saved(out: Path, per_device: int) -> Found:
+    """What a Trainer saves in each mode, where its ``fsdp`` spreads the weights over several processes."""
+    found: Found = {}
+    several = dist.is_initialized()
+    policy = {"auto_wrap_policy": "TRANSFORMER_BASED_WRAP", "transformer_layer_cls_to_wrap": ["LlamaDecoderLayer"]}
+    settings = {"fsdp": True, "fsdp_config": {"version": 2, **policy}} if several else {}
+    for mode in trainers.MODES:
+        callback = GuidedCallback(trainers.ready(families.make("llama"), mode), learning_rate=None)
+        model = made("llama", dtype=torch.float64)
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(PartialState, "__init__", counting_as_gpus(PartialState.__init__))
+            options = {"save_strategy": "no", "max_steps": 3, "use_cpu": not gpu(), **settings}
+            rows = {"per_device_train_batch_size": per_device}
+            trainer = trainers.plain(model, out / mode, [callback], **rows, **options)
+            trainer.train()
+            assert is_sharded(trainer.model) == several
+            trainer.save_model(str(out / mode / "saved"))
+            wait()
+        assert callback.certificate is not None
+        assert callback.certificate.ok
+        [file] = (out / mode / "saved").glob("*.safetensors")
+        found |= {f"{mode} {name}": value for name, value in read_arrays(file).items()}
+    return found
+
+
 def refused(base: Path, out: Path) -> None:
     """Plans that differ are told before anything is trained, directions too."""
     model = AutoModelForCausalLM.from_pretrained(base, attn_implementation="eager")
@@ -212,7 +250,7 @@ def main(base: Path, out: Path) -> None:
     write_text(out / f"rank{rank}.txt", told)
     refused(base, out)
     several = {"train": trained, "ways": ways(out, base, per_device=2), "shares": shares()}
-    several |= {"sharded": sharded(), "loops": loops()}
+    several |= {"sharded": sharded(), "loops": loops(), "saved": saved(out / "saved", per_device=2)}
     for name, found in several.items():
         write_arrays(out / f"{name}-{rank}.safetensors", found)
     dist.destroy_process_group()

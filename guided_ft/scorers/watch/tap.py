@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from ...anatomy import Form, alone, base_model, hidden_of
+from ...system import processes
 from ...system.eval_mode import evaluating
 from .experts import find_experts, pass_through
 from .forwards import Columns, LeftOut
@@ -191,7 +192,7 @@ class GradientWatch:
     def _note(self, name: str) -> Callable[[torch.Tensor], None]:
         def note(parameter: torch.Tensor) -> None:
             assert parameter.grad is not None
-            grad = parameter.grad
+            grad = processes.local(parameter.grad)
             finite = torch.linalg.vector_norm(grad, dtype=torch.promote_types(grad.dtype, torch.float32)).isfinite()
             self._finite[name] = self._finite[name] & finite if name in self._finite else finite
 
