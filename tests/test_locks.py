@@ -113,8 +113,7 @@ def test_a_package_of_other_bytes_or_of_unknown_ones_is_refused_by_the_set_up(tm
 
     first, second = (f" --hash=sha256:{digest}" for digest in hashes.values())
     wrong = f" --hash=sha256:{'0' * 64}"
-    for hashed in ((wrong, second), (first, wrong)):
-        assert "DO NOT MATCH THE HASHES" in said(*hashed)
-    for hashed in (("", second), (first, "")):
-        assert "Hashes are required" in said(*hashed)
+    # Both locks are installed by the same options, so each case is shown on one of them.
+    assert "DO NOT MATCH THE HASHES" in said(wrong, second)
+    assert "Hashes are required" in said(first, "")
     assert "No matching distribution found for torch" in said(first, second)
