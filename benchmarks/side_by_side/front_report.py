@@ -28,7 +28,8 @@ arm runs on every seed. The primary figure was fixed before the runs: test score
 nats, with the rate picked on validation examples and on the validation corpus (the encyclopedia; the testbed's own
 text). Where every rate forgets more, the score is the base model's. n: tasks times seeds. p: exact or sampled sign-flip
 permutation test over pairs of one task and seed, after Holm over the comparisons of a table. "elsewhere": the largest
-rise of the loss on corpora that no rate was picked by, at the primary figure's rate."""
+rise of the loss on corpora that no rate was picked by, at the primary figure's rate. CPU time holds the map, and was
+taken at different hours under different load: what a step costs is measured side by side in [STEP.md](STEP.md)."""
 
 
 def write_front_report(results: Path, out: Path) -> list[Path]:
@@ -231,7 +232,7 @@ def _draw(rows: list[Row], path: Path, suite: str) -> None:
         plots[0].set_ylabel("test score (0-100)")
         handles = {text: line for plot in plots for line, text in zip(*plot.get_legend_handles_labels(), strict=True)}
         # More names than that side by side would be cut off at the edges.
-        columns = min(2 * len(tasks), len(handles))
+        columns = min(3 * len(tasks) // 2, len(handles))
         figure.legend(handles.values(), handles.keys(), loc="lower center", ncols=columns)
         figure.suptitle(f"{suite.removesuffix('-fronts')}: {largest} examples", fontsize=9)
         figure.tight_layout(rect=(0, 0.04 + 0.05 * math.ceil(len(handles) / columns), 1, 1))
