@@ -15,10 +15,14 @@ from .selection import Selection
 from .settings import SelectOptions
 from .strategies import STRATEGIES
 
+_MANY = 10**15
+"""Parameters of no model: shares of it are told from counts."""
 
-def is_share(budget: str | float | int) -> bool:
-    """Whether a budget that ``parse_budget`` reads is a share of the model, and not a count."""
-    return str(budget).strip().endswith("%") or float(budget) < 1 or (isinstance(budget, float) and budget == 1.0)
+
+def share_of(budget: str | float | int) -> float | None:
+    """What share of a model a budget is, 0 to 1; None for a count. Raises GuidedError for one that cannot be read."""
+    once, twice = (parse_budget(budget, total) for total in (_MANY, 2 * _MANY))
+    return None if once == twice else once / _MANY
 
 
 def parse_budget(budget: str | float | int, total: int) -> int:

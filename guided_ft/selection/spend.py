@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Iterable
 
 from ..anatomy import Anatomy
 from ..errors import GuidedError, pick
@@ -20,19 +21,22 @@ logger = logging.getLogger(__name__)
 
 
 LEAST, SPREAD = 64, 2.45
-"""Directions of a layer, and how many times the mean rank it is that the best layers may get."""
+"""Directions that are mapped of a layer at least; and how many times the mean rank, for layers that get more of it."""
 
 
-def enough_directions(anatomy: Anatomy, budget: str | float | int) -> int:
+def enough_directions(anatomy: Anatomy, budget: str | float | int, modules: Iterable[str]) -> int:
     """Directions to map per layer, so that a budget can be spent on the best of them: 64 for 3 % of SmolLM2-135M, and
     no less for any.
 
     Of a large model they are fewer, as a file of more than ``MAX_BYTES`` is not read.
 
+    Args:
+        modules: full names of the linear layers to spend it on.
+
     Raises:
         GuidedError: for a budget that cannot be read, or that is more than the model.
     """
-    sizes = [anatomy.outputs_inputs(name) for i in range(anatomy.num_layers) for name in anatomy.names_in(i)]
+    sizes = [anatomy.outputs_inputs(anatomy.relative(name)) for name in modules]
     outputs, inputs = map(sum, zip(*sizes, strict=True))
     wanted = math.ceil(SPREAD * parse_budget(budget, anatomy.num_parameters) / outputs)
     return max(LEAST, min(wanted, 3 * MAX_BYTES // 4 // (4 * inputs)))
@@ -83,8 +87,9 @@ def select_directions(
         raise GuidedError(f"budget: {budget} buys nothing: a direction costs {least:,} parameters (raise the budget)")
     spent = sum(r * found.outputs(m) for m, r in ranks.items())
     if all(ranks.get(m) == len(found.scores[m]) for m in modules) and limit - spent >= min(map(found.outputs, modules)):
-        more = enough_directions(anatomy, budget) > max(len(found.scores[m]) for m in modules)
-        mend = f"map more of them: localize_directions(budget={budget!r})" if more else "a map holds no more of them"
+        wanted = enough_directions(anatomy, budget, modules)
+        more = wanted > max(len(found.scores[m]) for m in modules)
+        mend = f"map more of them: max_rank={wanted}" if more else "a map holds no more of them"
         said = f"buys {limit:,} parameters, but all directions of the map take {spent:,} ({mend})"
         logger.warning("budget: %s %s", budget, said)
     how = How(

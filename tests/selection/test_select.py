@@ -13,7 +13,7 @@ from random_scores import ANATOMY, TOTAL, bought, counts, kind_sets, maps, score
 
 from guided_ft.anatomy import KINDS, Component
 from guided_ft.errors import GuidedError
-from guided_ft.selection.budget import parse_budget, select
+from guided_ft.selection.budget import parse_budget, select, share_of
 from guided_ft.selection.scoremap import ScoreMap
 from guided_ft.selection.selection import Selection
 from guided_ft.selection.strategies import STRATEGIES
@@ -34,6 +34,14 @@ def test_budget_is_never_exceeded(scores, budget, kinds, strategy, seed, whole):
     chosen = bought(scores, budget, kinds, strategy, seed=seed, whole=whole)
     assert chosen.num_parameters == ANATOMY.cost(chosen) <= budget
     assert {c.kind for c in chosen} <= set(kinds)
+
+
+@pytest.mark.parametrize(
+    ("budget", "share"),
+    [("3%", 0.03), ("0.5 %", 0.005), (0.25, 0.25), ("0.25", 0.25), (1.0, 1.0), (1, None), ("4_000", None), (4e6, None)],
+)
+def test_shares_are_told_from_counts(budget, share):
+    assert share_of(budget) == (None if share is None else pytest.approx(share))
 
 
 @MANY

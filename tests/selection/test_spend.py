@@ -169,7 +169,10 @@ def test_a_map_is_wide_enough_for_a_budget_and_small_enough_to_be_read(size, bud
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **SHAPES[size]))
     anatomy = Anatomy.of(model)
-    assert enough_directions(anatomy, budget) == count
-    sizes = [anatomy.outputs_inputs(name) for i in range(anatomy.num_layers) for name in anatomy.names_in(i)]
+    names = [anatomy.module(i, name) for i in range(anatomy.num_layers) for name in anatomy.names_in(i)]
+    assert enough_directions(anatomy, budget, names) == count
+    sizes = [anatomy.outputs_inputs(anatomy.relative(name)) for name in names]
     assert 4 * count * sum(inputs for _, inputs in sizes) < MAX_BYTES
     assert count * sum(outputs for outputs, _ in sizes) > share * anatomy.num_parameters
+    # Half of the layers want more of each.
+    assert enough_directions(anatomy, budget, names[::2]) > count

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...anatomy import Anatomy
-from ...selection.budget import is_share, parse_budget
+from ...selection.budget import share_of
 from ...selection.settings import SelectOptions
 from ...selection.spend import select_directions
 from ...selection.subspace import Subspace
@@ -31,9 +31,6 @@ if TYPE_CHECKING:
     from torch import nn
 
 RATE = 2e-3
-
-_MANY = 10**12
-"""Parameters of no model, of which shares are compared."""
 
 
 @dataclass(frozen=True)
@@ -132,10 +129,9 @@ class SubspaceMode(Mode[Subspace]):
 
 
 def _larger(budget: Budget) -> Budget:
-    """A budget that a map for the default one is not enough for, or that may be so; else the default."""
-    default = SelectOptions.budget
-    shares = is_share(budget) and parse_budget(budget, _MANY) <= parse_budget(default, _MANY)
-    return default if shares else budget
+    """The default budget, or one that a map for the default is not enough for, or may not be."""
+    share, default = share_of(budget), share_of(SelectOptions.budget)
+    return SelectOptions.budget if share and default and share <= default else budget
 
 
 class _Fixed:

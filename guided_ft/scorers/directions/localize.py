@@ -79,9 +79,10 @@ def localize_directions(
     """
     began = time.perf_counter()
     anatomy = Anatomy.of(model)
-    max_rank = _enough(anatomy, budget) if max_rank is None else max_rank
-    _check_numbers(lam, max_rank)
     names = _names(anatomy, modules)
+    if max_rank is None:
+        max_rank = max(enough_directions(anatomy, wanted, names) for wanted in (budget, SelectOptions.budget))
+    _check_numbers(lam, max_rank)
     check_given(model, task, (retain,))
     retain = only(retain, "a map of directions")
     identity = fingerprint(model) if cache is not None and retain is not None else None
@@ -129,10 +130,6 @@ def localize_directions(
         "seconds": round(time.perf_counter() - began, 3),
     }
     return DirectionMap(anatomy, bases, scores, rows, meta)
-
-
-def _enough(anatomy: Anatomy, budget: str | float | int) -> int:
-    return max(enough_directions(anatomy, wanted) for wanted in (budget, SelectOptions.budget))
 
 
 def _check_numbers(lam: float, max_rank: int) -> None:
