@@ -15,6 +15,9 @@ import tiny
 from families import make
 from peft import PeftModel
 
+from guided_ft.selection.budget import parse_budget
+from guided_ft.selection.settings import SelectOptions
+
 SCRIPTS = sorted((Path(__file__).parents[2] / "recipes" / "scripts").glob("*.py"))
 
 
@@ -89,5 +92,5 @@ def check_trained(out: Path) -> None:
     model = PeftModel.from_pretrained(make("llama"), out, is_trainable=True)
     trained = [p for name, p in model.named_parameters() if "lora_B" in name]
     total = sum(p.numel() for p in make("llama").parameters())
-    assert 0 < sum(p.numel() for p in trained) <= 0.03 * total
+    assert 0 < sum(p.numel() for p in trained) <= parse_budget(SelectOptions.budget, total)
     assert any(p.abs().max() > 0 for p in trained), "two steps have moved something"
