@@ -34,6 +34,14 @@ def both(folder: Path, name: str) -> list[dict[str, np.ndarray]]:
     return [read_arrays(folder / f"{name}-{rank}.safetensors") for rank in (0, 1)]
 
 
+def check_same(one, first, second, *, atol: float) -> None:
+    """Both processes found the same numbers, and those of one process."""
+    assert set(one) == set(first) == set(second)
+    for name, value in one.items():
+        assert np.array_equal(first[name], second[name]), name
+        np.testing.assert_allclose(first[name], value, atol=atol, err_msg=name)
+
+
 @pytest.mark.slow
 def test_two_processes_train_what_one_does(two, tmp_path):
     one, told = two_processes.train(two / "base", tmp_path, per_device=4)
@@ -41,10 +49,7 @@ def test_two_processes_train_what_one_does(two, tmp_path):
     plan = told.split(" ", 1)[0]
     assert [read_text(two / f"rank{rank}.txt").split(" ", 1)[0] for rank in (0, 1)] == [plan, plan]
     assert read_text(two / "rank1.txt").endswith("bit-identical 2")
-    assert set(one) == set(first) == set(second)
-    for name, value in one.items():
-        assert np.array_equal(first[name], second[name]), name
-        np.testing.assert_allclose(first[name], value, atol=1e-6, err_msg=name)
+    check_same(one, first, second, atol=1e-6)
     assert max(np.abs(value).max() for value in one.values()) > 1e-3
     checkpoint = two / "checkpoint-4"
     assert {"rng_state_0.pth", "rng_state_1.pth"} <= read_json(checkpoint / MARKER, "checkpoint")["files"].keys()
@@ -56,11 +61,8 @@ def test_two_processes_train_what_one_does_in_every_mode(two, tmp_path):
     """With gradient checkpointing and accumulated batches; directions and slices on pairs, too."""
     one = two_processes.ways(tmp_path, two / "base", per_device=4)
     first, second = both(two, "ways")
-    assert set(one) == set(first) == set(second)
     assert {name.rsplit(" ", 1)[0] for name in one} == set(two_processes.WAYS)
-    for name, value in one.items():
-        assert np.array_equal(first[name], second[name]), name
-        np.testing.assert_allclose(first[name], value, atol=1e-6, err_msg=name)
+    check_same(one, first, second, atol=1e-6)
 
 
 @pytest.mark.slow
@@ -68,11 +70,8 @@ def test_a_loop_over_sharded_weights_trains_what_one_process_does(two):
     """FSDP2 in every mode: what is frozen and what trains lie in the same shards."""
     one = two_processes.loops()
     first, second = both(two, "loops")
-    assert set(one) == set(first) == set(second)
     assert {name.split(" ")[0] for name in one} == set(MODES)
-    for name, value in one.items():
-        assert np.array_equal(first[name], second[name]), name
-        np.testing.assert_allclose(first[name], value, atol=2e-6, err_msg=name)
+    check_same(one, first, second, atol=2e-6)
     assert min(np.abs(value).max() for value in one.values()) > 1e-3
 
 
@@ -81,11 +80,8 @@ def test_a_trainer_that_spreads_the_weights_saves_what_one_process_does(two, tmp
     """FSDP2 in a Trainer, in every mode: steps are looked at, nothing else moves, and files hold whole tensors."""
     one = two_processes.saved(tmp_path, per_device=4)
     first, second = both(two, "saved")
-    assert set(one) == set(first) == set(second)
     assert {name.split(" ")[0] for name in one} == set(MODES)
-    for name, value in one.items():
-        assert np.array_equal(first[name], second[name]), name
-        np.testing.assert_allclose(first[name], value, atol=1e-6, err_msg=name)
+    check_same(one, first, second, atol=1e-6)
     changes = [value for name, value in one.items() if name.endswith((".lora_B.weight", ".slice_delta.weight"))]
     assert min(np.abs(value).max() for value in changes) > 1e-3
 
