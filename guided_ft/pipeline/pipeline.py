@@ -37,6 +37,7 @@ class Stage(Generic[R]):
         outputs: files and folders that it leaves, relative to the run folder; some only by some recipes.
         tell: says in a few words what came out.
         needs: the stages whose outputs it reads.
+        scratch: what only a stage that was interrupted goes on from, relative to the run folder.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Stage(Generic[R]):
     outputs: tuple[str, ...]
     tell: Callable[[R], str]
     needs: tuple[str, ...] = ()
+    scratch: tuple[str, ...] = ()
 
 
 def _tell_scores(result: Measured) -> str:
@@ -103,9 +105,9 @@ STAGES: tuple[Stage[Any], ...] = (
     Stage("before", stages.before, (stages.HELD_OUT,), _tell_scores),
     Stage("localize", stages.localize, ("scores.safetensors", "scores.json"), _tell_localize),
     Stage("select", stages.choose, ("selection.json", "plan.json"), _tell_select, ("localize",)),
-    Stage("train", stages.train, ("adapter", "probe.safetensors"), _tell_train, ("select",)),
+    Stage("train", stages.train, ("adapter", "probe.safetensors"), _tell_train, ("select",), ("train",)),
     Stage("evaluate", stages.after, (), _tell_after, ("before", "train")),
-    Stage("control", stages.control, CONTROL, _tell_control, ("before", "localize")),
+    Stage("control", stages.control, CONTROL, _tell_control, ("before", "localize"), ("control/train",)),
 )
 
 
@@ -247,4 +249,6 @@ def _do(context: stages.Run, stage: Stage[Any], key: str, inputs: str) -> Json:
         raise GuidedError(
             f"stage {stage.name}: what was measured is not finite (check the data, or lower the learning rate)"
         ) from None
+    for name in stage.scratch:
+        run_folder.remove(context.folder / name)
     return entry

@@ -57,7 +57,7 @@ def claimed(folder: Path, work: str = "stages/*.json") -> Iterator[Path]:
         except Exception:
             if fresh and not any(folder.glob(work)):
                 for path in folder.iterdir():
-                    _remove(path)
+                    remove(path)
                 with contextlib.suppress(OSError):
                     for path in made:
                         path.rmdir()
@@ -78,7 +78,7 @@ def successor(home: Path) -> Iterator[Path]:
     except Exception:
         known = [path.read_bytes() for path in _records(home)]
         if fresh and all(path.read_bytes() in known for path in _records(folder)):
-            _remove(folder)
+            remove(folder)
         raise
 
 
@@ -101,7 +101,7 @@ def inside(run: Path, name: str) -> Iterator[Path]:
             yield folder
     finally:
         if fresh and [path.name for path in run.iterdir()] == [MARKER]:
-            _remove(run)
+            remove(run)
 
 
 def replace(home: Path) -> None:
@@ -146,8 +146,16 @@ def bring(name: str, source: Path, target: Path) -> None:
     if not (source / name).exists():
         return
     (target / name).parent.mkdir(parents=True, exist_ok=True)
-    _remove(target / name)
+    remove(target / name)
     (shutil.copytree if (source / name).is_dir() else shutil.copy2)(source / name, target / name)
+
+
+def remove(path: Path) -> None:
+    """Whatever is there, a file or a folder, is there no more."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _move_in(home: Path) -> None:
@@ -155,18 +163,11 @@ def _move_in(home: Path) -> None:
         if path.name == MARKER:
             path.unlink()
             continue
-        _remove(home / path.name)
+        remove(home / path.name)
         path.rename(home / path.name)
     (home / DONE).rmdir()
     with contextlib.suppress(OSError):
         (home / "control").rmdir()
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _records(folder: Path) -> list[Path]:

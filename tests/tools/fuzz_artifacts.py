@@ -51,6 +51,7 @@ def maker(folder: Path) -> Callable[[int, random.Random], Case]:
     )
     for recipe in (whole, along, frozen):
         run(recipe, quiet=True)
+    tiny_run.cut(whole.model_copy(update={"output": str(folder / "halted")}))
     case = folder / "case"
 
     def make(number: int, rng: random.Random) -> Case:
@@ -221,18 +222,18 @@ READERS: dict[str, tuple[str, str, Callable[[Path, Path], None]]] = {
     "whole model": ("frozen", "adapter/model.safetensors", _trained),
     "tokenizer": ("slices", "adapter/tokenizer.json", _answer),
     "tokenizer's configuration": ("slices", "adapter/tokenizer_config.json", _answer),
-    "cache": ("slices", "train/guided/prefix/*/*/hidden.safetensors", _store),
-    "cache's index": ("slices", "train/guided/prefix/*/*/index.csv", _store),
-    "checkpoint's marker": ("slices", "train/checkpoint-12/guided.json", _checkpoint),
-    "checkpoint's weights": ("slices", "train/checkpoint-12/adapter_model.safetensors", _checkpoint),
-    "checkpoint's state": ("slices", "train/checkpoint-12/trainer_state.json", _checkpoint),
-    "checkpoint's moments": ("slices", "train/checkpoint-12/optimizer.pt", _checkpoint),
+    "cache": ("halted", "train/guided/prefix/*/*/hidden.safetensors", _store),
+    "cache's index": ("halted", "train/guided/prefix/*/*/index.csv", _store),
+    "checkpoint's marker": ("halted", "train/checkpoint-12/guided.json", _checkpoint),
+    "checkpoint's weights": ("halted", "train/checkpoint-12/adapter_model.safetensors", _checkpoint),
+    "checkpoint's state": ("halted", "train/checkpoint-12/trainer_state.json", _checkpoint),
+    "checkpoint's moments": ("halted", "train/checkpoint-12/optimizer.pt", _checkpoint),
     "record, shown": ("slices", "run.json", _show),
     "record, reported": ("slices", "run.json", _report),
     "map, shown": ("slices", "scores.json", _map_of_unfinished),
     "plan, shown": ("slices", "plan.json", _map_of_unfinished),
     "a stage's record, run again": ("directions", "stages/train.json", _again),
     "the choice, run again": ("directions", "selection.json", _again),
-    "the request, run again": ("directions", "train/request.json", _again),
+    "the request, gone on from": ("halted", "train/request.json", _again),
 }
 """Every file: in which run it lies, where, and who reads it."""

@@ -8,9 +8,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pytest
 import tiny
 from families import make
 
+from guided_ft import run
 from guided_ft.recipe.recipe import Recipe
 
 
@@ -46,6 +48,14 @@ def again(finished: Path, folder: Path, **changes: Any) -> Recipe:
     """A recipe on the model and data of a finished run (``finished / "run"``), with a copy of it in ``folder / "run"``."""
     shutil.copytree(finished / "run", folder / "run")
     return recipe(finished, **{"output": str(folder / "run"), **changes})
+
+
+def cut(asked: Recipe, quiet: bool = True) -> None:
+    """Run to the last step of training, and stop before what came of it is saved: the checkpoints stay."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("guided_ft.pipeline.training._save", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run(asked, quiet=quiet)
 
 
 def adapter(folder: Path) -> str:
