@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 from .arm import Arm, Rates
-from .parts import Directed, LateDirected, Located, Sums, TopLayers
+from .parts import (
+    AsideLocated,
+    Directed,
+    LateDirected,
+    Located,
+    MovingDirected,
+    OutwardDirected,
+    RedrawnDirected,
+    Sums,
+    TopLayers,
+)
 from .ways import Adapter, Mixed, Started, Untrained, Whole
 
 LATE = 0.4
@@ -109,6 +119,23 @@ DIRECTIONS = {
     "directions:late": Arm(
         "directions, late layers", LateDirected(), _ALONG, "as directions, of the upper 60 % of the layers", "#35a79c"
     ),
+    "directions:moving": Arm(
+        "directions, moving",
+        MovingDirected(),
+        _ALONG,
+        "as directions, which move at a hundredth of the rate",
+        "#1f5fa8",
+    ),
+    "directions:redrawn": Arm(
+        "directions, located twice", RedrawnDirected(), _ALONG, "as directions, located anew halfway", "#5aae61"
+    ),
+    "directions:outward": Arm(
+        "directions, outputs too",
+        OutwardDirected(),
+        _ALONG,
+        "as directions, off the outputs that retained text reads most",
+        "#9970ab",
+    ),
 }
 
 LOCATED = {
@@ -152,6 +179,14 @@ LOCATED = {
     ),
     "guided:two-sided": Arm(
         "guided, two-sided", Located(), _PARTS, "squared gradients, task over retain", "#1a9850", placed="shuffled"
+    ),
+    "guided:aside": Arm(
+        "guided, off retained gradients",
+        AsideLocated(),
+        _PARTS,
+        "as two-sided, each step projected off gradients of retained text",
+        "#00441b",
+        placed="shuffled",
     ),
     "guided:fisher": Arm(
         "guided, Fisher",

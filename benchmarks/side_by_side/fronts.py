@@ -38,6 +38,10 @@ PEERS = ("rslora", "corda", "eva", "lora:olora", "lora:pissa", "lora:mica", "oft
 
 LATE = ("directions:late",)
 
+EXTRAS = ("directions:moving", "directions:redrawn", "directions:outward")
+
+UNITS = ("guided:two-sided", "random", "guided:aside")
+
 CONTROLS = ("directions:one-sided", "directions:shuffled", "directions:even", "directions:random-even")
 
 
@@ -50,6 +54,7 @@ def testbed(rows: Path | None, quick: bool) -> Suite:
     campaigns += (Campaign(tasks, PRIMARY, (3.0,), seeds=(1, 2, 3, 4, 5), draws=1, front=True),)
     campaigns += (
         Campaign(tasks, (*LATE, *CONTROLS), (3.0,), draws=1, front=True),
+        Campaign(tasks, (*EXTRAS, *UNITS), (3.0,), seeds=(1,), draws=1, front=True),
         Campaign(tasks, PEERS, (3.0,), draws=1, front=True),
         Campaign(tasks, SIZED, (1.0, 10.0), draws=1, front=True),
         Campaign(tasks, SIZED, (3.0,), (50,), draws=1, front=True),

@@ -129,3 +129,49 @@ class LateDirected(Directed):
     """
 
     first: float = 0.4
+
+
+@dataclass(frozen=True)
+class MovingDirected(Directed):
+    """Directions that move, too.
+
+    Args:
+        share: of the rate of ``B``, at which ``A`` is trained.
+    """
+
+    share: float = 0.01
+
+
+@dataclass(frozen=True)
+class RedrawnDirected(Directed):
+    """Directions that are located anew while it trains.
+
+    Args:
+        maps: that are made, at equal distances.
+    """
+
+    maps: int = 2
+
+
+@dataclass(frozen=True)
+class OutwardDirected(Directed):
+    """Directions on both sides: no output that text which must be kept reads is changed.
+
+    Args:
+        energy: share of what that text says of a layer's outputs, as squared gradients, that is left alone.
+    """
+
+    energy: float = 0.5
+
+
+@dataclass(frozen=True)
+class AsideLocated(Located):
+    """Slices whose every step is projected off gradients of text that must be kept.
+
+    Args:
+        gradients: of a batch each.
+        every: steps after which they are taken anew.
+    """
+
+    gradients: int = 8
+    every: int = 20

@@ -7,8 +7,18 @@ from typing import Any
 
 from . import peers
 from .directed import directed, mixed
+from .extras import aside, moving, outward, redrawn
 from .located import located, top_layers
-from .parts import Directed, LateDirected, Located, TopLayers
+from .parts import (
+    AsideLocated,
+    Directed,
+    LateDirected,
+    Located,
+    MovingDirected,
+    OutwardDirected,
+    RedrawnDirected,
+    TopLayers,
+)
 from .setup import Setup, Trial
 from .started import started
 from .ways import Adapter, Mixed, Started, Untrained, Way, Whole
@@ -44,6 +54,10 @@ READY: dict[type[Way], Callable[[Any, Trial], Setup]] = {
     Located: located,
     Directed: directed,
     LateDirected: directed,
+    MovingDirected: moving,
+    RedrawnDirected: redrawn,
+    OutwardDirected: outward,
+    AsideLocated: aside,
 }
 
 

@@ -47,6 +47,7 @@ class Setup:
         optimizer: makes one from the model and the rate; None: the trainer's AdamW.
         localize_seconds, localize_cpu: what finding the parts took.
         rows: to train on instead of the trial's.
+        rewinds: whether its adapter is the whole change, so that a share of it can be looked at.
     """
 
     model: Any
@@ -56,3 +57,4 @@ class Setup:
     localize_seconds: float = 0.0
     localize_cpu: float = 0.0
     rows: list[Row] | None = None
+    rewinds: bool = True

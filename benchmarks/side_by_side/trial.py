@@ -66,7 +66,7 @@ def run_cell(lab: Lab, cell: Cell) -> Json:
     elsewhere = {}
     if cell.phase == "front":
         elsewhere = {name: _finite(rise) for name, rise in lab.forgetting_on(trained).items()}
-    some = rewound(lab, trained, problem, test, validation) if lab.suite.rewinds and cell.lr else []
+    some = rewound(lab, trained, problem, test, validation) if lab.suite.rewinds and setup.rewinds and cell.lr else []
     skills = None
     if cell.phase == "main":
         skills = lab.old_skills(trained) if cell.lr else lab.base_skills
