@@ -35,13 +35,13 @@ _ALONG: Rates = {
     "smollm2": (3e-4, 1e-3, 3e-3, 1e-2),
     "smollm2-fronts": (1e-3, 2e-3, 3e-3, 5e-4),
 }
-_ANYWHERE: Rates = _ALONG | {"smollm2-fronts": (1e-4, 3e-4, 1e-3, 3e-3)}
+_ANYWHERE: Rates = _ALONG | {"smollm2-fronts": (1e-4, 3e-4, 1e-3, 5e-5)}
 """Of directions that retained text is full of, which stand lower rates."""
 _LORA: Rates = {
     "testbed": (1e-3, 3e-3, 1e-2, 3e-2),
     "smollm2": (3e-4, 1e-3, 3e-3, 1e-2),
     # What forgets little lies at rates that no sweep by score alone would look at.
-    "smollm2-fronts": (1e-4, 2e-4, 3e-4, 1e-3),
+    "smollm2-fronts": (1e-4, 2e-4, 3e-4, 5e-5),
 }
 _VECTOR: Rates = {"testbed": (3e-3, 1e-2, 3e-2, 1e-1), "smollm2": (3e-3, 1e-2, 3e-2, 1e-1)}
 

@@ -82,7 +82,7 @@ def smollm2(data: Path | None, quick: bool) -> Suite:
         for task in tasks
     )
     campaigns += (
-        Campaign(("facts", "sums"), SIZED, (10.0,), seeds=seeds, draws=1, steps=100, rates=3, front=True),
+        Campaign(("facts", "sums"), SIZED, (10.0,), seeds=seeds, draws=1, steps=100, front=True),
         Campaign(("facts", "sums"), LATE, (3.0,), draws=1, steps=100, rates=3, front=True),
         Campaign(("facts", "sums"), CONTROLS, (3.0,), draws=1, steps=100, front=True),
         Campaign(("facts", "sums"), PEERS, (3.0,), draws=1, steps=100, front=True),

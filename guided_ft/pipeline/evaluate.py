@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..anatomy import base_model, original
 from ..system.eval_mode import evaluating
 from ..system.progress import track
 from ..task.batching import model_inputs
@@ -20,13 +21,16 @@ from .results import Retention
 
 logger = logging.getLogger("guided_ft")
 
+LOGITS = 1 << 27
+"""Most logits at a time, 512 MiB in float32: of fifty long texts and a large vocabulary they are tens of GB."""
+
 
 @torch.no_grad()
 def losses(model: nn.Module, task: Task) -> torch.Tensor:
     """The task's quantity for each example, ``[examples]``: the loss per token in nats, or the margin of a pair."""
     device = next(model.parameters()).device
     with evaluating(model):
-        return torch.cat([task.quantity(model, batch) for batch in task.batches(device)])
+        return torch.cat([task.quantity(model, batch) for batch in _bounded(task, model).batches(device)])
 
 
 @torch.no_grad()
@@ -56,22 +60,31 @@ def retention(
         ``loss``: mean negative log-likelihood per token (nats). ``kl``: mean KL(base || model) per token (nats).
     """
     text.check(model)
+    text = _bounded(text, model)
     device = next(model.parameters()).device
     loss = kl = tokens = 0.0
     for batch in track(text.batches(device), text.num_batches(), "retention", progress):
         labels = batch["labels"][:, 1:]
         scored = labels != IGNORE
-        log_p = _log_probabilities(model, batch)[scored]
+        log_p = _log_probabilities(model, batch, scored)
         loss += float(F.nll_loss(log_p, labels[scored], reduction="sum"))
         if reference is not None:
             with reference() as base:
-                log_q = _log_probabilities(base, batch)[scored]
+                log_q = _log_probabilities(base, batch, scored)
             kl += float(F.kl_div(log_p, log_q, reduction="sum", log_target=True))
         tokens += int(scored.sum())
     return {"loss": loss / tokens, "kl": kl / tokens}
 
 
-def _log_probabilities(model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+def _log_probabilities(model: nn.Module, batch: dict[str, torch.Tensor], scored: torch.Tensor) -> torch.Tensor:
+    """Of the tokens that are scored, ``[tokens, vocabulary]``."""
     with evaluating(model):
         logits = model(**model_inputs(batch), use_cache=False).logits
-    return logits[:, :-1].float().log_softmax(-1)
+    return logits[:, :-1][scored].float().log_softmax(-1)
+
+
+def _bounded(task: Task, model: nn.Module) -> Task:
+    """The task in batches of no more than ``LOGITS`` logits, as long as one example has no more."""
+    vocabulary = original(base_model(model).get_input_embeddings()).num_embeddings
+    tokens = max(sum(len(sequence.ids) for sequence in example) for example in task.examples)
+    return replace(task, batch_size=max(1, min(task.batch_size, LOGITS // (tokens * vocabulary))))

@@ -123,11 +123,16 @@ def _frozen(callback: GuidedCallback | WholeCallback) -> Frozen:
     return {"identical": certificate.identical, "total": certificate.total}
 
 
+PROBED = 16
+"""Tokens of each probed text: enough to tell weights apart, and no file as large as a model where the vocabulary is."""
+
+
 @torch.no_grad()
 def probe_logits(model: nn.Module, probe: Task) -> torch.Tensor:
-    """Logits of the first batch, float32 on the CPU."""
+    """Logits of the first tokens of the first batch, float32 on the CPU."""
     batch = next(probe.batches(next(model.parameters()).device))
-    out = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)
+    ids, mask = (batch[name][:, :PROBED] for name in ("input_ids", "attention_mask"))
+    out = model(input_ids=ids, attention_mask=mask, use_cache=False)
     return out.logits.float().cpu()
 
 

@@ -15,7 +15,8 @@ from scoring import preferences, sums
 from tokenizers.processors import TemplateProcessing
 
 from guided_ft import run
-from guided_ft.pipeline.evaluate import preference_accuracy, retention
+from guided_ft.pipeline import evaluate
+from guided_ft.pipeline.evaluate import losses, preference_accuracy, retention
 from guided_ft.task.answers import answers, exact_match
 from guided_ft.task.task import Task
 
@@ -52,6 +53,29 @@ def test_padding_does_not_change_what_is_measured(family):
     right, left = (retention(model, sums(6, padding=side), reference) for side in ("right", "left"))
     assert left == pytest.approx(right, rel=1e-4)
     assert right["kl"] > 0.01
+
+
+@pytest.mark.parametrize("what", ["retention", "preferences"])
+def test_no_more_logits_at_a_time_than_fit(what, monkeypatch):
+    """Fifty long texts of a vocabulary of 150,000 would be 20 GB of logits, whatever size the model has."""
+    model, base, sizes = make("llama"), make("llama", seed=1), []
+    for each in (model, base):
+        each.register_forward_hook(lambda module, args, out: sizes.append(out.logits.numel()))
+
+    def measured():
+        sizes.clear()
+        if what == "preferences":
+            return losses(model, preferences(12, batch_size=12)).tolist()
+        return list(retention(model, sums(12, batch_size=12), lambda: contextlib.nullcontext(base)).values())
+
+    whole = measured()
+    limit = max(sizes) // 3
+    monkeypatch.setattr(evaluate, "LOGITS", limit)
+    assert measured() == pytest.approx(whole, rel=1e-5)
+    assert max(sizes) <= limit
+    monkeypatch.setattr(evaluate, "LOGITS", 1)
+    assert measured() == pytest.approx(whole, rel=1e-5)
+    assert len(sizes) == 12 * (2 if what == "retention" else 1)
 
 
 def test_preferences_are_those_of_the_model_alone():
