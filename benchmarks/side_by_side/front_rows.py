@@ -74,13 +74,16 @@ def _forgetting(row: Row) -> float:
     return float("inf") if row["forgetting"] is None else float(row["forgetting"])
 
 
-Fronts = dict[tuple[str, float | None], dict[Place, Front]]
-"""By arm and budget, then by place. Random draws of one seed lie in one front of their own arm, draw 0."""
+Line = tuple[str, float | None]
+"""An arm, and its budget in per cent; None: it has none."""
+
+Fronts = dict[Line, dict[Place, Front]]
+"""By line, then by place. Random draws of one seed lie in one front of their own arm, draw 0."""
 
 
 def fronts(rows: Iterable[Row], bases: Mapping[str, float] | None = None) -> Fronts:
     """Group the ``front`` rows. ``bases``: test score of the base by task; 0 where it is not told."""
-    found: dict[tuple[str, float | None], dict[Place, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    found: dict[Line, dict[Place, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         if row["phase"] == "front" and row["arm"] != "base" and not row["draw"]:
             place = Place(row["task"], row["data_size"], row["seed"])

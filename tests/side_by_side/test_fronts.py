@@ -10,6 +10,8 @@ from bench_rows import row
 
 from benchmarks.side_by_side.arms import ARMS
 from benchmarks.side_by_side.cell import Campaign, due
+from benchmarks.side_by_side.front_duels import fight
+from benchmarks.side_by_side.front_goals import goals
 from benchmarks.side_by_side.front_report import write_front_report
 from benchmarks.side_by_side.front_rows import Front, Place, equal_score, fronts
 from guided_ft.errors import GuidedError
@@ -65,6 +67,60 @@ def test_the_page_tells_directions_from_the_others(tmp_path: Path):
         in text
     )
     assert "directions" in plot.read_text()
+
+
+def arms(*kinds: tuple[str, float | None, float, float, float]) -> list[dict]:
+    """Six seeds of each arm: name, budget, rate, score, forgetting."""
+    return [
+        run(rate, score, score, forgetting, arm=arm, budget=budget, seed=seed)
+        for arm, budget, rate, score, forgetting in kinds
+        for seed in range(1, 7)
+    ]
+
+
+def told(rows: list[dict]) -> dict[str, str]:
+    found = fronts(rows)
+    text = goals(found, fight(found, sorted(found, key=str)))
+    return {line.split("|")[1].strip(): line.split("|")[2].strip() for line in text.splitlines()[2:]}
+
+
+MINE = ("directions", 3.0, 1e-2, 80, 0.05)
+
+
+def test_goals_are_reached_or_missed_by_what_was_seen():
+    full, lora, drawn = (
+        ("full", None, 1e-4, 81, 0.16),
+        ("lora", 3.0, 1e-3, 74, 0.3),
+        ("directions:random", 3.0, 1e-2, 75, 0.2),
+    )
+    seen = told(arms(MINE, full, lora, drawn))
+    # 0.05 : 0.2 is a quarter; 2/64 for each of three comparisons, after Holm 0.094.
+    assert (
+        seen["forgetting at equal score at most a fifth of random directions', p below 0.05"]
+        == "missed: 0.25x, p 0.094"
+    )
+    assert seen["forgetting at equal score at most a fifth of LoRA's, p below 0.05"] == "missed: 0.167x, p 0.094"
+    # Within 0.1 nats only directions have a rate.
+    assert seen["score at 0.1 at least 5 points above LoRA's"] == "reached: +80.0"
+    best = "best score within 2 points of full fine-tuning's, at a third of its forgetting"
+    assert seen[best] == "reached: -1.0, +0.050 for +0.160"
+    assert told(arms(MINE, ("full", None, 1e-4, 83, 0.16)))[best].startswith("missed: -3.0")
+    assert told(arms(MINE, ("full", None, 1e-4, 81, 0.14)))[best].startswith("missed: -1.0")
+    assert (
+        told(arms(MINE, lora))["forgetting at equal score at most a fifth of LoRA's, p below 0.05"]
+        == "reached: 0.167x, p 0.031"
+    )
+
+
+def test_one_task_below_full_fine_tuning_is_enough_to_miss():
+    easy = [row | {"task": "easy"} for row in arms(MINE, ("full", None, 1e-4, 81, 0.01))]
+    rows = arms(MINE, ("full", None, 1e-4, 40, 0.01)) + easy
+    assert told(rows)["score at 0.1 not below full fine-tuning's on any task"] == "missed: -1.0 on easy"
+
+
+def test_goals_without_their_runs_are_open():
+    assert set(told(arms(MINE)).values()) == {"-"}
+    assert goals(fronts(arms(("full", None, 1e-4, 40, 0.01))), []) == ""
 
 
 def test_rewinding_adds_points_only_where_every_run_was_rewound():
