@@ -51,18 +51,18 @@ def bench(
     out: Annotated[Path | None, typer.Option(help="Folder of the rows (default: benchmarks/results).")] = None,
 ) -> None:
     """Compare ways of training: full, LoRA, peers, located and random choices. Continues where it was stopped."""
-    from .run import parse_only, run_suite
+    from .training.run import parse_only, run_suite
 
     wanted = parse_only(only or [])
     folder = out or (Path("runs/bench-quick") if quick else Path("benchmarks/results"))
     if suite is Suite.report:
-        from .report import write_report
+        from .units.report import write_report
 
         for path in write_report(folder, folder.parent):
             typer.echo(f"wrote {path}")
         return
     if suite is Suite.fronts:
-        from .front_report import write_front_report
+        from .fronts.report import write_front_report
 
         for path in write_front_report(folder, folder.parent):
             typer.echo(f"wrote {path}")

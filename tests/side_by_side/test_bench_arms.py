@@ -10,9 +10,9 @@ from pathlib import Path
 
 from bench_rows import row
 
-from benchmarks.side_by_side.arms import ARMS
-from benchmarks.side_by_side.labels import arm_of
-from benchmarks.side_by_side.tables import behind
+from benchmarks.side_by_side.arms.arms import ARMS
+from benchmarks.side_by_side.arms.labels import arm_of
+from benchmarks.side_by_side.units.tables import behind
 from guided_ft.recipe.recipe import Recipe
 
 SETTINGS = {"batch_size": 4, "max_length": 64, "examples": 8}
@@ -55,7 +55,7 @@ def test_the_default_of_slices_is_what_the_recipe_says(monkeypatch):
 
 
 def test_importing_the_arms_reads_no_recipe_and_no_torch():
-    code = "import sys, benchmarks.side_by_side.labels; print(*{'torch', 'guided_ft.recipe'} & {*sys.modules})"
+    code = "import sys, benchmarks.side_by_side.arms.labels; print(*{'torch', 'guided_ft.recipe'} & {*sys.modules})"
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
     assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.side_by_side import arms as bench_arms
-from benchmarks.side_by_side import skills
-from benchmarks.side_by_side.cell import SWEEP_SEED, Campaign, Cell, due
-from benchmarks.side_by_side.run import parse_only
+from benchmarks.side_by_side.arms import arms as bench_arms
+from benchmarks.side_by_side.suites import skills
+from benchmarks.side_by_side.suites.cell import SWEEP_SEED, Campaign, Cell, due
+from benchmarks.side_by_side.training.run import parse_only
 from guided_ft import GuidedError
 
 

@@ -24,14 +24,16 @@ LONG = "x" * 300
 @pytest.fixture
 def benchmark(monkeypatch: pytest.MonkeyPatch) -> list[tuple[tuple, dict[str, Any]]]:
     """Stands in for the runs and the tables of benchmarks.side_by_side; what they were asked."""
-    import benchmarks.side_by_side.report
-    import benchmarks.side_by_side.run
+    import benchmarks.side_by_side.training.run
+    import benchmarks.side_by_side.units.report
 
     asked: list[tuple[tuple, dict[str, Any]]] = []
     monkeypatch.setattr(
-        benchmarks.side_by_side.run, "run_suite", lambda *args, **options: asked.append((args, options))
+        benchmarks.side_by_side.training.run, "run_suite", lambda *args, **options: asked.append((args, options))
     )
-    monkeypatch.setattr(benchmarks.side_by_side.report, "write_report", lambda *args: asked.append((args, {})) or [])
+    monkeypatch.setattr(
+        benchmarks.side_by_side.units.report, "write_report", lambda *args: asked.append((args, {})) or []
+    )
     return asked
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from bench_rows import curve, results, row
 
-from benchmarks.side_by_side.goals import GOALS, goals
-from benchmarks.side_by_side.groups import group
-from benchmarks.side_by_side.report import write_report
+from benchmarks.side_by_side.units.goals import GOALS, goals
+from benchmarks.side_by_side.units.groups import group
+from benchmarks.side_by_side.units.report import write_report
 
 pytest.importorskip("matplotlib")
 

@@ -9,7 +9,7 @@ from datasets import Dataset
 from families import make
 from trl import SFTConfig, SFTTrainer
 
-from benchmarks.side_by_side import peers
+from benchmarks.side_by_side.training import peers
 
 
 def train(model, callback=None, optimizer=None, steps=4):

@@ -14,11 +14,11 @@ from bench_rows import benchmark, results, row
 from typer.testing import CliRunner
 
 from benchmarks.side_by_side.__main__ import PROGRAM, app
-from benchmarks.side_by_side.arms import ARMS
-from benchmarks.side_by_side.compare import REFERENCES
-from benchmarks.side_by_side.labels import CONTROLS, PLACED, colour, label, marker, ordered
-from benchmarks.side_by_side.report import write_report
-from benchmarks.side_by_side.same_rate import same_rate
+from benchmarks.side_by_side.arms.arms import ARMS
+from benchmarks.side_by_side.arms.labels import CONTROLS, PLACED, colour, label, marker, ordered
+from benchmarks.side_by_side.units.compare import REFERENCES
+from benchmarks.side_by_side.units.report import write_report
+from benchmarks.side_by_side.units.same_rate import same_rate
 from guided_ft.cli import main
 from guided_ft.errors import GuidedError
 
@@ -229,7 +229,7 @@ def test_a_call_that_is_stopped_leaves_all_as_it_was(tmp_path, monkeypatch):
     results(tmp_path / "results", [row(score=12.0), row(arm="guided", budget=0.3)])
     before = found()
     with monkeypatch.context() as patch:
-        patch.setattr("benchmarks.side_by_side.figures.curves", interrupt)
+        patch.setattr("benchmarks.side_by_side.units.figures.curves", interrupt)
         with pytest.raises(KeyboardInterrupt):
             write_report(tmp_path / "results", tmp_path)
     assert found() == before

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from bench_rows import row
 
-from benchmarks.side_by_side.rows import ABOUT, FIELDS, IDENTITY, append_row, check_row, dedupe, key, read_rows
+from benchmarks.side_by_side.rows.rows import ABOUT, FIELDS, IDENTITY, append_row, check_row, dedupe, key, read_rows
 from guided_ft.errors import GuidedError
 
 

@@ -8,9 +8,10 @@ import pytest
 from bench_rows import results, row
 from families import make
 
-from benchmarks.side_by_side import around, smollm2, testbed
-from benchmarks.side_by_side.report import write_report
-from benchmarks.side_by_side.rule import rule
+from benchmarks.side_by_side.arms.rule import rule
+from benchmarks.side_by_side.suites import smollm2, testbed
+from benchmarks.side_by_side.units import around
+from benchmarks.side_by_side.units.report import write_report
 from guided_ft.anatomy import Anatomy
 from guided_ft.pipeline.training import learning_rate
 from guided_ft.plan.plan import Plan

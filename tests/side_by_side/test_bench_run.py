@@ -14,13 +14,13 @@ import tiny
 from bench_lab import cell, no_text
 from families import make
 
-from benchmarks.side_by_side import suite
-from benchmarks.side_by_side.arms import ARMS
-from benchmarks.side_by_side.labels import PLACED
-from benchmarks.side_by_side.ready import ready
-from benchmarks.side_by_side.rows import check_row
-from benchmarks.side_by_side.setup import Trial
-from benchmarks.side_by_side.trial import run_cell
+from benchmarks.side_by_side.arms.arms import ARMS
+from benchmarks.side_by_side.arms.labels import PLACED
+from benchmarks.side_by_side.rows.rows import check_row
+from benchmarks.side_by_side.suites import suite
+from benchmarks.side_by_side.training.ready import ready
+from benchmarks.side_by_side.training.setup import Trial
+from benchmarks.side_by_side.training.trial import run_cell
 from guided_ft.engine.labelled import labelled_only
 
 
@@ -112,7 +112,7 @@ def test_what_spares_our_arms_work_is_given_to_the_others(lab, monkeypatch):
         given.append(anatomy is not None)
         return labelled_only(model, anatomy)
 
-    monkeypatch.setattr("benchmarks.side_by_side.trial.labelled_only", spy)
+    monkeypatch.setattr("benchmarks.side_by_side.training.trial.labelled_only", spy)
     for arm in ("full", "lora"):
         run_cell(lab, cell(arm))
     assert given == [True, True], "the last layer is trimmed to the labelled tokens, too"

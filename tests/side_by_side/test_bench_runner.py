@@ -11,9 +11,10 @@ import bench_rows
 import pytest
 from bench_lab import no_text
 
-from benchmarks.side_by_side import run, suite
-from benchmarks.side_by_side.cell import Campaign
-from benchmarks.side_by_side.rows import read_rows
+from benchmarks.side_by_side.rows.rows import read_rows
+from benchmarks.side_by_side.suites import suite
+from benchmarks.side_by_side.suites.cell import Campaign
+from benchmarks.side_by_side.training import run
 from guided_ft.errors import GuidedError
 
 
@@ -155,7 +156,7 @@ def test_runs_that_are_done_need_not_be_due(tmp_path, monkeypatch):
 def test_what_a_peer_says_in_a_worker_is_not_shown(monkeypatch, capfd):
     monkeypatch.setattr(run, "_LAB", ["lab"])
     monkeypatch.setattr(
-        "benchmarks.side_by_side.trial.run_cell", lambda lab, cell: print("next layer") or {"cell": cell}
+        "benchmarks.side_by_side.training.trial.run_cell", lambda lab, cell: print("next layer") or {"cell": cell}
     )
     assert run._work("this") == ({"cell": "this"}, "")
     assert capfd.readouterr().out == ""
@@ -192,7 +193,7 @@ def test_workers_end_with_a_killed_parent(tmp_path):
     script = tmp_path / "parent.py"
     script.write_text(
         "import multiprocessing, os, sys, threading, time\n"
-        "from benchmarks.side_by_side.run import _follow_parent\n"
+        "from benchmarks.side_by_side.training.run import _follow_parent\n"
         "def work(path):\n"
         "    threading.Thread(target=_follow_parent, daemon=True).start()\n"
         "    open(path, 'w').write(str(os.getpid()))\n"

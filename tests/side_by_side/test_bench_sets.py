@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from families import make
 
-from benchmarks.side_by_side import choices, run, testbed
 from benchmarks.side_by_side.__main__ import PROGRAM, app
+from benchmarks.side_by_side.suites import choices, testbed
+from benchmarks.side_by_side.training import run
 from guided_ft.cli import main
 from guided_ft.errors import GuidedError
 
@@ -38,7 +39,7 @@ def test_accuracy_equals_one_answer_at_a_time():
 
 
 def test_missing_sets_are_one_line(monkeypatch, tmp_path, capsys):
-    from benchmarks.side_by_side import smollm2
+    from benchmarks.side_by_side.suites import smollm2
 
     monkeypatch.setattr(smollm2, "SETS", "no_such_module")
     with pytest.raises(SystemExit) as stop:
@@ -82,7 +83,7 @@ def relations(folder, text):
     ],
 )
 def test_wrong_data_is_bad_input_and_no_refused_run(monkeypatch, tmp_path, capsys, text, message):
-    from benchmarks.side_by_side import smollm2
+    from benchmarks.side_by_side.suites import smollm2
 
     monkeypatch.setattr(smollm2, "_sets", lambda: tmp_path)
     monkeypatch.setattr(run, "_pool", lambda *a: pytest.fail("a worker was started"))
@@ -96,7 +97,7 @@ def test_wrong_data_is_bad_input_and_no_refused_run(monkeypatch, tmp_path, capsy
 
 
 def test_facts_are_trained_as_statements_and_asked_as_questions(monkeypatch, tmp_path):
-    from benchmarks.side_by_side import smollm2
+    from benchmarks.side_by_side.suites import smollm2
 
     monkeypatch.setattr(smollm2, "_sets", lambda: tmp_path)
     facts = smollm2.suite(relations(tmp_path, json.dumps(RELATION))).problems["facts"]
@@ -113,7 +114,7 @@ def test_facts_are_trained_as_statements_and_asked_as_questions(monkeypatch, tmp
 def test_tokenizer_takes_every_line_back():
     import random
 
-    from benchmarks.side_by_side import skills
+    from benchmarks.side_by_side.suites import skills
 
     tokenizer = testbed.make_tokenizer()
     rng = random.Random(5)

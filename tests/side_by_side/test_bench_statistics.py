@@ -12,9 +12,10 @@ from bench_rows import row
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.side_by_side import skills, smollm2, statistics, testbed
-from benchmarks.side_by_side.curves import clock, forgetting_at, score_by, seconds_to, shared_target
-from benchmarks.side_by_side.rates import EXAMPLES, best_rate, sweep_of
+from benchmarks.side_by_side.rows import statistics
+from benchmarks.side_by_side.rows.curves import clock, forgetting_at, score_by, seconds_to, shared_target
+from benchmarks.side_by_side.rows.rates import EXAMPLES, best_rate, sweep_of
+from benchmarks.side_by_side.suites import skills, smollm2, testbed
 
 VALUE = st.integers(-20, 20).map(float)
 

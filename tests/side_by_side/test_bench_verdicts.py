@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from bench_rows import curve, results, row
 
-from benchmarks.side_by_side.compare import against, located
-from benchmarks.side_by_side.goals import GOALS, goals
-from benchmarks.side_by_side.groups import ALL_TASKS, Line, group, headline, pooled
-from benchmarks.side_by_side.labels import CONTROLS, label
-from benchmarks.side_by_side.report import write_report
+from benchmarks.side_by_side.arms.labels import CONTROLS, label
+from benchmarks.side_by_side.units.compare import against, located
+from benchmarks.side_by_side.units.goals import GOALS, goals
+from benchmarks.side_by_side.units.groups import ALL_TASKS, Line, group, headline, pooled
+from benchmarks.side_by_side.units.report import write_report
 
 pytest.importorskip("matplotlib")
 

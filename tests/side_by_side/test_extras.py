@@ -10,10 +10,10 @@ from bench_lab import cell
 from test_bench_run import lab_of
 from transformers import TrainerControl, TrainerState
 
-from benchmarks.side_by_side import extras
-from benchmarks.side_by_side.arms import ARMS
-from benchmarks.side_by_side.ready import ready
-from benchmarks.side_by_side.setup import Setup, Trial
+from benchmarks.side_by_side.arms.arms import ARMS
+from benchmarks.side_by_side.training import extras
+from benchmarks.side_by_side.training.ready import ready
+from benchmarks.side_by_side.training.setup import Setup, Trial
 
 
 @pytest.fixture(scope="module")

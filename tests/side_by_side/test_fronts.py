@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from bench_rows import row
 
-from benchmarks.side_by_side.arms import ARMS
-from benchmarks.side_by_side.cell import Campaign, due
-from benchmarks.side_by_side.front_duels import fight
-from benchmarks.side_by_side.front_goals import goals
-from benchmarks.side_by_side.front_report import write_front_report
-from benchmarks.side_by_side.front_rows import Front, Place, equal_score, fronts
+from benchmarks.side_by_side.arms.arms import ARMS
+from benchmarks.side_by_side.fronts.duels import fight
+from benchmarks.side_by_side.fronts.front import Front, Place, equal_score, fronts
+from benchmarks.side_by_side.fronts.goals import goals
+from benchmarks.side_by_side.fronts.report import write_front_report
+from benchmarks.side_by_side.suites.cell import Campaign, due
 from guided_ft.errors import GuidedError
 
 

@@ -9,7 +9,7 @@ import torch
 from families import make
 from peft import LoraConfig, OFTConfig, get_peft_model
 
-from benchmarks.side_by_side.rewind import rewound
+from benchmarks.side_by_side.training.rewind import rewound
 
 
 def lab_of(base: torch.nn.Module, look) -> SimpleNamespace:

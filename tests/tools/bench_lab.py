@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from benchmarks.side_by_side.arms import ARMS
-from benchmarks.side_by_side.cell import Cell
+from benchmarks.side_by_side.arms.arms import ARMS
+from benchmarks.side_by_side.suites.cell import Cell
 from guided_ft.task.task import Task
 
 

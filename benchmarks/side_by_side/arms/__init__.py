@@ -1,0 +1,1 @@
+"""What is compared: every way of training, as data."""

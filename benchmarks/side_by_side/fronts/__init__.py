@@ -1,0 +1,1 @@
+"""``FRONTS.md``: score against forgetting, from the rows."""

@@ -1,0 +1,1 @@
+"""What runs leave: rows, and what is read off them without knowing any arm."""

@@ -1,0 +1,1 @@
+"""What is learned and what may be forgotten, and which runs are due."""

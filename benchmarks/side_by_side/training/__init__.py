@@ -1,0 +1,1 @@
+"""From a cell that is due to its row."""

@@ -1,0 +1,1 @@
+"""``RESULTS.md``: located heads and neurons against random ones, from the rows."""
