@@ -21,8 +21,8 @@ from .results import Retention
 
 logger = logging.getLogger("guided_ft")
 
-LOGITS = 1 << 27
-"""Most logits at a time, 512 MiB in float32: of fifty long texts and a large vocabulary they are tens of GB."""
+LOGITS = 1 << 26
+"""Most logits at a time, 256 MiB in float32: of fifty long texts and a large vocabulary they are tens of GB."""
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 from ..errors import GuidedError, pick
 from ..report.facts import unit_of, value_of, words
 from ..system.files import Json, digest, write_json, writing
-from ..system.machine import peak_bytes
+from ..system.machine import give_back, peak_bytes
 from ..system.progress import hushed
 from . import run_folder, stages
 from .fingerprint import stage_keys
@@ -239,6 +239,7 @@ def _do(context: stages.Run, stage: Stage[Any], key: str, inputs: str) -> Json:
     began = time.perf_counter()
     with writing(context.folder):
         result = stage.call(context)
+    give_back()
     entry = {"key": key, "inputs": inputs, "result": result}
     entry |= {"seconds": round(time.perf_counter() - began, 2), "peak_bytes": peak_bytes()}
     entry["files"] = run_folder.hashes(context.folder, stage.outputs)

@@ -48,16 +48,22 @@ def _processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
+def give_back() -> None:
+    """Return memory that is free to the system (Linux): else what was used in small pieces stays, and is of no use to
+    what needs large ones."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def reset_peak() -> None:
     """Let ``peak_bytes`` start anew from what is in use now: on a GPU, and of the process where that works (Linux)."""
     import torch
 
-    gc.collect()
     if torch.cuda.is_initialized():
         torch.cuda.reset_peak_memory_stats()
-    with contextlib.suppress(OSError, AttributeError):
-        # What is free but kept would pass for memory that a later run needs.
-        ctypes.CDLL(None).malloc_trim(0)
+    # What is free but kept would pass for memory that a later run needs.
+    give_back()
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
