@@ -11,13 +11,11 @@ from pathlib import Path
 
 import pytest
 import tiny
-from bench_lab import cell, no_text
-from families import make
+from bench_lab import cell, lab_of
 
 from benchmarks.side_by_side.arms.arms import ARMS
 from benchmarks.side_by_side.arms.labels import PLACED
 from benchmarks.side_by_side.rows.rows import check_row
-from benchmarks.side_by_side.suites import suite
 from benchmarks.side_by_side.training.ready import ready
 from benchmarks.side_by_side.training.setup import Trial
 from benchmarks.side_by_side.training.trial import run_cell
@@ -34,26 +32,6 @@ def lab(tmp_path_factory):
 def ungrouped(tmp_path_factory):
     """The same with keys and values of its own for each head, so that all heads cost alike."""
     return lab_of("opt", tmp_path_factory.mktemp("ungrouped"))
-
-
-def lab_of(family: str, folder: Path) -> suite.Lab:
-    make(family, layers=4).save_pretrained(folder)
-    tiny.tokenizer().save_pretrained(folder)
-    small = suite.Suite(
-        name="testbed",
-        model=lambda: str(folder),
-        problems={
-            "sums": suite.Problem(lambda n, seed: (tiny.sums(n), tiny.sums(40)[32:], tiny.sums(50)[40:]), new_tokens=4),
-            "pairs": suite.Problem(lambda n, seed: (tiny.pairs(n), tiny.pairs(40)[32:], tiny.pairs(50)[40:]), 0),
-        },
-        held_out=no_text,
-        old_skills=lambda lab, model: 25.0,
-        campaigns=(),
-        batch_size=4,
-        max_length=64,
-        examples=8,
-    )
-    return suite.Lab(small)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from bench_lab import cell
-from test_bench_run import lab_of
+from bench_lab import cell, lab_of
 from transformers import TrainerControl, TrainerState
 
 from benchmarks.side_by_side.arms.arms import ARMS
