@@ -147,14 +147,14 @@ def _read_outputs(trial: Trial, model: Any, energy: float) -> dict[str, torch.Te
     text says of its outputs: top eigenvectors of the mean of ``d d^T`` over tokens, ``d`` being its gradient there."""
     sums: dict[str, torch.Tensor] = {}
 
+    def add(name: str, d: torch.Tensor) -> None:
+        d = d.detach().flatten(0, -2).double()
+        sums[name] = sums.get(name, 0) + d.T @ d
+
     def hook(name: str) -> Callable[..., None]:
-        def add(module: Any, inputs: Any, outputs: Any) -> None:
-            d = outputs[0].detach().flatten(0, -2).double()
-            sums[name] = sums.get(name, 0) + d.T @ d
+        return lambda module, inputs, output: output.register_hook(lambda d: add(name, d))
 
-        return add
-
-    hooks = [layer.register_full_backward_hook(hook(name)) for name, layer in _layers(model)]
+    hooks = [layer.register_forward_hook(hook(name)) for name, layer in _layers(model)]
     try:
         for batch in _kept(trial).batches(model.device):
             model(**batch).loss.backward()
