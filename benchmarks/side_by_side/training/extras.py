@@ -154,9 +154,10 @@ def _read_outputs(trial: Trial, model: Any, energy: float) -> dict[str, torch.Te
     def hook(name: str) -> Callable[..., None]:
         return lambda module, inputs, output: output.register_hook(lambda d: add(name, d))
 
+    text = _kept(trial)
     hooks = [layer.register_forward_hook(hook(name)) for name, layer in _layers(model)]
     try:
-        for batch in _kept(trial).batches(model.device):
+        for batch in text.batches(model.device):
             model(**batch).loss.backward()
     finally:
         for each in hooks:
