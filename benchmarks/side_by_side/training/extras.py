@@ -152,7 +152,10 @@ def _read_outputs(trial: Trial, model: Any, energy: float) -> dict[str, torch.Te
         sums[name] = sums.get(name, 0) + d.T @ d
 
     def hook(name: str) -> Callable[..., None]:
-        return lambda module, inputs, output: output.register_hook(lambda d: add(name, d))
+        def watch(module: Any, inputs: Any, output: torch.Tensor) -> None:
+            output.register_hook(lambda d: add(name, d))
+
+        return watch
 
     text = _kept(trial)
     hooks = [layer.register_forward_hook(hook(name)) for name, layer in _layers(model)]
