@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from guided_ft.recipe.recipe import shipped
+from guided_ft.recipe.trl_fields import TRAINERS
 from guided_ft.report.facts import amount, gigabytes, measured, metrics, share, signed, words
 from guided_ft.report.record import RunRecord, checked
 
@@ -36,9 +37,7 @@ def page(rows: Iterable[Row]) -> str:
     good = [row for row in known if row["run"]]
     parts = [HEAD]
     for topic in dict.fromkeys(row["topic"] for row in good):
-        parts.append(
-            f"## {words(topic).capitalize() or 'First'}\n\n" + _topic([r for r in good if r["topic"] == topic])
-        )
+        parts.append(f"## {_title(topic)}\n\n" + _topic([r for r in good if r["topic"] == topic]))
     failed = [row for row in known if row["failure"]]
     if failed:
         lines = [[_name(row), _cell(row["failure"])] for row in failed]
@@ -49,6 +48,12 @@ def page(rows: Iterable[Row]) -> str:
     if known:
         parts.append("## Measured on\n\n" + _places(known))
     return "\n".join(parts)
+
+
+def _title(topic: str) -> str:
+    """``sft_then_dpo``: SFT then DPO."""
+    first, *others = (word.upper() if word in TRAINERS else word for word in words(topic or "first").split())
+    return " ".join([first[0].upper() + first[1:], *others])
 
 
 def _topic(rows: Sequence[Row]) -> str:
