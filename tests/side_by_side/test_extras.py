@@ -114,9 +114,27 @@ def test_outputs_that_kept_text_reads_stay(lab):
 
 def test_read_outputs_hold_the_share_and_no_fewer_would(lab):
     trial, setup = made(lab, "directions:outward")
-    some, more = (extras._read_outputs(trial, setup.model, energy) for energy in (0.3, 0.9))
-    assert all(len(some[name]) < len(more[name]) for name in some)
-    assert all(torch.allclose(some[name], more[name][: len(some[name])], atol=1e-5) for name in some)
+    model, sums = setup.model, {}
+    # Gradients at the outputs, asked for one batch after the other, without a backward pass through hooks.
+    for batch in extras._kept(trial).batches("cpu"):
+        outputs = {}
+        hooks = [
+            layer.register_forward_hook(
+                lambda module, inputs, out, name=name, outputs=outputs: outputs.update({name: out})
+            )
+            for name, layer in extras._layers(model)
+        ]
+        loss = model(**batch).loss
+        for each in hooks:
+            each.remove()
+        for name, d in zip(outputs, torch.autograd.grad(loss, list(outputs.values())), strict=True):
+            d = d.flatten(0, -2)
+            sums[name] = sums.get(name, 0) + d.T @ d
+    for name, u in extras._read_outputs(trial, model, 0.5).items():
+        held = torch.stack([row @ sums[name] @ row for row in u]) / sums[name].trace()
+        assert held.sum() >= 0.5 - 1e-4
+        assert held[:-1].sum() < 0.5
+        assert torch.equal(held, held.sort(descending=True).values)
 
 
 def test_steps_of_slices_leave_the_gradients_of_kept_text(lab):

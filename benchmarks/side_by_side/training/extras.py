@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -61,12 +62,10 @@ def redrawn(way: RedrawnDirected, trial: Trial) -> Setup:
 
 def outward(way: OutwardDirected, trial: Trial) -> Setup:
     """Take from ``B``, after every step, what lies along outputs that kept text reads most."""
-    wall, cpu = time.perf_counter(), time.process_time()
     setup = _attached(way, trial)
-    read = _read_outputs(trial, setup.model, way.energy)
+    with _counted(setup):
+        read = _read_outputs(trial, setup.model, way.energy)
     setup.callbacks.append(_After(lambda: _take(setup.model, read)))
-    setup.localize_seconds += time.perf_counter() - wall
-    setup.localize_cpu += time.process_time() - cpu
     return setup
 
 
@@ -74,7 +73,8 @@ def aside(way: AsideLocated, trial: Trial) -> Setup:
     """Take from each step of the slices what lies along the gradients of kept text."""
     setup = located(way, trial)
     setup.model = _plan(setup).attach(trial.model)
-    text = _kept(trial)
+    with _counted(setup):
+        text = _kept(trial)
     setup.callbacks.append(_Aside(setup.model, text, way.gradients, way.every))
     return setup
 
@@ -85,6 +85,15 @@ def _attached(way: Any, trial: Trial) -> Setup:
     return Setup(
         _plan(setup).attach(trial.model), localize_seconds=setup.localize_seconds, localize_cpu=setup.localize_cpu
     )
+
+
+@contextlib.contextmanager
+def _counted(setup: Setup) -> Iterator[None]:
+    """What is done inside counts as localization."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    yield
+    setup.localize_seconds += time.perf_counter() - wall
+    setup.localize_cpu += time.process_time() - cpu
 
 
 def _plan(setup: Setup) -> Plan:
