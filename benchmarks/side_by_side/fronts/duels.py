@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from ..rows.statistics import differences, holm, interval, mean_difference, paired, permutation_p
@@ -43,23 +43,23 @@ def fight(found: Fronts, lines: Iterable[Line]) -> list[Duel]:
     """Directions of each budget against every other arm of that budget or of none, in the order of the lines; p values
     after Holm."""
     lines = list(lines)
-    duels = [
-        duel
+    fought = [
+        _duel(found, mine, other)
         for mine in lines
         if mine[0] == OURS
         for other in lines
         if other != mine and other[1] in (None, mine[1])
-        for duel in _duel(found, mine, other)
     ]
+    duels = [duel for duel in fought if duel is not None]
     scores, kept = (holm([getattr(duel, name) for duel in duels]) for name in ("score_p", "kept_p"))
     return [replace(duel, score_p=a, kept_p=b) for duel, a, b in zip(duels, scores, kept, strict=True)]
 
 
-def _duel(found: Fronts, mine: Line, other: Line) -> Iterator[Duel]:
+def _duel(found: Fronts, mine: Line, other: Line) -> Duel | None:
     pairs = [(found[mine][place], found[other][place]) for place in shared(found[mine], found[other])]
     scores = _test([(a.score_within(PRIMARY), b.score_within(PRIMARY)) for a, b in pairs])
     if scores is None:
-        return
+        return None
     duel = Duel(mine, other, len(pairs), *scores)
     both = [(a, b) for a, b in (equal_score(x, y) for x, y in pairs) if a is not None and b is not None]
     both = [pair for pair in both if all(map(math.isfinite, pair))]
@@ -67,7 +67,7 @@ def _duel(found: Fronts, mine: Line, other: Line) -> Iterator[Duel]:
     if kept is not None:
         ours, theirs = (sum(pair[i] for pair in both) / len(both) for i in (0, 1))
         duel = replace(duel, kept=ours, theirs=theirs, kept_p=kept[2])
-    yield duel
+    return duel
 
 
 def _test(pairs: list[tuple[float, float]]) -> tuple[float, tuple[float, float] | None, float | None] | None:

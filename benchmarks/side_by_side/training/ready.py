@@ -5,16 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..arms.parts import (
-    AsideLocated,
-    Directed,
-    LateDirected,
-    Located,
-    MovingDirected,
-    OutwardDirected,
-    RedrawnDirected,
-    TopLayers,
-)
+from ..arms import parts
 from ..arms.ways import Adapter, Mixed, Started, Untrained, Way, Whole
 from . import peers
 from .directed import directed, mixed
@@ -50,14 +41,14 @@ READY: dict[type[Way], Callable[[Any, Trial], Setup]] = {
     Mixed: mixed,
     Adapter: adapter,
     Started: started,
-    TopLayers: top_layers,
-    Located: located,
-    Directed: directed,
-    LateDirected: directed,
-    MovingDirected: moving,
-    RedrawnDirected: redrawn,
-    OutwardDirected: outward,
-    AsideLocated: aside,
+    parts.TopLayers: top_layers,
+    parts.Located: located,
+    parts.Directed: directed,
+    parts.LateDirected: directed,
+    parts.MovingDirected: moving,
+    parts.RedrawnDirected: redrawn,
+    parts.OutwardDirected: outward,
+    parts.AsideLocated: aside,
 }
 
 
