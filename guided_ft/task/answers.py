@@ -6,13 +6,13 @@ import logging
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-import torch
 from torch import nn
 
 from ..anatomy import base_model
 from ..errors import GuidedError
 from ..system.eval_mode import evaluating
 from ..system.progress import track
+from .greedy import greedy
 from .rewards import number
 from .tokens import prompt_ids
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("guided_ft")
 
 
-@torch.no_grad()
 def answers(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
@@ -48,18 +47,13 @@ def answers(
     for batch in track(batches, len(batches), "answers", progress):
         inputs = tokenizer.pad({"input_ids": batch}, return_tensors="pt", padding_side="left").to(device)
         with evaluating(model):
-            out = model.generate(  # type: ignore[operator]
-                input_ids=inputs["input_ids"],
-                attention_mask=inputs["attention_mask"],
-                do_sample=False,
-                temperature=None,
-                top_p=None,
-                top_k=None,
+            new = greedy(
+                model,
+                inputs["input_ids"],
+                inputs["attention_mask"],
                 max_new_tokens=max_new_tokens,
-                pad_token_id=tokenizer.pad_token_id,
-                use_cache=True,
+                pad=tokenizer.pad_token_id,
             )
-        new = out[:, inputs["input_ids"].shape[1] :]
         found += [text.strip() for text in tokenizer.batch_decode(new, skip_special_tokens=True)]
     return found
 
