@@ -10,10 +10,10 @@ from ..system.files import Json
 from ..task import measures
 from ..task.reader import answered, asked
 from . import standard
+from .results import Reference
 from .retained import load_text
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from torch import nn
@@ -37,10 +37,6 @@ LABELS = 20
 SAMPLES = 5
 
 
-Reference = Callable[[], "AbstractContextManager[nn.Module]"]
-"""A context in which the base model can be asked."""
-
-
 class Examined(Protocol):
     """What measuring needs of a run (``stages.Run``)."""
 
@@ -62,8 +58,8 @@ class Examined(Protocol):
 class Held:
     """Test rows and the model that is asked about them; each thing is worked out once, when a metric needs it."""
 
-    def __init__(self, run: Examined, rows: list[Json], model: nn.Module) -> None:
-        self.run, self.rows, self.model = run, rows, model
+    def __init__(self, run: Examined, rows: list[Json], model: nn.Module, reference: Reference | None = None) -> None:
+        self.run, self.rows, self.model, self.reference = run, rows, model, reference
         self.batch_size = run.recipe.evaluate.batch_size
         self._found: list[str] = []
         self._labels: list[str] | None = None
@@ -135,6 +131,12 @@ def _preference(held: Held) -> float:
     return preference_accuracy(held.model, held.task)
 
 
+def _reward(held: Held) -> float:
+    from .evaluate import reward_accuracy
+
+    return reward_accuracy(held.model, held.task, held.reference)
+
+
 METRICS: dict[str, tuple[str, Callable[[Held], float]]] = {
     "exact_match": ("questions", _exact),
     "number_accuracy": ("questions", _number),
@@ -142,6 +144,7 @@ METRICS: dict[str, tuple[str, Callable[[Held], float]]] = {
     "f1": ("labels", _f1),
     "loss": ("answers", _loss),
     "preference_accuracy": ("pairs", _preference),
+    "reward_accuracy": ("pairs", _reward),
 }
 """Every metric by name (``evaluate.metric``): what the rows must be, and what measures it."""
 
@@ -165,7 +168,7 @@ def metrics_of(run: Examined) -> tuple[str, ...]:
         return tuple(wanted.split("+"))
     kinds, short = _kinds(run), run.answer_length <= OPEN
     if "pairs" in kinds:
-        return ("preference_accuracy", "exact_match") if short else ("preference_accuracy",)
+        return ("preference_accuracy", "exact_match") if short else ("reward_accuracy", "preference_accuracy")
     if "labels" in kinds and run.recipe.data.source != "reasoning_gym":
         return ("label_accuracy", "f1", "exact_match")
     return ("exact_match",) if "questions" in kinds and short else ("loss",)
@@ -210,7 +213,7 @@ def measure(run: Examined, rows: list[Json], model: nn.Module, reference: Refere
     """``scores`` (metrics and the number of examples), ``retention``, and the first ``answers``."""
     from .evaluate import retention
 
-    held = Held(run, rows, model)
+    held = Held(run, rows, model, reference)
     scores: Json = {name: _measuring(name)[1](held) for name in metrics_of(run)} if rows else {}
     scores |= standard.evaluate(model, run.tokenizer, run.recipe)
     text = _held_out_text(run, model if reference is None else None)

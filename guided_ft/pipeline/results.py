@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, TypedDict
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from torch import nn
+
     from ..engine.engine import CacheSummary
     from ..selection.scoremap import Meta
+
+Reference = Callable[[], "AbstractContextManager[nn.Module]"]
+"""A context in which the base model can be asked."""
 
 Curve = list[list[float]]
 """``[[step, value], ...]``"""

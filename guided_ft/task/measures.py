@@ -17,7 +17,7 @@ By its name a report knows its scale: ``..._accuracy``, ``..._exact_match`` and 
 ``..._loss``, ``..._error``, ``..._perplexity`` or ``..._kl`` less is better, of all others more.
 """
 
-SHIPPED = ("exact_match", "number_accuracy", "label_accuracy", "f1", "loss", "preference_accuracy")
+SHIPPED = ("exact_match", "number_accuracy", "label_accuracy", "f1", "loss", "preference_accuracy", "reward_accuracy")
 """What can be measured without any; ``pipeline/measure.py`` says how."""
 
 OWN: dict[str, Measure] = {}

@@ -10,13 +10,16 @@ import pytest
 import tiny
 import tiny_run
 import torch
+from datasets import Dataset
 from families import make
+from peft import LoraConfig
 from scoring import preferences, sums
 from tokenizers.processors import TemplateProcessing
+from trl import DPOConfig, DPOTrainer
 
 from guided_ft import run
 from guided_ft.pipeline import evaluate
-from guided_ft.pipeline.evaluate import losses, preference_accuracy, retention
+from guided_ft.pipeline.evaluate import losses, preference_accuracy, retention, reward_accuracy
 from guided_ft.task.answers import answers, exact_match
 from guided_ft.task.task import Task
 
@@ -84,6 +87,36 @@ def test_preferences_are_those_of_the_model_alone():
         margins = torch.cat([task.quantity(model, batch) for batch in task.batches()])
     against = dataclasses.replace(task, reference=tuple((margins + 1).tolist()))
     assert preference_accuracy(model, against) == preference_accuracy(model, task) > 0
+
+
+def test_rewards_are_those_of_trl(tmp_path):
+    """TRL's own evaluation is the oracle."""
+    task = preferences(20)
+    trainer = DPOTrainer(
+        make("llama"),
+        peft_config=LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear"),
+        args=DPOConfig(str(tmp_path), use_cpu=True, bf16=False, report_to=[], per_device_eval_batch_size=20),
+        train_dataset=Dataset.from_list(tiny.pairs(20)),
+        eval_dataset=Dataset.from_list(tiny.pairs(20)),
+        processing_class=tiny.tokenizer(),
+    )
+    alone = trainer.accelerator.unwrap_model(trainer.model)
+    torch.manual_seed(0)
+    for name, parameter in alone.named_parameters():
+        if "lora_B.default" in name:
+            torch.nn.init.normal_(parameter)
+    theirs = 100 * trainer.evaluate()["eval_rewards/accuracies"]
+
+    @contextlib.contextmanager
+    def base():
+        with alone.disable_adapter():
+            yield alone
+
+    assert 0 < theirs < 100
+    assert reward_accuracy(alone, task, base) == pytest.approx(theirs)
+    assert reward_accuracy(alone, task) == 50
+    with alone.disable_adapter():
+        assert reward_accuracy(alone, task, base) == 50
 
 
 @pytest.mark.parametrize("what", ["answers", "preferences", "retention"])

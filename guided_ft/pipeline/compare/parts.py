@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from ...errors import GuidedError
 from ...system.files import Json
 from ..data import question_of
-from ..measure import METRICS, Held, Reference, measure
+from ..measure import METRICS, Held, measure
+from ..results import Reference
 from ..stages import Run
 
 if TYPE_CHECKING:
