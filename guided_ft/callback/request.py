@@ -49,14 +49,14 @@ class Request:
         request = digest(self.task.hash, asked, fingerprint(model))
         # The first process decides for all: it may have written its plan before another one comes to look.
         found = kept(folder, request)
-        firsts = processes.same(found.to_dict() if found else None)
+        firsts = processes.same((found.to_dict(), found.arrays) if found else None)
         if firsts is not None:
-            return Plan.from_dict(firsts), None
+            return Plan.from_dict(*firsts), None
         way = make_mode(self.plan["mode"], self.plan["rank"], self.plan["options"])
         scores = way.localize(model, self.task, budget=self.select.budget, **self.localize.arguments())
         plan = Plan(way.choose(scores, **self.select.arguments()), **self.plan)
         # Every process trains what the first one chose: rounding may order close scores differently.
-        plan = Plan.from_dict(processes.same(plan.to_dict()))
+        plan = Plan.from_dict(*processes.same((plan.to_dict(), plan.arrays)))
         if write:
             scores.save(folder / "scores.safetensors")
             keep(plan, folder, request)

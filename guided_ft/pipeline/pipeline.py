@@ -99,12 +99,12 @@ def _tell_control(result: Controlled) -> str:
     return "random, same budget: " + _tell_after(result["after"]) if result else "none"
 
 
-CONTROL = ("control/selection.json", "control/plan.json", "control/adapter", "control/probe.safetensors")
+CONTROL = (*(f"control/{name}" for name in stages.CHOICE), "control/adapter", "control/probe.safetensors")
 
 STAGES: tuple[Stage[Any], ...] = (
     Stage("before", stages.before, (stages.HELD_OUT,), _tell_scores),
     Stage("localize", stages.localize, ("scores.safetensors", "scores.json"), _tell_localize),
-    Stage("select", stages.choose, ("selection.json", "plan.json"), _tell_select, ("localize",)),
+    Stage("select", stages.choose, stages.CHOICE, _tell_select, ("localize",)),
     Stage("train", stages.train, ("adapter", "probe.safetensors"), _tell_train, ("select",), ("train",)),
     Stage("evaluate", stages.after, (), _tell_after, ("before", "train")),
     Stage("control", stages.control, CONTROL, _tell_control, ("before", "localize"), ("control/train",)),

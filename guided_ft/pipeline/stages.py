@@ -27,8 +27,8 @@ from .border import tell_joined
 from .data import load_rows
 from .fingerprint import stage_keys
 from .lengths import fitting
-from .measure import HELD_OUT, Reference, check_metrics, measure
-from .results import After
+from .measure import HELD_OUT, check_metrics, measure
+from .results import After, Reference
 from .retained import load_retained
 from .window import check_recipe_window
 
@@ -174,8 +174,15 @@ def _rehearse(run: Run, model: nn.Module) -> None:
         _chosen(run, find("random").load()(None, anatomy, kinds=_kinds(run)), "random", 0)
 
 
+CHOICE = ("selection.json", "selection.safetensors", "plan.json", "plan.safetensors")
+"""What ``choose`` writes: arrays of directions only."""
+
+
 def _write(plan: Plan, folder: Path) -> Chosen:
     selection: Any = plan.selection
+    for name in CHOICE:
+        # A choice of components writes no arrays: those of another one must not lie beside it.
+        (folder / name).unlink(missing_ok=True)
     selection.save(folder / "selection.json")
     plan.save(folder / "plan.json")
     return {

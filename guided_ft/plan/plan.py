@@ -9,12 +9,13 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from ..errors import GuidedError
-from ..system.files import Json, digest, read_json, write_json
+from ..system.files import Json, digest, read_with_arrays, write_with_arrays
 from .attaching import to_float32
 from .fits import check_plain, check_same_model
 from .modes import Chosen, Mode, make_mode
 
 if TYPE_CHECKING:
+    import numpy as np
     from peft import PeftConfig
     from torch import nn
 
@@ -147,7 +148,13 @@ class Plan:
         if not self.way.trains_base:
             to_float32(model, self.expected_trainable)
 
+    @property
+    def arrays(self) -> Mapping[str, np.ndarray]:
+        """What ``to_dict`` leaves out of the selection."""
+        return self.selection.arrays
+
     def to_dict(self) -> Json:
+        """As JSON data, but for the ``arrays``."""
         data = {
             "mode": self.mode,
             "rank": self.rank,
@@ -158,10 +165,11 @@ class Plan:
         return data | ({"options": dict(self.options)} if self.options else {})
 
     @classmethod
-    def from_dict(cls, data: Json) -> Plan:
+    def from_dict(cls, data: Json, arrays: Mapping[str, np.ndarray] | None = None) -> Plan:
+        """Rebuild from ``to_dict`` and ``arrays``. Raises GuidedError for anything else."""
         try:
             way = make_mode(data["mode"], data["rank"], data.get("options", {}))
-            selection = way.read_selection(data["selection"])
+            selection = way.read_selection(data["selection"], arrays or {})
             return cls(selection, data["mode"], data["rank"], float(data["lr_scale"]), data.get("options", {}))
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             if isinstance(error, GuidedError):
@@ -174,11 +182,12 @@ class Plan:
         return digest([*parts, *([dict(self.options)] if self.options else [])])
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        write_json(path, {"kind": "plan", "version": 1} | self.to_dict())
+        """Write a JSON file, and what a selection has of arrays beside it as ``.safetensors``."""
+        write_with_arrays(path, {"kind": "plan", "version": 1} | self.to_dict(), self.arrays)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Plan:
-        return cls.from_dict(read_json(path, "plan"))
+        return cls.from_dict(*read_with_arrays(path, "plan"))
 
     def __repr__(self) -> str:
         total = self.selection.anatomy.num_parameters

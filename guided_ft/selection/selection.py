@@ -5,8 +5,11 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
 
 from ..anatomy import KINDS, Anatomy, Component, Slice
 from ..errors import GuidedError
@@ -42,6 +45,9 @@ class Selection:
         chosen = tuple(sorted({self.anatomy.check(c) for c in self.components}))
         object.__setattr__(self, "components", chosen)
         object.__setattr__(self, "how", How.read(self.how))
+
+    arrays: ClassVar[Mapping[str, np.ndarray]] = {}
+    """None: ``to_dict`` says everything."""
 
     # -- reading ----------------------------------------------------------------------------------------------------
     @property

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from ..anatomy import Anatomy
 from ..errors import GuidedError, pick
-from ..system.files import MAX_BYTES
+from ..system.files import MAX_ARRAYS
 from .budget import parse_budget
 from .directions import DirectionMap
 from .how import How
@@ -28,7 +28,7 @@ def enough_directions(anatomy: Anatomy, budget: str | float | int, modules: Iter
     """Directions to map per layer, so that a budget can be spent on the best of them: 64 for 3 % of SmolLM2-135M, and
     no less for any.
 
-    Of a large model they are fewer, as a file of more than ``MAX_BYTES`` is not read.
+    Of the largest models they are fewer, as a file of more than ``MAX_ARRAYS`` is not read.
 
     Args:
         modules: full names of the linear layers to spend it on.
@@ -39,7 +39,7 @@ def enough_directions(anatomy: Anatomy, budget: str | float | int, modules: Iter
     sizes = [anatomy.outputs_inputs(anatomy.relative(name)) for name in modules]
     outputs, inputs = map(sum, zip(*sizes, strict=True))
     wanted = math.ceil(SPREAD * parse_budget(budget, anatomy.num_parameters) / outputs)
-    return max(LEAST, min(wanted, 3 * MAX_BYTES // 4 // (4 * inputs)))
+    return max(LEAST, min(wanted, 3 * MAX_ARRAYS // 4 // (4 * inputs)))
 
 
 def select_directions(

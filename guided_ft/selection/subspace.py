@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,7 +11,7 @@ import numpy as np
 
 from ..anatomy import KINDS, Anatomy, Component, Slice
 from ..errors import GuidedError
-from ..system.files import Json, digest, read_json, write_json
+from ..system.files import MEND, Json, digest, read_with_arrays, write_with_arrays
 from .directions import check_basis, in_order
 from .how import How
 
@@ -99,45 +97,35 @@ class Subspace:
         return f"Subspace({words}: {self.num_parameters:,} parameters, {self.fraction:.3%})"
 
     # -- files ------------------------------------------------------------------------------------------------------
+    @property
+    def arrays(self) -> Mapping[str, np.ndarray]:
+        """What ``to_dict`` leaves out: the directions."""
+        return self.bases
+
     def to_dict(self) -> Json:
-        """As JSON data; the directions as base64 of their float32 numbers, bit by bit."""
-        coded = {
-            name: {"rank": len(basis), "float32": base64.b64encode(basis.astype("<f4").tobytes()).decode()}
-            for name, basis in self.bases.items()
-        }
-        return {"bases": coded, "how": self.how.to_dict(), "anatomy": self.anatomy.to_dict()}
+        """As JSON data, but for the ``arrays``, which it tells by their digest."""
+        how, anatomy = self.how.to_dict(), self.anatomy.to_dict()
+        return {"ranks": self.ranks, "directions": self.text, "how": how, "anatomy": anatomy}
 
     @classmethod
-    def from_dict(cls, data: Json) -> Subspace:
-        """Rebuild from ``to_dict``. Raises GuidedError for anything else."""
+    def from_dict(cls, data: Json, arrays: Mapping[str, np.ndarray]) -> Subspace:
+        """Rebuild from ``to_dict`` and ``arrays``. Raises GuidedError for anything else, or arrays of another one."""
         try:
-            bases = {str(name): _decoded(**coded) for name, coded in data["bases"].items()}
-            return cls(Anatomy.from_dict(data["anatomy"]), bases, How.read(dict(data["how"])))
-        except (
-            KeyError,
-            TypeError,
-            AttributeError,
-            ValueError,
-            OverflowError,
-            RecursionError,
-            binascii.Error,
-        ) as error:
+            found = cls(Anatomy.from_dict(data["anatomy"]), arrays, How.read(dict(data["how"])))
+            if (found.ranks, found.text) != (data["ranks"], data["directions"]):
+                raise GuidedError(f"subspace: its arrays are not those that it was saved with ({MEND})")
+            return found
+        except (KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError) as error:
             if isinstance(error, GuidedError):
                 raise
             raise GuidedError(f"subspace: not what Subspace.save writes ({error!r:.200})") from None
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a JSON file."""
-        data = {"kind": "subspace", "version": 1, "parameters": self.num_parameters, "fraction": self.fraction}
-        write_json(path, data | self.to_dict())
+        """Write a JSON file, and the directions beside it as ``.safetensors``."""
+        data = {"kind": "subspace", "version": 2, "parameters": self.num_parameters, "fraction": self.fraction}
+        write_with_arrays(path, data | self.to_dict(), self.arrays)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Subspace:
-        return cls.from_dict(read_json(path, "subspace"))
-
-
-def _decoded(rank: int, float32: str) -> np.ndarray:
-    numbers = np.frombuffer(base64.b64decode(float32, validate=True), dtype="<f4").astype(np.float32)
-    if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1 or numbers.size % rank:
-        raise GuidedError(f"subspace: {numbers.size} numbers are not {rank!r} directions")
-    return numbers.reshape(rank, -1)
+        """Read what ``save`` wrote. Raises GuidedError for anything else."""
+        return cls.from_dict(*read_with_arrays(path, "subspace", 2))

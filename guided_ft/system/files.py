@@ -13,9 +13,9 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -25,7 +25,10 @@ Json = dict[str, Any]
 """A JSON object: text keys, and whatever JSON holds: texts, numbers, true, false, null, lists and objects."""
 
 MAX_BYTES = 1 << 30
-"""Largest file that is read: far above any real map or plan, far below what would exhaust memory."""
+"""Largest file of text that is read: far above any real record or data set, far below what would exhaust memory."""
+
+MAX_ARRAYS = 1 << 36
+"""Largest file of arrays that is read: above the directions of a model of 70 billion parameters."""
 
 AUTO_BYTES = 2 << 30
 """Size of a prefix cache whose size is not given."""
@@ -143,15 +146,39 @@ def write_arrays(path: str | os.PathLike[str], arrays: dict[str, np.ndarray]) ->
 
 def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """Read a safetensors file. Raises GuidedError if it is damaged or too large."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
+    from safetensors import SafetensorError, safe_open
 
+    with _opened(path, MAX_ARRAYS):
+        pass
     try:
-        return load(_read_bytes(path))
-    except (SafetensorError, ValueError, TypeError, KeyError) as error:
-        if isinstance(error, GuidedError):
-            raise
+        # One array at a time, so that there is no second copy of the whole.
+        with safe_open(path, framework="numpy") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no mapping
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise GuidedError(f"{path}: not a valid safetensors file ({error}): {MEND}") from None
+
+
+def write_with_arrays(path: str | os.PathLike[str], data: Json, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write JSON and, if there are any, its arrays beside it (``plan.json``, ``plan.safetensors``)."""
+    if arrays:
+        write_arrays(_arrays_of(path), dict(arrays))
+    write_json(path, data | ({"arrays": True} if arrays else {}))
+
+
+def read_with_arrays(path: str | os.PathLike[str], kind: str, version: int = 1) -> tuple[Json, dict[str, np.ndarray]]:
+    """Read what ``write_with_arrays`` wrote, as ``read_json``; that both were written together is not known here."""
+    data = read_json(path, kind, version)
+    if not data.get("arrays"):
+        return data, {}
+    beside = _arrays_of(path)
+    if not beside.exists():
+        raise GuidedError(f"{path}: without {beside.name}, which belongs to it (keep the two together, or {MEND})")
+    return data, read_arrays(beside)
+
+
+def _arrays_of(path: str | os.PathLike[str]) -> Path:
+    path = Path(path)
+    return path.with_suffix(".safetensors") if path.suffix == ".json" else path.with_name(path.name + ".safetensors")
 
 
 def beside(path: str | os.PathLike[str]) -> Path:
@@ -192,11 +219,18 @@ def lines(text: str) -> list[str]:
 
 
 def _read_bytes(path: str | os.PathLike[str]) -> bytes:
+    with _opened(path, MAX_BYTES) as file:
+        return file.read()
+
+
+@contextlib.contextmanager
+def _opened(path: str | os.PathLike[str], limit: int) -> Iterator[BinaryIO]:
     try:
         size = os.stat(path).st_size
-        if size > MAX_BYTES:
-            raise GuidedError(f"{path}: {size} bytes is more than the {MAX_BYTES} that are read")
-        return Path(path).read_bytes()
+        if size > limit:
+            raise GuidedError(f"{path}: {size} bytes is more than the {limit} that are read")
+        with open(path, "rb") as file:
+            yield file
     except OSError as error:
         raise GuidedError(f"{path}: cannot be read ({error.strerror})") from None
     except ValueError as error:

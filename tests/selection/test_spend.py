@@ -15,11 +15,12 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from guided_ft.anatomy import Anatomy
 from guided_ft.errors import GuidedError
+from guided_ft.plan.plan import Plan
 from guided_ft.selection.selection import Selection
 from guided_ft.selection.spend import enough_directions, select_directions
 from guided_ft.selection.strategies import DIRECTION_STRATEGIES
 from guided_ft.selection.subspace import Subspace
-from guided_ft.system.files import MAX_BYTES
+from guided_ft.system.files import MAX_ARRAYS
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +145,23 @@ def test_hostile_subspaces_give_only_guided_errors(found, tmp_path):
     assert refused > 150
 
 
+def test_a_subspace_and_its_arrays_belong_together(found, tmp_path):
+    path, arrays = tmp_path / "s.json", tmp_path / "s.safetensors"
+    select_directions(found, 200, "random").save(path)
+    others = arrays.read_bytes()
+    select_directions(found, 200).save(path)
+    own, plan = arrays.read_bytes(), Plan(Subspace.load(path), mode="subspace")
+    plan.save(tmp_path / "p.json")
+    assert (tmp_path / "p.safetensors").read_bytes() == own != others
+    for read, name in ((Subspace.load, "s"), (Plan.load, "p")):
+        (tmp_path / f"{name}.safetensors").write_bytes(others)
+        with pytest.raises(GuidedError, match="subspace: its arrays are not those that it was saved with"):
+            read(tmp_path / f"{name}.json")
+        (tmp_path / f"{name}.safetensors").unlink()
+        with pytest.raises(GuidedError, match=f"{name}.json: without {name}.safetensors, which belongs to it"):
+            read(tmp_path / f"{name}.json")
+
+
 @pytest.mark.parametrize(("budget", "told"), [("90%", True), (None, False)])
 def test_a_budget_that_the_map_cannot_spend_is_told(found, whole, budget, told, caplog):
     """``None``: exactly what all of the map's directions take."""
@@ -162,17 +180,16 @@ SHAPES = {
 
 @pytest.mark.parametrize(
     ("size", "budget", "count", "share"),
-    [("135m", "3%", 64, 0.03), ("135m", 0.1, 212, 0.1), ("7b", "1%", 122, 0.01), ("7b", "10%", 176, 0.03)],
+    [("135m", "3%", 64, 0.03), ("135m", 0.1, 212, 0.1), ("7b", "1%", 122, 0.01), ("7b", "10%", 1215, 0.1)],
 )
 def test_a_map_is_wide_enough_for_a_budget_and_small_enough_to_be_read(size, budget, count, share):
-    """The last is what three quarters of a file that is read hold; it is enough for 3 % of that model."""
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **SHAPES[size]))
     anatomy = Anatomy.of(model)
     names = [anatomy.module(i, name) for i in range(anatomy.num_layers) for name in anatomy.names_in(i)]
     assert enough_directions(anatomy, budget, names) == count
     sizes = [anatomy.outputs_inputs(anatomy.relative(name)) for name in names]
-    assert 4 * count * sum(inputs for _, inputs in sizes) < MAX_BYTES
+    assert 4 * count * sum(inputs for _, inputs in sizes) < MAX_ARRAYS
     assert count * sum(outputs for outputs, _ in sizes) > share * anatomy.num_parameters
     # Half of the layers want more of each.
     assert enough_directions(anatomy, budget, names[::2]) > count

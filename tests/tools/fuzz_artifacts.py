@@ -154,6 +154,11 @@ def _directions(case: Path, path: Path) -> None:
     DirectionMap.load(case / "directions.safetensors")
 
 
+def _of(noun: type[Subspace] | type[Plan], path: Path) -> None:
+    """What a file of arrays belongs to."""
+    noun.load(path.with_suffix(".json"))
+
+
 def _trained(case: Path, path: Path) -> None:
     """The adapter, in the two ways in which a run's is used; what loads must compute numbers."""
     with torch.no_grad():
@@ -180,8 +185,7 @@ def _checkpoint(case: Path, path: Path) -> None:
     """The damaged one is known to be, and the other one is taken."""
     run_folder = case / "train"
     newest = checkpoints(run_folder)[-1]
-    plan = json.loads((newest.parent / "guided" / "plan.json").read_text())
-    mine = Plan.from_dict(plan).hash
+    mine = Plan.load(newest.parent / "guided" / "plan.json").hash
     why, found = fault(newest, mine), newest_complete(run_folder, mine)
     assert (why is None) == (found == newest), (why, found)
     if why is not None:
@@ -214,6 +218,8 @@ READERS: dict[str, tuple[str, str, Callable[[Path, Path], None]]] = {
     "directions": ("directions", "directions.safetensors", _directions),
     "directions' provenance": ("directions", "directions.json", _directions),
     "subspace": ("directions", "selection.json", lambda case, path: Subspace.load(path) and None),
+    "subspace's arrays": ("directions", "selection.safetensors", lambda case, path: _of(Subspace, path)),
+    "plan's arrays": ("directions", "plan.safetensors", lambda case, path: _of(Plan, path)),
     "plan along directions": ("directions", "plan.json", lambda case, path: Plan.load(path) and None),
     "adapter": ("slices", "adapter/adapter_model.safetensors", _trained),
     "adapter's configuration": ("slices", "adapter/adapter_config.json", _trained),

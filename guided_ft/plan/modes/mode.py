@@ -46,6 +46,7 @@ from .typical import Example, spread
 from .work import Work
 
 if TYPE_CHECKING:
+    import numpy as np
     from peft import PeftConfig
     from torch import nn
 
@@ -92,7 +93,11 @@ class Chosen(Protocol):
     def __len__(self) -> int: ...
 
     def to_dict(self) -> Json:
-        """JSON data that ``read_selection`` of its mode reads back."""
+        """JSON data that ``read_selection`` of its mode reads back, with the ``arrays``."""
+
+    @property
+    def arrays(self) -> Mapping[str, np.ndarray]:
+        """What it has of large arrays."""
 
 
 S = TypeVar("S", bound=Chosen)
@@ -191,8 +196,8 @@ class Mode(ABC, Generic[S]):
         """Spend a budget on a map, as ``guided_ft.select``."""
         return select(scores, budget, whole=self.whole, **options)
 
-    def read_selection(self, data: dict[str, object]) -> Any:
-        """What ``choose`` returned, from its ``to_dict``."""
+    def read_selection(self, data: Json, arrays: Mapping[str, np.ndarray]) -> Any:
+        """What ``choose`` returned, from its ``to_dict`` and ``arrays``."""
         return Selection.from_dict(data)
 
     # -- on a model -------------------------------------------------------------------------------------------------

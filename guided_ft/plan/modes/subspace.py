@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -17,6 +18,7 @@ from ...selection.budget import share_of
 from ...selection.settings import SelectOptions
 from ...selection.spend import select_directions
 from ...selection.subspace import Subspace
+from ...system.files import Json
 from ...system.places import cache_folder
 from .located import Located
 from .lora import factors
@@ -118,8 +120,8 @@ class SubspaceMode(Mode[Subspace]):
         options.pop("kinds", None)
         return select_directions(scores.directions, budget, **options)
 
-    def read_selection(self, data: dict[str, object]) -> Subspace:
-        return Subspace.from_dict(data)
+    def read_selection(self, data: Json, arrays: Mapping[str, np.ndarray]) -> Subspace:
+        return Subspace.from_dict(data, arrays)
 
     # -- on a model -------------------------------------------------------------------------------------------------
     def same_as(self, selection: Subspace, model: nn.Module) -> bool:
