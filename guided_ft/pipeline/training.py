@@ -81,7 +81,8 @@ def train(
         if request.asked:
             raise KeyboardInterrupt
     seconds = time.perf_counter() - began
-    trained = trainer.model
+    # Without autocast, as it is when it is loaded.
+    trained = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     assert isinstance(trained, PreTrainedModel | PeftModel)
     trained.eval()
     _save(trained, tokenizer, folder / "adapter", plan, recipe.model)
@@ -233,7 +234,8 @@ def _common(recipe: Recipe, plan: Plan | Whole, folder: Path, rows: int) -> Sett
         "logging_steps": 1,
         "report_to": [],
         "seed": recipe.seed,
-        "bf16": False,
+        # A float32 adapter on a bfloat16 model then computes in bfloat16, too: a fourth less time on a CPU.
+        "bf16": recipe.dtype == "bfloat16",
         "use_cpu": not torch.cuda.is_available(),
         "dataloader_pin_memory": torch.cuda.is_available(),
         "disable_tqdm": not sys.stderr.isatty(),
