@@ -21,7 +21,7 @@ from ..recipe.conflicts import too_warm
 from ..scorers.catalogue import find
 from ..scorers.settings import LocalizeOptions
 from ..selection.settings import SelectOptions
-from ..system.files import read_arrays
+from ..system.arrays import read_arrays
 from ..task.reader import answered, last_answer_apart
 from .border import tell_joined
 from .data import load_rows

@@ -30,7 +30,8 @@ from ..callback.resume import checkpoints, newest_complete
 from ..export.card import describe
 from ..plan.modes import PACE
 from ..plan.plan import Plan
-from ..system.files import read_json, write_arrays, write_json, writing
+from ..system.arrays import write_arrays
+from ..system.files import read_json, write_json, writing
 from ..system.signals import StopRequest, stop_on_request
 from ..task.task import Task
 from .results import Curve, Frozen, Trained

@@ -9,7 +9,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from ..errors import GuidedError
-from ..system.files import Json, digest, read_with_arrays, write_with_arrays
+from ..system.arrays import read_with_arrays, write_with_arrays
+from ..system.files import Json, digest
 from .attaching import to_float32
 from .fits import check_plain, check_same_model
 from .modes import Chosen, Mode, make_mode

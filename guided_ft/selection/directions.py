@@ -11,7 +11,8 @@ import numpy as np
 
 from ..anatomy import Anatomy
 from ..errors import GuidedError
-from ..system.files import MEND, beside, digest, read_arrays, read_json, write_arrays, write_json
+from ..system.arrays import beside, read_arrays, write_arrays
+from ..system.files import MEND, digest, read_json, write_json
 from .scoremap import Meta, ScoreMap
 from .telling import bars, made, ranked
 

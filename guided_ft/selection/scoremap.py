@@ -12,7 +12,8 @@ import numpy as np
 
 from ..anatomy import KINDS, Anatomy, Component
 from ..errors import GuidedError
-from ..system.files import MEND, Json, beside, read_arrays, read_json, write_arrays, write_json
+from ..system.arrays import beside, read_arrays, write_arrays
+from ..system.files import MEND, Json, read_json, write_json
 from .correlation import pearson, spearman
 from .telling import bars, counted, made, ranked
 

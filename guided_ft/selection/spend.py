@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from ..anatomy import Anatomy
 from ..errors import GuidedError, pick
-from ..system.files import MAX_ARRAYS
+from ..system.arrays import MAX_ARRAYS
 from .budget import parse_budget
 from .directions import DirectionMap
 from .how import How

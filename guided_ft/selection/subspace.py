@@ -11,7 +11,8 @@ import numpy as np
 
 from ..anatomy import KINDS, Anatomy, Component, Slice
 from ..errors import GuidedError
-from ..system.files import MEND, Json, digest, read_with_arrays, write_with_arrays
+from ..system.arrays import read_with_arrays, write_with_arrays
+from ..system.files import MEND, Json, digest
 from .directions import check_basis, in_order
 from .how import How
 

@@ -1,4 +1,5 @@
-"""How files are written and read: JSON, JSON lines, text and safetensors, written whole or not at all, read with care.
+"""How files are written and read: JSON, JSON lines and text (``arrays.py``: safetensors), written whole or not at all,
+read with care.
 
 What a library writes by itself (a checkpoint, an adapter, a GGUF file) goes through ``replacing``, or is sealed when it
 is complete (``callback/resume.py``). Imports no torch.
@@ -13,7 +14,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,9 +27,6 @@ Json = dict[str, Any]
 
 MAX_BYTES = 1 << 30
 """Largest file of text that is read: far above any real record or data set, far below what would exhaust memory."""
-
-MAX_ARRAYS = 1 << 36
-"""Largest file of arrays that is read: above the directions of a model of 70 billion parameters."""
 
 AUTO_BYTES = 2 << 30
 """Size of a prefix cache whose size is not given."""
@@ -137,56 +135,6 @@ def _read_integer(digits: str) -> int:
     return int(digits)
 
 
-def write_arrays(path: str | os.PathLike[str], arrays: dict[str, np.ndarray]) -> None:
-    from safetensors.numpy import save_file
-
-    with replacing(path) as temporary:
-        save_file({name: np.ascontiguousarray(a) for name, a in arrays.items()}, temporary)
-
-
-def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """Read a safetensors file. Raises GuidedError if it is damaged or too large."""
-    from safetensors import SafetensorError, safe_open
-
-    with _opened(path, MAX_ARRAYS):
-        pass
-    try:
-        # One array at a time, so that there is no second copy of the whole.
-        with safe_open(path, framework="numpy") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no mapping
-    except (SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise GuidedError(f"{path}: not a valid safetensors file ({error}): {MEND}") from None
-
-
-def write_with_arrays(path: str | os.PathLike[str], data: Json, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write JSON and, if there are any, its arrays beside it (``plan.json``, ``plan.safetensors``)."""
-    if arrays:
-        write_arrays(_arrays_of(path), dict(arrays))
-    write_json(path, data | ({"arrays": True} if arrays else {}))
-
-
-def read_with_arrays(path: str | os.PathLike[str], kind: str, version: int = 1) -> tuple[Json, dict[str, np.ndarray]]:
-    """Read what ``write_with_arrays`` wrote, as ``read_json``; that both were written together is not known here."""
-    data = read_json(path, kind, version)
-    if not data.get("arrays"):
-        return data, {}
-    beside = _arrays_of(path)
-    if not beside.exists():
-        raise GuidedError(f"{path}: without {beside.name}, which belongs to it (keep the two together, or {MEND})")
-    return data, read_arrays(beside)
-
-
-def _arrays_of(path: str | os.PathLike[str]) -> Path:
-    path = Path(path)
-    return path.with_suffix(".safetensors") if path.suffix == ".json" else path.with_name(path.name + ".safetensors")
-
-
-def beside(path: str | os.PathLike[str]) -> Path:
-    """Where the JSON that belongs to a file of arrays is: names that differ after a dot must not share it."""
-    path = Path(path)
-    return path.with_suffix(".json") if path.suffix == ".safetensors" else path.with_name(path.name + ".json")
-
-
 def read_text(path: str | os.PathLike[str]) -> str:
     """Read a UTF-8 text file. Raises GuidedError if it is missing, too large or not text."""
     try:
@@ -219,12 +167,13 @@ def lines(text: str) -> list[str]:
 
 
 def _read_bytes(path: str | os.PathLike[str]) -> bytes:
-    with _opened(path, MAX_BYTES) as file:
+    with opened(path, MAX_BYTES) as file:
         return file.read()
 
 
 @contextlib.contextmanager
-def _opened(path: str | os.PathLike[str], limit: int) -> Iterator[BinaryIO]:
+def opened(path: str | os.PathLike[str], limit: int) -> Iterator[BinaryIO]:
+    """Open a file to read it. Raises GuidedError if it is missing, or has more than ``limit`` bytes."""
     try:
         size = os.stat(path).st_size
         if size > limit:

@@ -14,7 +14,8 @@ from families import make
 from trainers import MODES
 
 from guided_ft.callback.resume import MARKER, fault
-from guided_ft.system.files import read_arrays, read_json, read_text
+from guided_ft.system.arrays import read_arrays
+from guided_ft.system.files import read_json, read_text
 
 
 @pytest.fixture(scope="module")

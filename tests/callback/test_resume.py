@@ -51,7 +51,7 @@ def test_a_resumed_script_does_not_localize_again(tmp_path, monkeypatch):
 @pytest.mark.parametrize("kept", [False, True])
 def test_every_rank_trains_what_the_first_one_chose_or_has_kept(tmp_path, monkeypatch, kept):
     firsts = ready(make("llama"), "slice")
-    monkeypatch.setattr(processes, "same", lambda mine: firsts.to_dict() if mine or kept else None)
+    monkeypatch.setattr(processes, "same", lambda mine: (firsts.to_dict(), firsts.arrays) if mine or kept else None)
     if kept:
         monkeypatch.setattr("guided_ft.scorers.localize.localize", lambda *a, **k: pytest.fail("localized again"))
     callback, model = from_task("slice", retain=None), base(tmp_path)

@@ -12,7 +12,7 @@ from tiny_run import adapter, again, recipe
 from guided_ft import GuidedError, Plan, Recipe, ScoreMap, Selection, run
 from guided_ft.pipeline import pipeline, stages
 from guided_ft.pipeline.training import probe_logits
-from guided_ft.system.files import read_arrays
+from guided_ft.system.arrays import read_arrays
 
 KEYS = {
     "kind", "version", "name", "command", "model", "dtype", "quantization", "task", "method", "retain", "mode", "trainer",

@@ -15,7 +15,7 @@ from hostile import damaged, mutated
 from guided_ft.anatomy import Anatomy, Component
 from guided_ft.errors import GuidedError
 from guided_ft.selection.scoremap import ScoreMap
-from guided_ft.system.files import write_arrays
+from guided_ft.system.arrays import write_arrays
 
 ANATOMY = Anatomy.of(families.make("llama"))
 

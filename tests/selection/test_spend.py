@@ -20,7 +20,7 @@ from guided_ft.selection.selection import Selection
 from guided_ft.selection.spend import enough_directions, select_directions
 from guided_ft.selection.strategies import DIRECTION_STRATEGIES
 from guided_ft.selection.subspace import Subspace
-from guided_ft.system.files import MAX_ARRAYS
+from guided_ft.system.arrays import MAX_ARRAYS
 
 
 @pytest.fixture(scope="module")

@@ -14,17 +14,10 @@ import safetensors
 from safetensors import SafetensorError
 
 from guided_ft.errors import GuidedError
+from guided_ft.system import arrays as arrays_module
 from guided_ft.system import files
-from guided_ft.system.files import (
-    digest,
-    read_arrays,
-    read_json,
-    read_text,
-    replacing,
-    write_arrays,
-    write_json,
-    write_text,
-)
+from guided_ft.system.arrays import read_arrays, write_arrays
+from guided_ft.system.files import digest, read_json, read_text, replacing, write_json, write_text
 
 
 @pytest.fixture
@@ -128,7 +121,7 @@ def test_what_cannot_be_read_is_a_guided_error(tmp_path, monkeypatch, read):
     with refuses(f"{tmp_path}: cannot be read (Is a directory)"):
         read(tmp_path)
     monkeypatch.setattr(files, "MAX_BYTES", 10)
-    monkeypatch.setattr(files, "MAX_ARRAYS", 10)
+    monkeypatch.setattr(arrays_module, "MAX_ARRAYS", 10)
     large = tmp_path / "large"
     large.write_bytes(b"{" * 11)
     with refuses(f"{large}: 11 bytes is more than the 10 that are read"):
@@ -144,7 +137,7 @@ def test_a_name_with_nul_is_a_guided_error(read):
 def test_the_size_is_checked_before_anything_is_read(tmp_path, monkeypatch):
     path = tmp_path / "sparse"
     with open(path, "wb") as file:
-        file.truncate(files.MAX_ARRAYS + 1)
+        file.truncate(arrays_module.MAX_ARRAYS + 1)
     monkeypatch.setattr(safetensors, "safe_open", lambda *a, **k: pytest.fail("it was read"))
     with pytest.raises(GuidedError, match="bytes is more than"):
         read_arrays(path)

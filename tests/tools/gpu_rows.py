@@ -30,7 +30,7 @@ import trainers
 import two_processes
 
 from guided_ft import GuidedCallback, Task, load_model, localize
-from guided_ft.system.files import read_arrays
+from guided_ft.system.arrays import read_arrays
 
 Row = Callable[[Path, str], str]
 

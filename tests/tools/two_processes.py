@@ -30,7 +30,8 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from guided_ft import GuidedCallback, Task, localize, localize_directions
 from guided_ft.errors import GuidedError
-from guided_ft.system.files import read_arrays, write_arrays, write_text
+from guided_ft.system.arrays import read_arrays, write_arrays
+from guided_ft.system.files import write_text
 from guided_ft.system.processes import is_sharded, wait
 
 SHARDED = ("activation", "frequency", "massive", "sink", "block_influence", "angular", "attribution")

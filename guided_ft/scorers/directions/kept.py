@@ -15,7 +15,8 @@ import torch
 from ...anatomy import Anatomy
 from ...errors import GuidedError
 from ...system import processes
-from ...system.files import digest, read_arrays, write_arrays
+from ...system.arrays import read_arrays, write_arrays
+from ...system.files import digest
 
 logger = logging.getLogger(__name__)
 
