@@ -171,7 +171,9 @@ def check_linear(anatomy: Anatomy, name: str) -> None:
     """Raise GuidedError unless this is the full name of a linear layer in one of the model's layers."""
     known = {anatomy.module(layer, rel) for layer in range(anatomy.num_layers) for rel in anatomy.names_in(layer)}
     if name not in known:
-        raise GuidedError(f"directions: this model has no layer {name!r}")
+        raise GuidedError(
+            f"directions: this model has no layer {name!r:.100} (name one such as {min(known)}, or make the file again)"
+        )
     if anatomy.family.of_experts(anatomy.relative(name)):
         raise GuidedError(f"directions: {name} belongs to experts, which share no input")
 
