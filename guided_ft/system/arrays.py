@@ -15,7 +15,7 @@ MAX_ARRAYS = 1 << 36
 """Largest file of arrays that is read: above the directions of a model of 70 billion parameters."""
 
 
-def write_arrays(path: str | os.PathLike[str], arrays: dict[str, np.ndarray]) -> None:
+def write_arrays(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray]) -> None:
     from safetensors.numpy import save_file
 
     with replacing(path) as temporary:
@@ -26,6 +26,7 @@ def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """Read a safetensors file. Raises GuidedError if it is damaged or too large."""
     from safetensors import SafetensorError, safe_open
 
+    # What cannot be read, or is too large, is told as of any other file.
     with opened(path, MAX_ARRAYS):
         pass
     try:
@@ -39,7 +40,7 @@ def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 def write_with_arrays(path: str | os.PathLike[str], data: Json, arrays: Mapping[str, np.ndarray]) -> None:
     """Write JSON and, if there are any, its arrays beside it (``plan.json``, ``plan.safetensors``)."""
     if arrays:
-        write_arrays(_arrays_of(path), dict(arrays))
+        write_arrays(_arrays_of(path), arrays)
     write_json(path, data | ({"arrays": True} if arrays else {}))
 
 
