@@ -31,32 +31,34 @@ def losses(model: nn.Module, task: Task) -> torch.Tensor:
         return torch.cat([task.quantity(model, batch) for batch in _bounded(task, model).batches(device)])
 
 
-@torch.no_grad()
-def preference_accuracy(model: nn.Module, task: Task) -> float:
-    """Share of pairs whose chosen answer the model finds likelier than the rejected one, 0 to 100.
+def margins(model: nn.Module, task: Task) -> torch.Tensor:
+    """Of each pair, by how many nats the model finds the chosen answer likelier than the rejected one, ``[pairs]``.
 
     A reference that the task has is left out: it is the model that is asked.
     """
-    margins = losses(model, replace(task, reference=None))
-    return 100 * float((margins > 0).double().mean())
+    return losses(model, replace(task, reference=None))
 
 
-@torch.no_grad()
-def reward_accuracy(model: nn.Module, task: Task, reference: Reference | None = None) -> float:
+def preference_accuracy(found: torch.Tensor) -> float:
+    """Share of pairs whose chosen answer the model finds likelier than the rejected one, 0 to 100.
+
+    Args:
+        found: the model's ``margins``.
+    """
+    return 100 * float((found > 0).double().mean())
+
+
+def reward_accuracy(found: torch.Tensor, before: torch.Tensor | None = None) -> float:
     """Share of pairs whose chosen answer the model prefers by more than the base does, 0 to 100; a tie is half of one.
 
     DPO's own accuracy (Rafailov et al. 2023, arXiv 2305.18290; TRL's ``rewards/accuracies``). Of long answers it shows
     what was learned where ``preference_accuracy`` does not: the longer one stays the less likely.
 
     Args:
-        reference: a context in which the base model can be asked; None means that the model is the base.
+        found: the model's ``margins``.
+        before: the base's; None means that the model is the base.
     """
-    if reference is None:
-        return 50.0
-    task = replace(task, reference=None)
-    with reference() as base:
-        before = losses(base, task)
-    gained = losses(model, task) - before.to(next(model.parameters()).device)
+    gained = torch.zeros_like(found) if before is None else found - before.to(found.device)
     return 100 * float((gained.sign().double().mean() + 1) / 2)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 from ..errors import GuidedError
@@ -16,6 +17,7 @@ from .retained import load_text
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import torch
     from torch import nn
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -62,7 +64,6 @@ class Held:
         self.run, self.rows, self.model, self.reference = run, rows, model, reference
         self.batch_size = run.recipe.evaluate.batch_size
         self._found: list[str] = []
-        self._labels: list[str] | None = None
 
     @property
     def task(self) -> Task:
@@ -81,18 +82,31 @@ class Held:
             )
         return self._found[:count]
 
-    @property
+    @cached_property
     def labels(self) -> list[str]:
         """The label of each row that the model finds likeliest."""
         from .choices import likeliest
 
-        if self._labels is None:
-            known = labels_of(self.run)
-            tasks = [
-                self.run.task([{**row, "completion": label} for row in self.rows], self.batch_size) for label in known
-            ]
-            self._labels = [known[i] for i in likeliest(self.model, tasks)]
-        return self._labels
+        known = labels_of(self.run)
+        tasks = [self.run.task([{**row, "completion": label} for row in self.rows], self.batch_size) for label in known]
+        return [known[i] for i in likeliest(self.model, tasks)]
+
+    @cached_property
+    def margins(self) -> torch.Tensor:
+        """Of each pair, by how much the model finds the chosen answer likelier."""
+        from .evaluate import margins
+
+        return margins(self.model, self.task)
+
+    @cached_property
+    def base_margins(self) -> torch.Tensor | None:
+        """The same of the base model; None: it is the one that is asked."""
+        from .evaluate import margins
+
+        if self.reference is None:
+            return None
+        with self.reference() as base:
+            return margins(base, self.task)
 
 
 def _exact(held: Held) -> float:
@@ -128,13 +142,13 @@ def _loss(held: Held) -> float:
 def _preference(held: Held) -> float:
     from .evaluate import preference_accuracy
 
-    return preference_accuracy(held.model, held.task)
+    return preference_accuracy(held.margins)
 
 
 def _reward(held: Held) -> float:
     from .evaluate import reward_accuracy
 
-    return reward_accuracy(held.model, held.task, held.reference)
+    return reward_accuracy(held.margins, held.base_margins)
 
 
 METRICS: dict[str, tuple[str, Callable[[Held], float]]] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import pytest
 import tiny
@@ -19,7 +20,8 @@ from trl import DPOConfig, DPOTrainer
 
 from guided_ft import run
 from guided_ft.pipeline import evaluate
-from guided_ft.pipeline.evaluate import losses, preference_accuracy, retention, reward_accuracy
+from guided_ft.pipeline.evaluate import losses, margins, preference_accuracy, retention, reward_accuracy
+from guided_ft.pipeline.measure import METRICS, Held
 from guided_ft.task.answers import answers, exact_match
 from guided_ft.task.task import Task
 
@@ -84,9 +86,10 @@ def test_no_more_logits_at_a_time_than_fit(what, monkeypatch):
 def test_preferences_are_those_of_the_model_alone():
     model, task = make("llama"), preferences(6)
     with torch.no_grad():
-        margins = torch.cat([task.quantity(model, batch) for batch in task.batches()])
-    against = dataclasses.replace(task, reference=tuple((margins + 1).tolist()))
-    assert preference_accuracy(model, against) == preference_accuracy(model, task) > 0
+        alone = torch.cat([task.quantity(model, batch) for batch in task.batches()])
+    against = dataclasses.replace(task, reference=tuple((alone + 1).tolist()))
+    assert margins(model, against).tolist() == margins(model, task).tolist() == alone.tolist()
+    assert preference_accuracy(alone) == pytest.approx(100 * sum(margin > 0 for margin in alone.tolist()) / 6) != 0
 
 
 def test_rewards_are_those_of_trl(tmp_path):
@@ -107,16 +110,24 @@ def test_rewards_are_those_of_trl(tmp_path):
             torch.nn.init.normal_(parameter)
     theirs = 100 * trainer.evaluate()["eval_rewards/accuracies"]
 
-    @contextlib.contextmanager
-    def base():
-        with alone.disable_adapter():
-            yield alone
-
-    assert 0 < theirs < 100
-    assert reward_accuracy(alone, task, base) == pytest.approx(theirs)
-    assert reward_accuracy(alone, task) == 50
     with alone.disable_adapter():
-        assert reward_accuracy(alone, task, base) == 50
+        base = margins(alone, task)
+    assert 0 < theirs < 100
+    assert reward_accuracy(margins(alone, task), base) == pytest.approx(theirs)
+    assert reward_accuracy(base) == reward_accuracy(base, base) == 50
+
+
+def test_pairs_are_asked_once_for_all_metrics():
+    model, base, task, asked = make("llama"), make("llama", seed=1), preferences(6, batch_size=6), []
+    for each in (model, base):
+        each.register_forward_hook(lambda module, args, out: asked.append(module))
+    recipe = SimpleNamespace(evaluate=SimpleNamespace(batch_size=6))
+    run = SimpleNamespace(recipe=recipe, task=lambda rows, batch_size: task)
+    held = Held(run, [], model, lambda: contextlib.nullcontext(base))
+    found = {name: METRICS[name][1](held) for name in ("reward_accuracy", "preference_accuracy")}
+    assert sorted(map(id, asked)) == sorted(map(id, [model, base]))
+    assert found["preference_accuracy"] == preference_accuracy(margins(model, task))
+    assert found["reward_accuracy"] == reward_accuracy(margins(model, task), margins(base, task))
 
 
 @pytest.mark.parametrize("what", ["answers", "preferences", "retention"])
@@ -130,7 +141,7 @@ def test_dropout_takes_no_part_and_modes_are_put_back(what):
         if what == "answers":
             return answers(model, tiny.tokenizer(), [row["prompt"] for row in tiny.sums(4)], progress=False)
         if what == "preferences":
-            return preference_accuracy(model, preferences(32))
+            return margins(model, preferences(32)).tolist()
         return retention(model, sums(4), lambda: contextlib.nullcontext(base))
 
     expected = measured()

@@ -15,7 +15,7 @@ from transformers.modeling_outputs import CausalLMOutput
 
 from guided_ft.callback.certify import fingerprint
 from guided_ft.models import load_model, load_tokenizer
-from guided_ft.pipeline.evaluate import preference_accuracy, retention
+from guided_ft.pipeline.evaluate import margins, preference_accuracy, retention
 from guided_ft.system.files import digest
 from guided_ft.task.answers import answers, exact_match
 from guided_ft.task.given import Row
@@ -125,7 +125,7 @@ class Lab:
     def score(self, model: Any, problem: Problem, rows: list[Row]) -> float:
         """What is trained for, 0 to 100: exact matches of greedy answers, or pairs that are told apart."""
         if problem.is_preference:
-            return preference_accuracy(model, self.task(rows, "pairs"))
+            return preference_accuracy(margins(model, self.task(rows, "pairs")))
         prompts = [row["prompt"] for row in rows]
         with torch.autocast(next(model.parameters()).device.type, torch.bfloat16, enabled=self.suite.bf16):
             found = answers(model, self.tokenizer, prompts, max_new_tokens=problem.new_tokens, progress=False)
