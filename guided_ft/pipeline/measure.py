@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from ..errors import GuidedError
 from ..system.files import Json
 from ..task import measures
-from ..task.reader import answered, asked
+from ..task.reader import asked
 from . import standard
 from .results import Reference
 from .retained import load_text
@@ -261,12 +261,3 @@ def _held_out_text(run: Examined, base: nn.Module | None) -> Task | None:
         )
         text.save(path)
     return Task.load(path, name="self")
-
-
-def shown(row: Json) -> tuple[str, str]:
-    """What a row asks and its right answer, for people; of text its beginning."""
-    question = asked(row)
-    if question is None:
-        whole = row.get("text") or " ".join(str(m.get("content") or "") for m in row.get("messages", ()))
-        return whole[:200], ""
-    return str(question), answered(row)

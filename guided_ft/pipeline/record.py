@@ -7,8 +7,8 @@ import json
 from ..report.record import RunRecord, checked
 from ..system.files import Json
 from ..system.machine import machine, versions
+from ..task.reader import answered, asked
 from . import standard
-from .measure import shown
 from .results import Results
 from .stages import Run
 
@@ -19,7 +19,7 @@ def run_record(context: Run, results: Results, seconds: dict[str, float], peak: 
     before, after, control = results["before"], results["evaluate"], results["control"]
     chosen, trained = results["select"], results["train"]
     meta = results["localize"]["meta"]
-    prompt, completion = shown((rows[1] or rows[0])[0])
+    prompt, completion = _shown((rows[1] or rows[0])[0])
     text = recipe.evaluate.retention
     record: Json = {
         "kind": "run",
@@ -61,7 +61,7 @@ def run_record(context: Run, results: Results, seconds: dict[str, float], peak: 
         "machine": machine(),
         "seed": recipe.seed,
         "samples": [
-            {"prompt": shown(row)[0], "expected": expected.strip(), "before": was, "after": now}
+            {"prompt": _shown(row)[0], "expected": expected.strip(), "before": was, "after": now}
             for row, expected, was, now in zip(
                 rows[1], context.expected, before["answers"], after["answers"], strict=False
             )
@@ -131,3 +131,12 @@ def _checks(results: Results) -> list[Json]:
             "detail": f"{trained:,} of {chosen['total']:,}",
         },
     ]
+
+
+def _shown(row: Json) -> tuple[str, str]:
+    """What a row asks and its right answer, for people; of text its beginning."""
+    question = asked(row)
+    if question is None:
+        whole = row.get("text") or " ".join(str(m.get("content") or "") for m in row.get("messages", ()))
+        return whole[:200], ""
+    return str(question), answered(row)

@@ -43,8 +43,8 @@ class Bench:
         return Task(tuple((row,) for row in rows), batch_size=3, name="proof")
 
     def logits(self) -> torch.Tensor:
-        """Logits of random texts, ``[rows, tokens, vocabulary]``."""
-        with torch.no_grad():
+        """Logits of random texts, ``[rows, tokens, vocabulary]``, of the model as it is when nothing of it trains."""
+        with torch.no_grad(), frozen(self.model):
             return self.model(input_ids=tokens(8, 9), use_cache=False).logits.float()
 
     def loss(self) -> float:
@@ -87,6 +87,20 @@ class Bench:
         finally:
             for tensor, before in reversed(kept):
                 tensor.data.copy_(before)
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """No weight asks for gradients while the block runs: torch multiplies by those that do in another order, even where
+    no gradients are kept (``should_fold`` of its matmul), and on some processors that rounds differently."""
+    asking = [p for p in model.parameters() if p.requires_grad]
+    for p in asking:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in asking:
+            p.requires_grad_(True)
 
 
 def apart(one: torch.Tensor, other: torch.Tensor) -> float:

@@ -6,7 +6,6 @@ import copy
 from typing import Any
 
 import torch
-from torch import nn
 
 from ..anatomy import stored_weight
 from ..plan.plan import Plan
@@ -54,8 +53,10 @@ def subspace(bench: Bench) -> str:
     """Four steps along directions in all linear layers; the base beside it; merged."""
     chosen = _directions(bench)
     before = {name: p.detach().clone() for name, p in bench.base.named_parameters()}
-    whole, part = copy.deepcopy(bench.model), Plan(chosen, mode="subspace").attach(copy.deepcopy(bench.model))
-    if not torch.equal(_logits(part), bench.logits()):
+    whole = copy.deepcopy(bench.model)
+    part: Any = Plan(chosen, mode="subspace").attach(copy.deepcopy(bench.model)).eval()
+    said = Bench(part, bench.anatomy)
+    if not torch.equal(said.logits(), bench.logits()):
         raise Unproved("at birth the logits are not those of the base")
     whole.requires_grad_(False)
     along = {stored_weight(whole, name): _projection(torch.from_numpy(b)) for name, b in chosen.bases.items()}
@@ -63,20 +64,19 @@ def subspace(bench: Bench) -> str:
         weight.requires_grad_(True)
     train(whole, along)
     train(part)
-    inner: Any = part
-    for name, p in inner.get_base_model().named_parameters():
+    for name, p in part.get_base_model().named_parameters():
         kept = before.get(name.replace(".base_layer.", "."))
         if kept is not None and not torch.equal(p, kept):
             raise Unproved(f"{name} is frozen, but it moved")
-    with inner.disable_adapter():
-        if not torch.equal(_logits(part), bench.logits()):
+    with part.disable_adapter():
+        if not torch.equal(said.logits(), bench.logits()):
             raise Unproved("with the adapter disabled the logits are not those of the base")
-    adapted = _logits(part)
-    alike(adapted, _logits(whole), "what was learned", 1e-3)
+    adapted = said.logits()
+    alike(adapted, Bench(whole, bench.anatomy).logits(), "what was learned", 1e-3)
     if torch.equal(adapted, bench.logits()):
         raise Unproved("nothing was learned")
-    merged = inner.merge_and_unload(safe_merge=True)
-    far = alike(_logits(merged), adapted, "what the merged model says", 1e-4)
+    merged = part.merge_and_unload(safe_merge=True)
+    far = alike(Bench(merged, bench.anatomy).logits(), adapted, "what the merged model says", 1e-4)
     return f"{STEPS} steps, {chosen.num_parameters:,} parameters; merged off by {far:.1e} of the largest logit"
 
 
@@ -90,12 +90,6 @@ def _directions(bench: Bench) -> Subspace:
             basis = torch.randn(a.outputs_inputs(name)[1], RANK, generator=draw)
             bases[a.module(layer, name)] = torch.linalg.qr(basis)[0].T.contiguous().numpy()
     return Subspace(a, bases)
-
-
-def _logits(model: nn.Module) -> torch.Tensor:
-    model.eval()
-    with torch.no_grad():
-        return model(input_ids=tokens(8, 9), use_cache=False).logits.float()
 
 
 def _projection(basis: torch.Tensor) -> Edit:
