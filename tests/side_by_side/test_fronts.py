@@ -69,6 +69,19 @@ def test_the_page_tells_directions_from_the_others(tmp_path: Path):
     assert "directions" in plot.read_text()
 
 
+def test_the_page_says_which_rows_of_a_task_trained_in_which_precision(tmp_path: Path):
+    half = {"arm": "lora", "budget": 10.0, "precision": "bfloat16 autocast"}
+    rows = [
+        run(1e-4, 50, 50, 0.05),
+        run(1e-3, 60, 60, 0.05, arm="directions", budget=3.0),
+        run(1e-2, 80, 80, 0.03) | half,
+    ]
+    (tmp_path / "testbed-fronts.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    task = rows[0]["task"]
+    told = f"Trained in bfloat16 autocast: {task} (10 %); float32: {task} (3, 100 %)."
+    assert told in write_front_report(tmp_path, tmp_path)[0].read_text()
+
+
 def arms(*kinds: tuple[str, float | None, float, float, float]) -> list[dict]:
     """Six seeds of each arm: name, budget, rate, score, forgetting."""
     return [

@@ -70,11 +70,17 @@ def write_front_report(results: Path, out: Path) -> list[Path]:
 
 
 def _precisions(rows: list[Row]) -> str:
-    """In which precision the rows of each task trained; arms are compared within a task. Old rows were float32."""
-    tasks: dict[str, set[str]] = {}
+    """In which precision the rows of each task trained, by their share of the model where they differ. Old rows were
+    float32."""
+    shares: dict[str, dict[str, set[float]]] = defaultdict(lambda: defaultdict(set))
     for row in rows:
-        tasks.setdefault(row.get("precision", "float32"), set()).add(words.escape(row["task"]))
-    return "Trained in " + "; ".join(f"{name}: {', '.join(sorted(some))}" for name, some in sorted(tasks.items())) + "."
+        shares[row["task"]][row.get("precision", "float32")].add(row["budget"] or 100.0)
+    told: dict[str, list[str]] = defaultdict(list)
+    for task, by_precision in sorted(shares.items()):
+        for precision, some in by_precision.items():
+            which = f" ({', '.join(f'{share:g}' for share in sorted(some))} %)" if len(by_precision) > 1 else ""
+            told[precision].append(words.escape(task) + which)
+    return "Trained in " + "; ".join(f"{name}: {', '.join(some)}" for name, some in sorted(told.items())) + "."
 
 
 def _lines(found: Collection[Line]) -> list[Line]:
