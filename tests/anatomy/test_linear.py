@@ -118,6 +118,20 @@ def test_a_recipe_runs_from_a_file_to_a_report(typed, tmp_path):
     assert (tmp_path / "run" / "report.html").exists()
 
 
+def test_logits_are_compared_of_frozen_models():
+    """Weights that ask for gradients are multiplied in another order, which some processors round differently."""
+    model, asked = make("mamba"), []
+    model.register_forward_pre_hook(
+        lambda module, args: asked.append(any(p.requires_grad for p in module.parameters()))
+    )
+    model.lm_head.weight.requires_grad_(False)
+    before = [p.requires_grad for p in model.parameters()]
+    Bench(model, Anatomy.of(model)).logits()
+    assert asked[-1] is False
+    assert [p.requires_grad for p in model.parameters()] == before
+    assert True in before
+
+
 def test_what_is_not_known_is_not_made_use_of(tmp_path):
     model = make("mamba")
     assert "hand on to each other is not known" in not_repeatable(model, Anatomy.of(model), 1)
