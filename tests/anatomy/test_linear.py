@@ -63,9 +63,8 @@ def test_the_linear_layers_that_see_every_token_are_read(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_directions_are_located_trained_certified_and_merged(name, tmp_path):
     base = make(name)
-    base.config.use_cache = (
-        False  # as the trainer leaves it: keys out of a cache lie otherwise, and may round otherwise
-    )
+    # As the trainer leaves it: keys out of a cache lie otherwise in memory, and may round otherwise.
+    base.config.use_cache = False
     base.save_pretrained(tmp_path / "base")
     before = logits(base)
     callback = GuidedCallback(task=tiny.sums(8), budget="10%")
