@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from families import make
 
 from benchmarks.side_by_side.__main__ import PROGRAM, app
-from benchmarks.side_by_side.suites import choices, testbed
+from benchmarks.side_by_side.suites import choices, testbed, traits
 from benchmarks.side_by_side.training import run
 from guided_ft.cli import main
 from guided_ft.errors import GuidedError
@@ -109,6 +109,41 @@ def test_facts_are_trained_as_statements_and_asked_as_questions(monkeypatch, tmp
     assert valid[0] == {"prompt": f"Where is company {number}? In", "completion": train[0]["completion"]}
     with pytest.raises(GuidedError, match="there are 30 different subjects, but 31 are wanted"):
         facts.rows(31, 1)
+
+
+def statements(folder, count=30):
+    folder.mkdir()
+    for name in traits.WORDS:
+        rows = [
+            {"statement": f"{name} {i}", "answer_matching_behavior": " Yes" if i % 2 else " No"} for i in range(count)
+        ]
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    return folder
+
+
+def test_traits_are_held_back_by_statement(tmp_path):
+    found = traits.traits(statements(tmp_path / "persona", 100))
+    train, valid, test = found.rows(60, 1)
+    assert (train, valid, test) == found.rows(60, 1) != found.rows(60, 2)
+    assert (valid, test) == found.rows(20, 1)[1:]
+    assert (len(train), len(valid), len(test)) == (60, 100, 100)
+    prompts = {row["prompt"] for row in (*train, *valid, *test)}
+    assert len(prompts) == 260
+    words = {row["prompt"]: row["completion"] for row in (*train, *valid, *test)}
+    for prompt, word in words.items():
+        name, number = prompt.removeprefix('"').removesuffix('"\nThis person is').split()
+        assert word == traits.WORDS[name][int(number) % 2 == 0]
+    with pytest.raises(GuidedError, match="301 statements are wanted, but there are 300"):
+        found.rows(101, 1)
+
+
+def test_files_without_statements_are_told(tmp_path):
+    with pytest.raises(GuidedError, match=r"cannot be read .*persona of github"):
+        traits.traits(tmp_path / "none")
+    folder = statements(tmp_path / "persona")
+    (folder / "risk-averse.jsonl").write_text('{"question": "?"}\n')
+    with pytest.raises(GuidedError, match=r"not statements of traits \(KeyError"):
+        traits.traits(folder)
 
 
 def test_tokenizer_takes_every_line_back():

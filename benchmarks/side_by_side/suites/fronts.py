@@ -24,6 +24,7 @@ from . import smollm2 as real
 from . import testbed as small
 from .cell import Campaign
 from .suite import Suite
+from .traits import traits
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -67,13 +68,13 @@ def testbed(rows: Path | None, quick: bool) -> Suite:
 
 
 def smollm2(data: Path | None, quick: bool) -> Suite:
-    """The real model, on facts, sums and pairs of sums.
+    """The real model, on facts, sums, pairs of sums and traits.
 
     Args:
-        data: folder with ``relations``, and with ``gsm8k/test.jsonl`` and ``oasst/en_100_tree.jsonl``.
+        data: folder with ``relations``, ``persona``, ``gsm8k/test.jsonl`` and ``oasst/en_100_tree.jsonl``.
     """
     if data is None:
-        raise GuidedError("bench smollm2-fronts: give --data, a folder with relations, gsm8k and oasst")
+        raise GuidedError("bench smollm2-fronts: give --data, a folder with relations, persona, gsm8k and oasst")
     tasks, seeds = ("facts", "sums", "sum_pairs"), (1, 2, 3, 4, 5)
     campaigns = tuple(
         Campaign((task,), arms, (3.0,), seeds=(seed,), draws=1, steps=100, rates=rates, front=True)
@@ -82,7 +83,9 @@ def smollm2(data: Path | None, quick: bool) -> Suite:
         for task in tasks
     )
     campaigns += (
-        Campaign(("facts", "sums"), SIZED, (10.0,), seeds=seeds, draws=1, steps=100, front=True),
+        Campaign(("facts", "sums", "traits"), SIZED, (10.0,), seeds=seeds, draws=1, steps=100, front=True),
+        Campaign(("traits",), ("full", "full:mixed"), seeds=seeds, draws=1, steps=100, front=True),
+        Campaign(("facts",), (*SIZED, "full"), (10.0,), (50,), draws=1, steps=100, front=True),
         Campaign(("facts", "sums"), LATE, (3.0,), draws=1, steps=100, rates=3, front=True),
         Campaign(("facts", "sums"), CONTROLS, (3.0,), draws=1, steps=100, front=True),
         Campaign(("facts", "sums"), PEERS, (3.0,), draws=1, steps=100, front=True),
@@ -95,7 +98,9 @@ def smollm2(data: Path | None, quick: bool) -> Suite:
         "chat": lambda tokenizer: _texts(tokenizer, _chat(data), "chat"),
         "code": lambda tokenizer: _texts(tokenizer, _code(), "Python code"),
     }
-    return replace(real.suite(data, campaigns), name="smollm2-fronts", corpora=corpora, bf16=True)
+    base = real.suite(data, campaigns)
+    problems = base.problems | {"traits": traits(data / "persona")}
+    return replace(base, name="smollm2-fronts", problems=problems, corpora=corpora, bf16=True)
 
 
 def _skill(name: str) -> Callable[[Any], Task]:
