@@ -48,7 +48,13 @@ MLP = ["gate_proj", "up_proj", "down_proj"]
 
 @dataclass(frozen=True)
 class Setting:
-    """What a row was measured on."""
+    """What a row was measured on.
+
+    Args:
+        labelled: share of the tokens with a label.
+        budget: share of the parameters that trains.
+        bf16: bfloat16 autocast over float32 weights, TRL's default.
+    """
 
     model: str = "smollm2-135m-instruct"
     batch: int = 8
@@ -56,6 +62,7 @@ class Setting:
     labelled: float = 0.3
     budget: float = 0.0177
     seed: int = 0
+    bf16: bool = False
 
 
 @dataclass(frozen=True)
@@ -175,6 +182,7 @@ class Trained:
         self.model = arm.prepare(copy.deepcopy(base, memo), setting).train()
         self.trained = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.trained, lr=1e-5, fused=True)
+        self.bf16 = setting.bf16
         self.store: PrefixStore | None = None
 
     @contextlib.contextmanager
@@ -197,11 +205,15 @@ class Trained:
         if self.store is not None and not self.arm.filling:
             for batch in batches:
                 with torch.no_grad():
-                    self.model(**batch, use_cache=False)
+                    self.loss(batch)
+
+    def loss(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
+            return self.model(**batch, use_cache=False).loss
 
     def step(self, batch: dict[str, torch.Tensor]) -> float:
         began = time.perf_counter()
-        self.model(**batch, use_cache=False).loss.backward()
+        self.loss(batch).backward()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return time.perf_counter() - began
@@ -293,7 +305,9 @@ def _own(arm: Arm, base: nn.Module, setting: Setting) -> Trained:
 
 # -- rows -----------------------------------------------------------------------------------------------------------
 def read_rows(path: Path) -> list[Json]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    lines = path.read_text().splitlines() if path.exists() else []
+    # Rows of before there was a choice lack it.
+    return [{"bf16": False} | json.loads(line) for line in lines]
 
 
 def add_rows(path: Path, setting: Setting, rows: list[dict[str, object]], suite: str) -> None:
@@ -316,6 +330,7 @@ def run(path: Path, setting: Setting, arms: list[str], rounds: int, suite: str, 
     for name in arms if "memory" in kinds else ():
         command = [sys.executable, __file__, "--out", str(path), "--memory-of", name]
         command += [f"--{k}={v}" for k, v in asdict(setting).items() if k in ("model", "batch", "length", "budget")]
+        command += ["--bf16"] * setting.bf16
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         add_rows(path, setting, [json.loads(done.stdout.splitlines()[-1])], suite)
 
@@ -349,13 +364,13 @@ def table(rows: list[Json]) -> str:
     """The main table: speed relative to full fine-tuning, and memory, per size."""
     rows = [row for row in rows if row["suite"] == "step"]
     lines = []
-    for size in sorted({(r["model"], r["batch"], r["length"], r["budget"]) for r in rows}):
-        mine = [r for r in rows if (r["model"], r["batch"], r["length"], r["budget"]) == size]
+    for size in sorted({(r["model"], r["batch"], r["length"], r["budget"], r["bf16"]) for r in rows}):
+        mine = [r for r in rows if (r["model"], r["batch"], r["length"], r["budget"], r["bf16"]) == size]
         times = {r["arm"]: r for r in mine if r["kind"] == "time"}
         memory = {r["arm"]: r for r in mine if r["kind"] == "memory"}
-        full = times["full"]["median"]
+        full, rounds = times["full"]["median"], len(next(iter(times.values()))["seconds"])
         lines += [
-            f"{size[0]}, {size[1]} x {size[2]} tokens, {len(next(iter(times.values()))['seconds'])} rounds:",
+            f"{size[0]}, {size[1]} x {size[2]} tokens{', bfloat16 autocast' * size[4]}, {rounds} rounds:",
             "",
             "| arm | trained | step | speed-up | matmul bound | gradients + optimizer | peak over the model |",
             "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
@@ -453,6 +468,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int)
     parser.add_argument("--length", type=int)
     parser.add_argument("--budget", type=float, default=Setting.budget, help="share of the parameters, such as 0.02")
+    parser.add_argument("--bf16", action="store_true", help="train under bfloat16 autocast")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--arms", default=",".join(ARMS))
     parser.add_argument("--measure", default="time,memory")
@@ -464,7 +480,7 @@ def main() -> None:
     sizes = [(options.batch or 8, options.length)] if options.length else [(options.batch or 8, n) for n in (32, 128)]
     if options.memory_of:
         batch, length = sizes[0]
-        setting = Setting(options.model, batch, length, budget=options.budget)
+        setting = Setting(options.model, batch, length, budget=options.budget, bf16=options.bf16)
         with tempfile.TemporaryDirectory() as folder:
             print(json.dumps(measure_memory(setting, options.memory_of, Path(folder))))
         return
@@ -472,7 +488,7 @@ def main() -> None:
         sweep(options.out, options.model, options.rounds)
     elif not options.table and not options.plots:
         for batch, length in sizes:
-            setting = Setting(options.model, batch, length, budget=options.budget)
+            setting = Setting(options.model, batch, length, budget=options.budget, bf16=options.bf16)
             run(options.out, setting, options.arms.split(","), options.rounds, "step", options.measure.split(","))
     if options.plots:
         plots(read_rows(options.out), options.plots)
