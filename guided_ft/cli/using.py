@@ -17,7 +17,7 @@ from .stages import Trust
 
 Base = Annotated[bool, typer.Option("--base", help="Let the model before training answer, too.")]
 Length = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Tokens of an answer at most.")]
-Lora = Annotated[bool, typer.Option("--lora", help="A stock LoRA adapter, for programs that know LoRA only.")]
+Lora = Annotated[bool, typer.Option("--lora", help="A stock LoRA of one rank, for programs that know nothing else.")]
 Merged = Annotated[bool, typer.Option("--merged", help="A plain checkpoint that needs nothing but transformers.")]
 Gguf = Annotated[bool, typer.Option("--gguf", help="One file for llama.cpp, of unquantized weights.")]
 

@@ -13,9 +13,7 @@ from ..system.files import read_text, write_text
 from ..system.places import EMBEDDED
 
 if TYPE_CHECKING:
-    from peft import PeftModel
-
-    from ..slice import SliceConfig
+    from peft import PeftConfig, PeftModel
 
 _ADAPTER = """{what}
 
@@ -66,12 +64,14 @@ def describe(folder: Path, plan: Plan, base: str) -> None:
     put(folder, f"{kind} adapter of {Path(base).name}", _adapter(what, chosen, plan.mode, base), base)
 
 
-def write_lora(folder: Path, config: SliceConfig) -> None:
-    """Write the card of a slice adapter that was exported as a LoRA."""
-    base = config.base_model_name_or_path
-    what = f"This LoRA computes exactly what the slice adapter of {_named(base)} did that it was exported from."
-    chosen = config.chosen or "rows and columns of weights"
-    text = _adapter(what, chosen, "slice, exported as LoRA", base)
+def write_lora(folder: Path, config: PeftConfig) -> None:
+    """Write the card of an adapter that was exported as a LoRA of one rank."""
+    from peft import PeftType
+
+    base, kind = config.base_model_name_or_path, PeftType(config.peft_type).value
+    what = f"This LoRA computes exactly what the {kind} adapter of {_named(base)} did that it was exported from."
+    chosen = getattr(config, "chosen", None) or "see `target_modules` in adapter_config.json"
+    text = _adapter(what, chosen, f"{kind.lower()}, exported as LoRA of one rank", base)
     put(folder, f"LoRA of {Path(base).name if base else 'a model'}", text, base)
 
 

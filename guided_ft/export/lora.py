@@ -1,24 +1,27 @@
-"""A slice adapter as a stock LoRA, for programs that know LoRA only."""
+"""An adapter as a plain LoRA of one rank, for programs that know nothing else."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from torch import nn
+from torch.nn.functional import pad
 
 from ..errors import GuidedError, pick
 from ..plan.modes import ADAPTER
+from ..slice.storage import is_transposed
 from ..system.files import Json, replacing, write_json
 from .adapted import adapted
 from .card import write_lora
 
 if TYPE_CHECKING:
-    from peft import LoraConfig
+    from peft import LoraConfig, PeftModel
+    from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
-    from ..slice import SliceConfig, SliceLayer
+    from ..slice import SliceConfig
 
 
 def to_lora(
@@ -27,10 +30,11 @@ def to_lora(
     adapter_name: str = ADAPTER,
     tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> Path:
-    """Write a slice adapter as a LoRA adapter that computes the same, for programs that know LoRA only.
+    """Write a slice, or a LoRA of several ranks, as a LoRA of one rank and scale 1 that computes the same.
 
-    ``k`` rows or columns are a LoRA of rank ``k``: one matrix places them, the other holds them. Nothing is
-    approximated, and the scale is 1 everywhere, so that a reader which ignores ``alpha_pattern`` is right too.
+    ``k`` rows or columns are a LoRA of rank ``k``: one matrix places them, the other holds them. Smaller ranks are
+    filled up with zeros, so that readers which look at no ``rank_pattern`` are right too: vLLM keeps room for ``r``,
+    and llama.cpp scales each module by ``lora_alpha`` over the rank that it finds.
 
     Example::
 
@@ -44,30 +48,29 @@ def to_lora(
         The folder, with ``adapter_config.json``, ``adapter_model.safetensors`` and a card.
 
     Raises:
-        GuidedError: if the model has no slice adapter of this name, or it trains neurons of experts, which are not
-            linear in their weights.
+        GuidedError: if the model has no adapter of this name, or it is none that a LoRA can hold: neurons of experts,
+            which are not linear in their weights; DoRA and others of PEFT's.
     """
     from peft import get_peft_model_state_dict
     from safetensors.torch import save_file
 
-    config, layers = _slice_adapter(model, adapter_name)
-    for module, layer in layers.items():
-        if not layer.supports_lora_conversion(adapter_name):
-            raise GuidedError(f"to_lora: {module}: a LoRA cannot hold neurons of experts (export.merged can)")
+    peft_model = adapted(model)
+    config = pick(peft_model.peft_config, adapter_name, "adapter_name")
+    layers = _layers(peft_model, adapter_name)
+    factors = {module: _factors(module, layer, adapter_name) for module, layer in layers.items()}
+    rank = max(len(a) for _, a in factors.values())
     tensors = {
         name: tensor
         for name, tensor in get_peft_model_state_dict(
             model, adapter_name=adapter_name, save_embedding_layers=False
         ).items()
-        if ".slice_delta." not in name  # what else was trained, such as modules_to_save
+        # What else was trained, such as modules_to_save.
+        if not any(name.startswith(f"base_model.model.{module}.") for module in factors)
     }
-    ranks = {}
-    for module, layer in layers.items():
-        b, a = layer.factors(adapter_name)
-        ranks[module] = len(a)
+    for module, (b, a) in factors.items():
         tensors |= {
-            f"base_model.model.{module}.lora_A.weight": a,
-            f"base_model.model.{module}.lora_B.weight": b,
+            f"base_model.model.{module}.lora_A.weight": pad(a, (0, 0, 0, rank - len(a))),
+            f"base_model.model.{module}.lora_B.weight": pad(b, (0, rank - len(a))),
         }
     target = Path(folder)
     with replacing(target / "adapter_model.safetensors") as temporary:
@@ -76,43 +79,63 @@ def to_lora(
     if tokenizer is not None:
         tokenizer.save_pretrained(target)
     write_lora(target, config)
-    transposed = any(layer.transposed for layer in layers.values())
     # Last: a folder with a configuration is complete.
-    write_json(target / "adapter_config.json", _plain(_lora_config(config, ranks, transposed).to_dict()))
+    write_json(target / "adapter_config.json", _plain(_lora_config(config, layers, rank).to_dict()))
     return target
 
 
-def _slice_adapter(model: nn.Module, adapter_name: str) -> tuple[SliceConfig, dict[str, SliceLayer]]:
-    from ..slice import SliceConfig, SliceLayer
+def _layers(model: PeftModel, adapter: str) -> dict[str, Any]:
+    """The layers that hold a slice or a LoRA, by module."""
+    from peft import PeftType
+    from peft.tuners.lora import LoraLayer
 
-    peft_model = adapted(model)
-    config = pick(peft_model.peft_config, adapter_name, "adapter_name")
-    if not isinstance(config, SliceConfig):
-        raise GuidedError(f"adapter_name: {adapter_name!r} is not a slice adapter but {config.peft_type.value}")
-    return config, {
-        name: layer
-        for name, layer in peft_model.get_base_model().named_modules()
-        if isinstance(layer, SliceLayer) and adapter_name in layer.slice_delta
+    from ..slice import SliceLayer
+
+    layers = {
+        module: layer
+        for module, layer in model.get_base_model().named_modules()
+        if isinstance(layer, SliceLayer | LoraLayer)
+        and any(adapter in getattr(layer, held) for held in layer.adapter_layer_names)
     }
+    if not layers:
+        kind = PeftType(model.peft_config[adapter].peft_type).value
+        raise GuidedError(f"adapter_name: {adapter!r} is neither a slice nor a LoRA but {kind}")
+    return layers
 
 
-def _lora_config(config: SliceConfig, ranks: dict[str, int], transposed: bool) -> LoraConfig:
+def _factors(module: str, layer: Any, adapter: str) -> tuple[Tensor, Tensor]:
+    """``B [out, r]`` and ``A [r, in]`` with ``B A`` what an adapter adds to a module's weight."""
+    from peft.tuners.lora import LoraLayer
+
+    from ..slice import SliceLayer
+
+    if isinstance(layer, SliceLayer) and layer.supports_lora_conversion(adapter):
+        return layer.factors(adapter)
+    if isinstance(layer, LoraLayer) and _is_plain(layer, adapter):
+        a, b = (factor[adapter].weight for factor in (layer.lora_A, layer.lora_B))
+        return layer.scaling[adapter] * cast("Tensor", b), cast("Tensor", a)
+    what = "neurons of experts" if isinstance(layer, SliceLayer) else f"what {type(layer).__name__} trains here"
+    raise GuidedError(f"to_lora: {module}: a LoRA cannot hold {what} (export.merged can)")
+
+
+def _is_plain(layer: Any, adapter: str) -> bool:
+    """Whether a layer of PEFT's adds two products to a linear layer, and nothing else."""
+    linear = adapter in layer.lora_A and isinstance(layer.lora_A[adapter], nn.Linear)
+    return linear and adapter not in layer.lora_variant and not layer.lora_bias.get(adapter)
+
+
+def _lora_config(config: SliceConfig | LoraConfig, layers: dict[str, Any], rank: int) -> LoraConfig:
     from peft import LoraConfig
 
-    # The largest rank is the general one: servers reserve room for `r` and look at no pattern.
-    largest = max(ranks.values())
-    smaller = {f"^{module}": rank for module, rank in ranks.items() if rank < largest}
     return LoraConfig(
         base_model_name_or_path=config.base_model_name_or_path,
         revision=config.revision,
         task_type=config.task_type,
         inference_mode=True,
-        r=largest,
-        lora_alpha=largest,
-        rank_pattern=smaller,
-        alpha_pattern=dict(smaller),
-        target_modules=sorted(ranks),
-        fan_in_fan_out=transposed,
+        r=rank,
+        lora_alpha=rank,
+        target_modules=sorted(layers),
+        fan_in_fan_out=any(is_transposed(layer.get_base_layer()) for layer in layers.values()),
         modules_to_save=config.modules_to_save,
         trainable_token_indices=config.trainable_token_indices,
     )

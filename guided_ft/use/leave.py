@@ -10,7 +10,6 @@ from pathlib import Path
 from ..errors import GuidedError, pick
 from ..export import merged, to_gguf, to_lora
 from ..export.hub import push_folder
-from ..slice import SliceConfig
 from .finished import Finished
 
 FORMS = ("lora", "merged", "gguf")
@@ -20,7 +19,7 @@ def export(run: Finished, form: str, out: Path | None = None) -> Path:
     """Write the trained model in another form.
 
     Args:
-        form: ``lora``: a stock LoRA; ``merged``: a plain checkpoint; ``gguf``: one file for llama.cpp.
+        form: ``lora``: a stock LoRA of one rank; ``merged``: a plain checkpoint; ``gguf``: one file for llama.cpp.
         out: a folder, or the file of ``gguf``; None: in ``export/`` of the run.
 
     Raises:
@@ -50,15 +49,7 @@ def _lora(run: Finished, target: Path) -> None:
         raise GuidedError(
             f"lora: mode {run.recipe.train.mode} trained the weights in place, so there is no LoRA (write --merged)"
         )
-    from peft import PeftType
-
-    config = run.model.peft_config["default"]
-    if isinstance(config, SliceConfig):
-        to_lora(run.model, target, tokenizer=run.tokenizer)
-    elif PeftType(config.peft_type).value == "LORA":
-        shutil.copytree(run.saved, target, dirs_exist_ok=True)
-    else:
-        raise GuidedError(f"lora: an adapter of type {PeftType(config.peft_type).value} is no LoRA (write --merged)")
+    to_lora(run.model, target, tokenizer=run.tokenizer)
 
 
 def _merged(run: Finished, target: Path) -> None:

@@ -10,9 +10,10 @@ import sys
 import families
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from slicing import SELECTIONS, attach, slices_of
+from trainers import ready
 
 from guided_ft import Plan, Selection
 from guided_ft.anatomy import Anatomy
@@ -56,7 +57,43 @@ def test_no_rank_is_larger_than_the_matrix(family, tmp_path):
     again = same_as_lora(peft_model, family, tmp_path)
     for module in again.modules():
         if hasattr(module, "lora_A"):
-            assert module.r["default"] <= min(module.in_features, module.out_features)
+            used = module.lora_A["default"].weight.abs().sum(1).count_nonzero()
+            assert used <= min(module.in_features, module.out_features)
+
+
+def trained(name: str, mode: str) -> PeftModel:
+    """An adapter whose modules have several ranks."""
+    model = families.make(name)
+    peft_model = ready(model, mode).attach(model)
+    torch.manual_seed(0)
+    for p in peft_model.parameters():
+        if p.requires_grad:
+            torch.nn.init.normal_(p, std=0.3)
+    return peft_model
+
+
+@pytest.mark.parametrize("mode", ["slice", "lora", "subspace"])
+def test_readers_that_look_at_no_pattern_are_right(mode, tmp_path):
+    """vLLM scales by alpha / r and keeps room for r; llama.cpp scales by alpha over the rank of each tensor."""
+    peft_model = trained("llama", mode)
+    to_lora(peft_model, tmp_path)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    tensors = load_file(tmp_path / "adapter_model.safetensors")
+    plain = families.make("llama")
+    for name in [key.removesuffix(".lora_A.weight") for key in tensors if key.endswith(".lora_A.weight")]:
+        a, b = tensors[f"{name}.lora_A.weight"], tensors[f"{name}.lora_B.weight"]
+        assert len(a) == config["r"]
+        weight = plain.get_submodule(name.removeprefix("base_model.model.")).weight
+        weight.data += config["lora_alpha"] / len(a) * b @ a
+    assert (families.logits(plain) - families.logits(peft_model)).abs().max() <= 1e-4
+    assert (families.logits(plain) - families.logits(families.make("llama"))).abs().max() > VISIBLE
+
+
+@pytest.mark.parametrize("name", ["gpt2", "phi3"])
+@pytest.mark.parametrize("mode", ["lora", "subspace"])
+def test_a_lora_of_several_ranks_becomes_one_of_one_rank(name, mode, tmp_path):
+    again = same_as_lora(trained(name, mode), name, tmp_path)
+    assert not again.peft_config["default"].rank_pattern
 
 
 def test_it_loads_where_guided_ft_is_not_importable(tmp_path):
@@ -138,8 +175,13 @@ def test_a_broken_adapter_is_not_written(tmp_path):
 
 
 # -- refusals ----------------------------------------------------------------------------------------------------------
-def _other_method():
-    return get_peft_model(families.make("llama"), LoraConfig(r=2, target_modules=["up_proj"]))
+def _other_method(**options):
+    config = (
+        LoraConfig(r=2, target_modules=["up_proj"], **options)
+        if options
+        else IA3Config(target_modules=["up_proj"], feedforward_modules=[])
+    )
+    return get_peft_model(families.make("llama"), config)
 
 
 @pytest.mark.parametrize(
@@ -153,7 +195,13 @@ def _other_method():
             {"adapter_name": "defualt"},
             "adapter_name: unknown value 'defualt' (did you mean 'default'?)",
         ),
-        (to_lora, lambda name: _other_method(), {}, "adapter_name: 'default' is not a slice adapter but LORA"),
+        (to_lora, lambda name: _other_method(), {}, "adapter_name: 'default' is neither a slice nor a LoRA but IA3"),
+        (
+            to_lora,
+            lambda name: _other_method(use_dora=True),
+            {},
+            "to_lora: model.layers.0.mlp.up_proj: a LoRA cannot hold what Linear trains here (export.merged can)",
+        ),
     ],
 )
 def test_what_cannot_be_exported_is_refused(export, model, options, message, tmp_path):

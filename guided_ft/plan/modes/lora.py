@@ -44,15 +44,16 @@ class LoraMode(Mode[Selection]):
         from peft import LoraConfig
 
         ranks = self.ranks(selection)
-        typical = sorted(ranks.values())[len(ranks) // 2]
+        largest = max(ranks.values())
         return LoraConfig(
             task_type="CAUSAL_LM",
             target_modules=sorted(ranks),
-            r=typical,
+            # Servers reserve room for ``r`` and look at no pattern.
+            r=largest,
             # alpha = 2 r everywhere, so that every module has the same scale whatever its rank.
-            lora_alpha=2 * typical,
-            rank_pattern={module: r for module, r in ranks.items() if r != typical},
-            alpha_pattern={module: 2 * r for module, r in ranks.items() if r != typical},
+            lora_alpha=2 * largest,
+            rank_pattern={module: r for module, r in ranks.items() if r != largest},
+            alpha_pattern={module: 2 * r for module, r in ranks.items() if r != largest},
             fan_in_fan_out=selection.anatomy.family.transposed,
         )
 
