@@ -30,13 +30,18 @@ def check_same_model(anatomy: Anatomy, model: nn.Module) -> None:
         raise GuidedError(f"plan: it was made for another model ({difference}): make one for this model")
 
 
-def check_plain(model: nn.Module) -> None:
-    """Raise GuidedError for a model that carries an adapter already."""
+def check_plain(model: nn.Module, beside: bool) -> None:
+    """Raise GuidedError for a model that carries an adapter already.
+
+    Args:
+        beside: whether PEFT can put the plan's adapter beside it.
+    """
     carried = list(getattr(model, "peft_config", {}))
     if carried:
+        mend = ", or put one beside it with model.add_adapter(name, plan.peft_config())" if beside else ""
         raise GuidedError(
-            f"plan: the model carries an adapter already, {carried[0]!r} (attach to the plain model, or put one beside "
-            "it with model.add_adapter(name, plan.peft_config()))"
+            f"plan: the model carries an adapter already, {carried[0]!r} (attach to the plain model, or merge it first "
+            f"with model.merge_and_unload(){mend})"
         )
 
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from ..errors import GuidedError
 from ..system.arrays import read_with_arrays, write_with_arrays
 from ..system.files import Json, digest
-from .attaching import to_float32
 from .fits import check_plain, check_same_model
 from .modes import Chosen, Mode, make_mode
 
@@ -138,7 +137,7 @@ class Plan:
 
     def _check(self, model: nn.Module) -> None:
         check_same_model(self.selection.anatomy, model)
-        check_plain(model)
+        check_plain(model, self.way.beside)
 
     def is_attached(self, model: nn.Module) -> bool:
         """Whether the model already trains exactly this plan: these parameters, by the same adapter, and no other."""
@@ -146,8 +145,7 @@ class Plan:
 
     def full_precision(self, model: nn.Module) -> None:
         """Give the adapter of an attached model back its float32, which some trainers round."""
-        if not self.way.trains_base:
-            to_float32(model, self.expected_trainable)
+        self.way.full_precision(self.selection, model)
 
     @property
     def arrays(self) -> Mapping[str, np.ndarray]:

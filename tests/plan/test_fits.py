@@ -55,11 +55,11 @@ def test_a_second_attach_is_told_as_such():
     model = make("llama")
     plan = ready(model, "slice")
     attached = plan.attach(model)
-    for each in MODES:
-        with refuses(
-            "plan: the model carries an adapter already, 'default' (attach to the plain model, or put one beside it "
-            "with model.add_adapter(name, plan.peft_config()))"
-        ):
+    told = "plan: the model carries an adapter already, 'default' (attach to the plain model, or merge it first with "
+    told += "model.merge_and_unload()"
+    beside = ", or put one beside it with model.add_adapter(name, plan.peft_config())"
+    for each, more in {"slice": beside, "lora": beside, "freeze": "", "subspace": ""}.items():
+        with refuses(f"{told}{more})"):
             ready(make("llama"), each).attach(attached)
     attached.add_adapter("second", plan.peft_config())
     with pytest.raises(GuidedError, match=r"no module 'model\.layers\.0.*here it is 'base_model\.model\.model\."):

@@ -131,6 +131,45 @@ def test_half_precision_holds_the_directions_as_it_holds_weights(dtype):
         assert torch.equal(weight.to(dtype), torch.from_numpy(plan.selection.bases[name]).to(dtype))
 
 
+def test_a_model_that_is_rounded_as_a_whole_trains_along_the_exact_directions():
+    model = make("llama")
+    plan = plan_of(model)
+    attached = plan.attach(model).to(torch.bfloat16)
+    assert plan.is_attached(attached)
+    plan.full_precision(attached)
+    for name, weight in bases_of(attached, plan).items():
+        assert torch.equal(weight, torch.from_numpy(plan.selection.bases[name]))
+    train(attached)
+    assert plan.is_attached(attached)
+
+
+def test_an_adapter_that_was_saved_trains_on_as_before(tmp_path):
+    model = make("llama")
+    plan = plan_of(model)
+    plan.attach(model).save_pretrained(tmp_path)
+    again = PeftModel.from_pretrained(make("llama"), tmp_path, is_trainable=True)
+    assert not plan.is_attached(again)
+    plan.way.take_up(plan.selection, again)
+    assert plan.is_attached(again)
+    with again.disable_adapter():
+        pass
+    assert trainable_names(again) == plan.expected_trainable
+    other = make("llama")
+    anatomy = Anatomy.of(other)
+    loaded = PeftModel.from_pretrained(other, tmp_path, is_trainable=True)
+    before = trainable_names(loaded)
+    another = subspace(anatomy, PARTS, seed=7)
+    Plan(another, "subspace").way.take_up(another, loaded)
+    assert trainable_names(loaded) == before
+
+
+def test_servers_are_told_the_largest_rank():
+    plan = Plan(select_directions(drawn(Anatomy.of(make("llama"))), 700), "subspace")
+    config, ranks = plan.peft_config(), plan.selection.ranks
+    assert config.r == config.lora_alpha == max(ranks.values()) > min(ranks.values())
+    assert config.rank_pattern == config.alpha_pattern == {n: r for n, r in ranks.items() if r < config.r}
+
+
 def test_quantized_bases_train_along_directions(tmp_path):
     model = load("llama", "nf4", tmp_path)
     plan = plan_of(model)

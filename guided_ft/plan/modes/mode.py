@@ -21,6 +21,8 @@ components, and is overridden by those that do not:
 - ``check``: what it refuses, before anything is touched;
 - ``attach``, ``same_as``: putting it on a model, and seeing that a model carries exactly it. A mode whose adapter holds
   frozen located tensors puts them there after ``super().attach``, and compares them, too;
+- ``take_up``, ``full_precision``: an adapter that came back from where it was saved, or was rounded on the way;
+- ``beside``: whether PEFT puts it beside another adapter;
 - ``question``, ``localize``, ``read_map``, ``choose``, ``read_selection``: the map that it spends a budget on, and what
   comes out. They are those of components (``ScoreMap``, ``Selection``); a mode may bring its own, such as directions
   inside modules: whatever is a ``Chosen``.
@@ -41,7 +43,7 @@ from ...selection.selection import Selection
 from ...selection.strategies import DIRECTION_STRATEGIES, STRATEGIES
 from ...system.files import Json
 from ...system.progress import hushed
-from ..attaching import in_place, trainable_names
+from ..attaching import in_place, to_float32, trainable_names
 from .typical import Example, spread
 from .work import Work
 
@@ -114,6 +116,7 @@ class Mode(ABC, Generic[S]):
         takes: the class of what it trains.
         trains_base: whether it trains the base's own weights, which cannot be quantized then.
         whole: whether only whole attentions and MLPs can be chosen.
+        beside: whether ``model.add_adapter(name, config)`` puts it beside another adapter.
     """
 
     name: ClassVar[str]
@@ -122,6 +125,7 @@ class Mode(ABC, Generic[S]):
     takes: ClassVar[type] = Selection
     trains_base: ClassVar[bool] = False
     whole: ClassVar[bool] = False
+    beside: ClassVar[bool] = True
 
     # -- what it is -------------------------------------------------------------------------------------------------
     @classmethod
@@ -213,6 +217,13 @@ class Mode(ABC, Generic[S]):
     def attach_in_place(self, selection: S, model: nn.Module) -> None:
         """Like ``attach``, but the object itself becomes what ``attach`` returns."""
         in_place(model, lambda inner: self.attach(selection, inner))
+
+    def full_precision(self, selection: S, model: nn.Module) -> None:
+        """Give the adapter of an attached model back its float32."""
+        to_float32(model, self.sizes(selection))
+
+    def take_up(self, selection: S, model: nn.Module) -> None:
+        """Make an adapter of this selection that was loaded to be trained on train what it trained before."""
 
     def same_as(self, selection: S, model: nn.Module) -> bool:
         """Whether a model already trains exactly this: these parameters, by the same configuration, and no other.

@@ -48,6 +48,8 @@ class SubspaceMode(Mode[Subspace]):
     title: ClassVar[str] = "directions"
     help: ClassVar[str] = "a stock LoRA along located input directions, which stay fixed"
     takes: ClassVar[type] = Subspace
+    # PEFT asks for layers of one's own only where no adapter is yet: elsewhere ``A`` would be random, and train.
+    beside: ClassVar[bool] = False
     lam: float = 0.01
     max_rank: int | None = None
     keep: bool = True
@@ -58,14 +60,15 @@ class SubspaceMode(Mode[Subspace]):
         from torch import nn
 
         ranks = selection.ranks
-        typical = sorted(ranks.values())[len(ranks) // 2]
-        others = {name: r for name, r in ranks.items() if r != typical}
+        largest = max(ranks.values())
+        others = {name: r for name, r in ranks.items() if r != largest}
         config = LoraConfig(
             task_type="CAUSAL_LM",
             target_modules=sorted(ranks),
-            r=typical,
+            # Servers reserve room for ``r`` and look at no pattern.
+            r=largest,
             # alpha = r everywhere, so that the scale is 1.
-            lora_alpha=typical,
+            lora_alpha=largest,
             rank_pattern=others,
             alpha_pattern=dict(others),
             fan_in_fan_out=selection.anatomy.family.transposed,
@@ -125,9 +128,23 @@ class SubspaceMode(Mode[Subspace]):
 
     # -- on a model -------------------------------------------------------------------------------------------------
     def same_as(self, selection: Subspace, model: nn.Module) -> bool:
-        return super().same_as(selection, model) and all(
-            _holds(model.get_submodule(f"base_model.model.{name}"), basis) for name, basis in selection.bases.items()
-        )
+        return super().same_as(selection, model) and _carries(selection, model)
+
+    def take_up(self, selection: Subspace, model: nn.Module) -> None:
+        """PEFT loads ``A`` as trainable as ``B``: hold it fast again."""
+        if _carries(selection, model):
+            for layer in _layers(selection, model).values():
+                _hold(layer, ADAPTER)
+
+    def full_precision(self, selection: Subspace, model: nn.Module) -> None:
+        """Where ``A`` was rounded, the directions are written anew."""
+        import torch
+
+        super().full_precision(selection, model)
+        for name, layer in _layers(selection, model).items():
+            weight = layer.lora_A[ADAPTER].weight
+            if weight.dtype in (torch.bfloat16, torch.float16):
+                weight.data = torch.from_numpy(selection.bases[name]).to(weight.device)
 
 
 def _larger(budget: Budget) -> Budget:
@@ -153,22 +170,40 @@ class _Fixed:
 
 
 def _fix(layer: Any, adapter: str, basis: np.ndarray) -> None:
-    """Write directions into the ``A`` of a LoRA layer, and freeze it for good.
-
-    When ``disable_adapter()`` ends it trains all that belongs to the adapter, but for what the layer lists as frozen.
-    """
+    """Write directions into the ``A`` of a LoRA layer, and freeze it for good."""
     import torch
 
     with torch.no_grad():
         layer.lora_A[adapter].weight.copy_(torch.from_numpy(basis))
+    _hold(layer, adapter)
+
+
+def _hold(layer: Any, adapter: str) -> None:
+    """Freeze the ``A`` of a LoRA layer for good.
+
+    When ``disable_adapter()`` ends it trains all that belongs to the adapter, but for what the layer lists as frozen.
+    """
     frozen = layer.frozen_peft_weight_names
     layer.frozen_peft_weight_names = {**frozen, adapter: (*frozen.get(adapter, ()), "lora_A")}
     layer._freeze_non_trainable_peft_weights()
 
 
-def _holds(layer: Any, basis: np.ndarray) -> bool:
-    """Whether a layer's ``A`` is this basis, rounded as a model in half precision rounds it."""
+def _layers(selection: Subspace, model: nn.Module) -> dict[str, Any]:
+    """The LoRA layers that a model has where the directions lie, by the module's name."""
+    found = dict(model.named_modules())
+    layers = {name: found.get(f"base_model.model.{name}") for name in selection.bases}
+    return {name: layer for name, layer in layers.items() if ADAPTER in getattr(layer, "lora_A", ())}
+
+
+def _carries(selection: Subspace, model: nn.Module) -> bool:
+    """Whether every ``A`` of a model holds its directions, rounded as a model in half precision rounds them."""
     import torch
 
-    weight = layer.lora_A[ADAPTER].weight.detach().float().cpu()
-    return weight.shape == basis.shape and torch.allclose(weight, torch.from_numpy(basis), atol=4e-3)
+    layers = _layers(selection, model)
+    if layers.keys() != selection.bases.keys():
+        return False
+    weights = {name: layer.lora_A[ADAPTER].weight.detach().float().cpu() for name, layer in layers.items()}
+    return all(
+        weights[name].shape == basis.shape and torch.allclose(weights[name], torch.from_numpy(basis), atol=4e-3)
+        for name, basis in selection.bases.items()
+    )
