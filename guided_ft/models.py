@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 
+_DTYPES = ("float32", "bfloat16", "float16")
+
+
 def load_config(name: str) -> PreTrainedConfig:
     """Load a model's configuration: from a folder, a ``config.json``, or an id of the Hub; no weights are needed."""
     from transformers import AutoConfig
@@ -28,7 +31,7 @@ def load_model(
     """Load a causal LM in eval mode, on the GPU if there is one.
 
     Args:
-        dtype: of the weights, or of those that are not quantized.
+        dtype: of the weights, or of those that are not quantized: ``float32``, ``bfloat16`` or ``float16``.
         quantization: ``none``, or ``nf4`` or ``int8`` by bitsandbytes, which the model is quantized to while it loads.
 
     Raises:
@@ -41,11 +44,13 @@ def load_model(
 
     drop_loading_report()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    options = _quantized(quantization, getattr(torch, dtype), device)
+    # Users of transformers write torch.bfloat16.
+    precision = pick({name: getattr(torch, name) for name in _DTYPES}, str(dtype).removeprefix("torch."), "dtype")
+    options = _quantized(quantization, precision, device)
     model, told = load_from(
         AutoModelForCausalLM.from_pretrained,
         name,
-        dtype=getattr(torch, dtype),
+        dtype=precision,
         trust_remote_code=trust_remote_code,
         output_loading_info=True,
         # Refused below by its name; by itself that would be a table in a log and an error that points to it.

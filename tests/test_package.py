@@ -9,9 +9,12 @@ from importlib.metadata import requires
 
 import figures
 import pytest
+import torch
 import versions
+from families import make
 
 import guided_ft
+from guided_ft import GuidedError, load_model
 
 REACHED = {
     "export.to_lora": "guided_ft.export.lora",
@@ -47,3 +50,11 @@ def test_the_closing_line_of_pytest_is_read():
     assert versions.counted("2 passed, 3 errors in 1s")["error"] == 3
     with pytest.raises(ValueError, match="closing line"):
         versions.counted("Segmentation fault")
+
+
+def test_a_precision_may_be_written_as_users_of_torch_do(tmp_path):
+    make("llama").save_pretrained(tmp_path)
+    for dtype in ("bfloat16", torch.bfloat16):
+        assert load_model(str(tmp_path), dtype=dtype).dtype == torch.bfloat16
+    with pytest.raises(GuidedError, match=r"dtype: unknown value 'bf16' \(did you mean"):
+        load_model(str(tmp_path), dtype="bf16")

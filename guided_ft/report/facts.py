@@ -14,13 +14,13 @@ _NOT_METRICS = {"examples"}
 
 # -- numbers into words ------------------------------------------------------------------------------------------------
 def is_percent(metric: str) -> bool:
-    """Whether a metric is on a 0 to 100 scale, by its name."""
-    return is_share(metric) or metric.endswith("f1")
+    """Whether a metric is on a 0 to 100 scale, by its name. What a trainer logs (``eval_``) may go from 0 to 1."""
+    return metric.endswith(("exact_match", "accuracy", "f1")) and not metric.startswith("eval_")
 
 
 def is_share(metric: str) -> bool:
     """Whether a metric counts the examples that came out right, by its name."""
-    return metric.endswith(("exact_match", "accuracy"))
+    return is_percent(metric) and not metric.endswith("f1")
 
 
 def lower_is_better(metric: str) -> bool:
