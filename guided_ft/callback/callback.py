@@ -30,10 +30,10 @@ from .asked import Retain, check_asked
 from .call import TrainerCall, trainer_here
 from .certify import canonical, fingerprint
 from .finite import scales_loss
-from .guarded import Guarded, folder_of
+from .guarded import Guarded, folder_of, kept_in
 from .guards import check_optimizer, check_resumed, check_rows, check_trainable, scale_learning_rate
 from .page import Seen, write
-from .rates import LearningRate, check_rate, set_rate
+from .rates import LearningRate, check_rate, own_rate, with_rate
 from .readers import other_reader
 from .request import Request
 from .resume import PLAN, guard_resuming
@@ -167,9 +167,10 @@ class GuidedCallback(Guarded):
         if self.plan is None or (self._request is not None and not self.plan.is_attached(model)):
             assert self._request is not None
             self._request = self._request.read(args, processing_class)
-            folder = folder_of(args) / "guided"
-            self.plan, self.scores = self._request.make(model, folder, write=args.should_save)
+            self.plan, self.scores = self._request.make(model, kept_in(args), write=args.should_save)
         processes.agree("plan", self.plan.hash)
+        if not self.plan.is_attached(model):
+            self.plan.way.take_up(self.plan.selection, model)
         if not self.plan.is_attached(model):
             if hasattr(model, "peft_config"):
                 raise GuidedError(
@@ -181,10 +182,13 @@ class GuidedCallback(Guarded):
         trained = {canonical(name) for name in self.plan.expected_trainable}
         self._frozen = fingerprint(model, skip=trained, fixed=True)
         check_trainable(self.plan, model, self._decoder)
-        set_rate(self.plan, args, self._learning_rate, optimizer)
+        trainer = trainer_here()
+        args = with_rate(self.plan, args, self._learning_rate, own_rate(trainer, optimizer))
+        if trainer is not None:
+            trainer.args = args
         if args.should_save:
-            self.plan.save(folder_of(args) / "guided" / PLAN)
-        guard_resuming(trainer_here(), lambda: self._ready().hash)
+            self.plan.save(kept_in(args) / PLAN)
+        guard_resuming(trainer, lambda: self._ready().hash)
         if self.tells and args.should_log:
             # The one level that a script shows which sets up no logging.
             logger.warning(told(self.plan, self.scores))
@@ -213,7 +217,6 @@ class GuidedCallback(Guarded):
             # A resumed scheduler brings its scaled rates along.
             scale_learning_rate(optimizer, lr_scheduler, plan.lr_scale)
         self._close_engine()
-        folder = folder_of(args) / "guided" / "prefix"
         reader = None if self._full_logits else other_reader(call.trainer, model)
         if reader:
             logger.info("the logits of every position are computed: %s", reader)
@@ -224,7 +227,7 @@ class GuidedCallback(Guarded):
             args,
             state.num_train_epochs,
             self._prefix_cache,
-            folder,
+            kept_in(args) / "prefix",
             self._frozen,
             call.over,
             self._full_logits or reader is not None,

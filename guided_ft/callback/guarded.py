@@ -107,7 +107,7 @@ class Guarded(TrainerCallback):
         after = fingerprint(model, skip=trained, fixed=True)
         self.certificate = Certificate.compare(self._frozen, after)
         if args.should_save:
-            self.certificate.save(folder_of(args) / "guided" / "certificate.json", plan.hash)
+            self.certificate.save(kept_in(args) / "certificate.json", plan.hash)
         self.certificate.check()
         logger.info("%s", self.certificate)
 
@@ -115,6 +115,15 @@ class Guarded(TrainerCallback):
         if self.plan is None or self._frozen is None:
             raise GuidedError("GuidedCallback: it was added too late (pass it in callbacks=[...] of the constructor)")
         return self.plan
+
+
+def kept_in(args: TrainingArguments) -> Path:
+    """Where a callback keeps the plan, the map, the certificate and the prefix cache.
+
+    ``push_to_hub`` of a trainer uploads all of its folder but what begins with an underscore, and a cache holds hidden
+    states of the texts that are trained on.
+    """
+    return folder_of(args) / "_guided"
 
 
 def folder_of(args: TrainingArguments) -> Path:

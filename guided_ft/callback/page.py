@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import sys
-from collections.abc import Sized
+from collections.abc import Iterable, Iterator, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -21,6 +22,7 @@ from ..system.files import Json, write_json
 from ..system.machine import machine, peak_bytes, versions
 from ..task.task import Task
 from .certify import Certificate
+from .guarded import kept_in
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,6 +32,12 @@ if TYPE_CHECKING:
 
 _SPEEDS = ("_runtime", "_per_second", "_time")
 """Endings of what an evaluation logs that measure the machine, not the model."""
+
+
+_SECRET = re.compile(r"token$|key$|password$|secret$")
+"""Options whose values open an account."""
+
+_TOKEN = re.compile(r"(hf|sk|wandb)[_-]\w{8}")
 
 
 @dataclass(frozen=True)
@@ -76,13 +84,13 @@ def write(
     home = Path(folder)
     if (home / "run.json").is_file() and (home / "recipe.yaml").is_file():
         raise GuidedError(f"report: {home} is the folder of a recipe's run (name another folder)")
-    kept = Path(str(seen.args.output_dir)) / "guided" / "scores.safetensors"
+    kept = kept_in(seen.args) / "scores.safetensors"
     if scores is None and task is not None and kept.is_file():
         # A resumed run takes its plan from before; the map lies beside it.
         scores = ScoreMap.load(kept)
-    if not isinstance(scores, ScoreMap):
-        scores = None
-    else:
+    # Of directions the page shows what they say about units.
+    scores = scores if scores is None or isinstance(scores, ScoreMap) else scores.scores
+    if scores is not None:
         scores.save(home / "scores.safetensors")
     selection.save(home / "selection.json")
     plan.save(home / "plan.json")
@@ -110,7 +118,7 @@ def _record(
         "kind": "run",
         "version": 1,
         "name": home.resolve().name,
-        "command": shlex.join(["python", *sys.argv]),
+        "command": shlex.join(["python", *_shown(sys.argv)]),
         "model": seen.model,
         "task": {
             "name": task.name if task is not None else "the trainer's data",
@@ -144,6 +152,16 @@ def _record(
         "machine": machine(),
         "seed": seen.args.seed,
     }
+
+
+def _shown(words: Iterable[str]) -> Iterator[str]:
+    """The words of a command line without what opens an account: pages are passed on."""
+    hidden = False
+    for word in words:
+        name, given, _ = word.partition("=")
+        secret = word.startswith("-") and _SECRET.search(name) is not None
+        yield f"{name}=***" if secret and given else "***" if hidden or _TOKEN.match(word) else word
+        hidden = secret and not given
 
 
 def _measured(history: list[dict[str, float]]) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import logging
 import math
@@ -13,7 +14,7 @@ from ..plan.plan import Plan
 
 if TYPE_CHECKING:
     import torch
-    from transformers import TrainingArguments
+    from transformers import Trainer, TrainingArguments
 
 logger = logging.getLogger("guided_ft")
 
@@ -22,7 +23,7 @@ LearningRate = float | Literal["auto"] | None
 FAR = 10.0
 """A rate that differs from the rule by more than this factor is worth a line."""
 
-_TRAINERS = {"SFTConfig": "sft", "DPOConfig": "dpo", "TrainingArguments": "sft"}
+_TRAINERS = {"SFTConfig": "sft", "DPOConfig": "dpo", "GRPOConfig": "grpo", "TrainingArguments": "sft"}
 """The rule's trainer, by the class of the arguments: no rule was measured for TRL's other trainers."""
 
 
@@ -33,32 +34,46 @@ def check_rate(wanted: object) -> None:
         raise GuidedError(f"learning_rate: {wanted!r} is neither a number above 0 nor 'auto' nor None (write 'auto')")
 
 
-def set_rate(
-    plan: Plan, args: TrainingArguments, wanted: LearningRate, optimizer: torch.optim.Optimizer | None = None
-) -> None:
-    """Write the rate into the arguments of a trainer, before it makes optimizer and schedule from them.
+def own_rate(trainer: Trainer | None, optimizer: torch.optim.Optimizer | None) -> float | None:
+    """The rate of an optimizer that the user brought, ready made or as a class with its arguments (0: the class's own);
+    None if none was brought."""
+    if optimizer is not None:
+        return float(optimizer.param_groups[0]["lr"])
+    brought = trainer.optimizer_cls_and_kwargs if trainer is not None else None
+    return None if brought is None else float(brought[1].get("lr", 0.0))
 
-    A resumed run so asks for the same rate as the one that it goes on from, and its checkpoint brings it anyway.
+
+def with_rate(plan: Plan, args: TrainingArguments, wanted: LearningRate, own: float | None = None) -> TrainingArguments:
+    """Return a trainer's arguments with the rate, before it makes optimizer and schedule from them.
+
+    The given ones stay as they are: they may serve another trainer, too. A resumed run so asks for the same rate as the
+    one that it goes on from, and its checkpoint brings it anyway.
 
     What is set, or looks wrong, is told as a warning: the one level that a script shows which sets up no logging.
 
     Args:
         args: a TrainingArguments, or a class made from it.
         wanted: a number: this rate. ``auto``: the plan's, where ``args`` has the default of its class. None: leave it.
-        optimizer: one that the user made already; its rates are the user's.
+        own: of an optimizer that the user brought; it stays.
+
+    Raises:
+        GuidedError: for a number beside an optimizer of the user's own.
     """
     if wanted is None:
-        return
+        return args
     rule, default, name = _rule(plan, args)
     say = logger.warning if args.should_log else logger.debug
-    if optimizer is None and isinstance(wanted, int | float):
-        args.learning_rate = float(wanted)
-    elif optimizer is None and args.learning_rate in (default, vars(args).get("_guided_rate")):
+    if isinstance(wanted, int | float):
+        if own is not None:
+            raise GuidedError(
+                f"learning_rate: {wanted:g} cannot be set, as the trainer was given an optimizer of its own (leave "
+                "learning_rate out of GuidedCallback)"
+            )
+        args = _with(args, float(wanted))
+    elif own is None and args.learning_rate == default:
         if rule is None:
             say("learning rate: %.3g is the default of %s, and the plan has no rule for it", args.learning_rate, name)
-            return
-        # Arguments that are used for a second plan still carry the rate of the first.
-        args.learning_rate = vars(args)["_guided_rate"] = rule
+            return args
         say(
             "learning rate: %.3g by the plan, in place of the default %.3g of %s, which is made for whole models "
             "(GuidedCallback(learning_rate=None) keeps it)",
@@ -66,8 +81,8 @@ def set_rate(
             default,
             name,
         )
-        return
-    rate = plan.lr_scale * (args.learning_rate if optimizer is None else optimizer.param_groups[0]["lr"])
+        return _with(args, rule)
+    rate = plan.lr_scale * (args.learning_rate if own is None else own)
     if rule is not None and rate and not 1 / FAR <= rate / rule <= FAR:
         say(
             "learning rate: %.3g is far %s the plan's %.3g (GuidedCallback(learning_rate=None) stops this line)",
@@ -75,6 +90,13 @@ def set_rate(
             "below" if rate < rule else "above",
             rule,
         )
+    return args
+
+
+def _with(args: TrainingArguments, rate: float) -> TrainingArguments:
+    args = copy.copy(args)
+    args.learning_rate = rate
+    return args
 
 
 def _rule(plan: Plan, args: TrainingArguments) -> tuple[float | None, float | None, str]:

@@ -1,6 +1,6 @@
 """How an interrupted training goes on: with the same plan, from the newest checkpoint that is whole.
 
-The plan that a callback has made lies in ``output_dir/guided``, under a digest of everything that it follows from
+The plan that a callback has made lies in ``output_dir/_guided``, under a digest of everything that it follows from
 (``keep``, ``kept``). A checkpoint is sealed when it is complete (``seal``, ``fault``). A trainer loads weights and
 moments before it tells any callback, and takes the newest folder whatever is in it; so ``train`` of the one trainer
 that a callback belongs to is wrapped (``guard_resuming``): it does what it did, from a checkpoint found whole.

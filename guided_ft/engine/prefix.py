@@ -132,7 +132,7 @@ class Prefix:
         if not self.difference <= TOLERANCE * float(computed.abs().nan_to_num().max()):
             raise GuidedError(
                 f"prefix cache: the stored states are off by {self.difference:.3g} (something below layer "
-                f"{self.first_layer} changed: remove the folder 'guided/prefix', or train without the cache)"
+                f"{self.first_layer} changed: remove the folder '_guided/prefix', or train without the cache)"
             )
 
     @contextmanager

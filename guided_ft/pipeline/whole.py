@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 from torch import nn
@@ -11,6 +10,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from ..anatomy import Anatomy
 from ..callback.call import TrainerCall
+from ..callback.guarded import kept_in
 from ..engine import Engine, close_left_open
 from ..errors import GuidedError
 from ..plan.modes import make_mode
@@ -89,8 +89,7 @@ class WholeCallback(TrainerCallback):
     ) -> None:
         assert model is not None
         call = TrainerCall()
-        folder = Path(str(args.output_dir)) / "guided" / "prefix"
-        self.engine = Engine(model, 0, args, state.num_train_epochs, None, folder, {}, call.over)
+        self.engine = Engine(model, 0, args, state.num_train_epochs, None, kept_in(args) / "prefix", {}, call.over)
         self._watch.open({n: p for n, p in model.named_parameters() if p.requires_grad})
         self.engine.on_close(self._watch.close)
 

@@ -6,6 +6,7 @@ import pytest
 import tiny
 import torch
 from families import make
+from peft import PeftModel
 from trainers import MODES, SAVE, STEPS, another, base, from_task, plain, ready, settings, sft
 from transformers import Trainer, TrainingArguments
 
@@ -43,6 +44,19 @@ def test_a_plan_that_another_callback_left_is_not_taken_for_the_located_one(tmp_
     again = from_task("slice")
     sft(base(tmp_path), tmp_path / "run", [again])
     assert again.plan == first.plan
+
+
+@pytest.mark.parametrize("mode", [mode for mode in MODES if mode != "freeze"])
+def test_what_was_saved_trains_on_by_the_same_plan(tmp_path, mode):
+    plan = ready(make("llama"), mode)
+    first = sft(base(tmp_path), tmp_path / "a", [GuidedCallback(plan)])
+    first.train()
+    first.save_model(str(tmp_path / "saved"))
+    model = PeftModel.from_pretrained(base(tmp_path), tmp_path / "saved", is_trainable=True)
+    callback = GuidedCallback(plan)
+    sft(model, tmp_path / "b", [callback]).train()
+    assert callback.certificate.ok
+    assert callback.certificate.total > 0
 
 
 def test_one_callback_locates_afresh_in_another_model(tmp_path):

@@ -98,7 +98,7 @@ def test_a_frozen_tensor_that_moves_is_named(tmp_path):
     trainer = sft(base(tmp_path), tmp_path / "run", [GuidedCallback(plan), Meddler("on_epoch_end", act)])
     with pytest.raises(GuidedError, match=r"certificate: model\.norm\.weight moved although it is frozen \(1 tensors"):
         trainer.train()
-    record = json.loads((tmp_path / "run" / "guided" / "certificate.json").read_text())
+    record = json.loads((tmp_path / "run" / "_guided" / "certificate.json").read_text())
     assert record["moved"] == ["model.norm.weight"]
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
+from huggingface_hub.utils import filter_repo_objects
 from trainers import STEPS, TRAINERS, base, from_task, ready, sft
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from guided_ft import GuidedCallback, GuidedError, ScoreMap, Selection
 from guided_ft.report import story, write_report
+from guided_ft.report.facts import amount, results
 from guided_ft.report.record import read_run
 
 
@@ -61,6 +65,51 @@ def test_a_resumed_run_shows_the_map_of_the_first(tmp_path):
     again.report(tmp_path / "page")
     kept = ScoreMap.load(tmp_path / "page" / "scores.safetensors")
     assert kept.compare(first.scores, "neuron")["pearson"] == pytest.approx(1)
+
+
+def test_the_page_of_directions_shows_what_they_say_about_units(tmp_path):
+    callback = from_task("subspace")
+    sft(base(tmp_path), tmp_path / "run", [callback]).train()
+    page = callback.report(tmp_path / "page")
+    run = read_run(tmp_path / "page")
+    assert (run.mapped, run.retain, run.method) == (True, "self", "directions")
+    assert set(run.seconds) == {"localize", "train"}
+    assert "fig-heads" in page.read_text()
+    kept = ScoreMap.load(tmp_path / "page" / "scores.safetensors")
+    assert kept.compare(callback.scores.scores, "neuron")["pearson"] == pytest.approx(1)
+
+
+def test_what_opens_an_account_is_not_passed_on(tmp_path, monkeypatch):
+    words = ["train.py", "--hub_token", "abc", "--wandb-api-key=def", "hf_abcdefghijkl", "--max_steps", "3"]
+    monkeypatch.setattr(sys, "argv", words)
+    callback = from_task("slice")
+    sft(base(tmp_path), tmp_path / "run", [callback]).train()
+    callback.report(tmp_path / "page")
+    command = "python train.py --hub_token '***' '--wandb-api-key=***' '***' --max_steps 3"
+    assert read_run(tmp_path / "page").command == command
+
+
+def test_what_a_trainer_measures_between_0_and_1_is_no_percentage(tmp_path):
+    model = base(tmp_path)
+    callback = GuidedCallback(ready(model, "slice"))
+    trainer = sft(model, tmp_path / "run", [callback])
+    trainer.train()
+    trainer.evaluate(trainer.train_dataset)
+    callback.report(tmp_path / "page")
+    run = read_run(tmp_path / "page")
+    found = run.after["eval_mean_token_accuracy"]
+    row = next(cells for name, cells in results(run).rows if name == "eval mean token accuracy")
+    assert row[1] == amount(found)
+
+
+def test_nothing_that_is_kept_for_later_is_pushed(tmp_path):
+    """Trainers push their folder but for these patterns; a cache holds hidden states of private texts."""
+    callback = from_task("slice", first_layer=1, prefix_cache="1MB")
+    sft(base(tmp_path), tmp_path / "run", [callback], num_train_epochs=2, max_steps=-1).train()
+    files = [str(p.relative_to(tmp_path / "run")) for p in (tmp_path / "run").rglob("*") if p.is_file()]
+    assert any(name.startswith("_guided/prefix/") for name in files)
+    pushed = filter_repo_objects(files, ignore_patterns=["_*", f"{PREFIX_CHECKPOINT_DIR}-*"])
+    assert not [name for name in pushed if name.endswith((".safetensors", ".json", ".lock"))]
 
 
 def test_refusals(tmp_path):

@@ -6,14 +6,16 @@ import logging
 from dataclasses import dataclass
 
 import pytest
+import tiny
 import torch
+from datasets import Dataset
 from families import make
 from trainers import MODES, STEPS, TRAINERS, base, digests, ready, sft
 from transformers import TrainingArguments
-from trl import DPOConfig, KTOConfig, SFTConfig
+from trl import DPOConfig, KTOConfig, SFTConfig, SFTTrainer
 
 from guided_ft import GuidedCallback, GuidedError
-from guided_ft.callback.rates import set_rate
+from guided_ft.callback.rates import own_rate, with_rate
 from guided_ft.plan.modes import PACE
 
 DEFAULTS = {"sft": SFTConfig, "dpo": DPOConfig, "trainer": TrainingArguments}
@@ -61,25 +63,25 @@ def test_a_default_becomes_the_plans_rate(name, plan, tmp_path, caplog):
 def test_it_is_left_alone_or_set_to_a_number(wanted, plan, tmp_path, caplog):
     args = arguments(tmp_path)
     before = vars(args).copy()
-    set_rate(plan, args, wanted)
-    assert vars(args) == before | ({} if wanted is None else {"learning_rate": wanted})
+    found = with_rate(plan, args, wanted)
+    assert vars(args) == before
+    assert vars(found) == before | ({} if wanted is None else {"learning_rate": wanted})
     assert bool(caplog.records) == (wanted is not None and wanted > 10 * plan.learning_rate)
 
 
 @pytest.mark.parametrize(("factor", "word"), [(20, "above"), (0.05, "below"), (5, None), (0.2, None)])
 def test_a_rate_far_from_the_rule_is_kept_and_told(factor, word, plan, tmp_path, caplog):
     asked = factor * plan.learning_rate
-    args = arguments(tmp_path, learning_rate=asked)
-    set_rate(plan, args, "auto")
+    args = with_rate(plan, arguments(tmp_path, learning_rate=asked), "auto")
     assert args.learning_rate == asked
     assert [f"far {word} the plan's" in r.getMessage() for r in caplog.records] == ([True] if word else [])
 
 
 def test_arguments_that_serve_two_plans_get_the_rate_of_each(plan, tmp_path):
     args, small = arguments(tmp_path), ready(make("llama"), "freeze")
-    set_rate(small, args, "auto")
-    set_rate(plan, args, "auto")
-    assert args.learning_rate == plan.learning_rate != small.learning_rate
+    rates = [with_rate(each, args, "auto").learning_rate for each in (small, plan)]
+    assert rates == [small.learning_rate, plan.learning_rate]
+    assert rates[0] != rates[1]
 
 
 @dataclass
@@ -92,19 +94,51 @@ class Mine(SFTConfig):
 def test_no_rate_is_set_where_there_is_no_rule_or_the_user_chose(plan, tmp_path, caplog):
     for args in (arguments(tmp_path, Mine), arguments(tmp_path, optim="sgd"), arguments(tmp_path, KTOConfig)):
         before = args.learning_rate
-        set_rate(plan, args, "auto")
-        assert args.learning_rate == before
+        assert with_rate(plan, args, "auto").learning_rate == before
     assert sum("no rule for it" in r.getMessage() for r in caplog.records) == 2
     own, args = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=1e-2), arguments(tmp_path)
-    set_rate(plan, args, "auto", own)
-    assert (args.learning_rate, own.param_groups[0]["lr"]) == (default(SFTConfig), 1e-2)
+    assert with_rate(plan, args, "auto", own_rate(None, own)).learning_rate == default(SFTConfig)
 
 
 def test_only_the_process_that_logs_tells(plan, tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(SFTConfig, "should_log", False)
     with caplog.at_level(logging.INFO):
-        set_rate(plan, arguments(tmp_path), "auto")
+        with_rate(plan, arguments(tmp_path), "auto")
     assert not caplog.records
+
+
+def test_a_trainer_without_a_callback_keeps_the_default_of_the_same_arguments(plan, tmp_path):
+    args = arguments(tmp_path, max_steps=1, save_strategy="no")
+    trainers = [
+        SFTTrainer(
+            base(tmp_path),
+            args=args,
+            train_dataset=Dataset.from_list(tiny.sums(4)),
+            processing_class=tiny.tokenizer(),
+            callbacks=callbacks,
+        )
+        for callbacks in ([GuidedCallback(plan)], [])
+    ]
+    assert [trainer.args.learning_rate for trainer in trainers] == [plan.learning_rate, default(SFTConfig)]
+
+
+def test_the_rate_of_an_optimizer_that_is_brought_stays(plan, tmp_path, caplog):
+    brought = {"optimizer_cls_and_kwargs": (torch.optim.AdamW, {"lr": 1e-5})}
+
+    def trainer(callback, **options):
+        rows = Dataset.from_list(tiny.sums(4))
+        args = arguments(tmp_path, max_steps=1, save_strategy="no")
+        given = {"train_dataset": rows, "processing_class": tiny.tokenizer(), "callbacks": [callback], **options}
+        return SFTTrainer(base(tmp_path), args=args, **given)
+
+    trainer(GuidedCallback(plan), **brought).train()
+    told = [r.getMessage() for r in caplog.records if "learning rate" in r.getMessage()]
+    assert len(told) == 1
+    assert told[0].startswith("learning rate: 1e-05 is far below the plan's")
+    model = torch.nn.Linear(1, 1)
+    for own in (brought, {"optimizers": (torch.optim.AdamW(model.parameters()), None)}):
+        with pytest.raises(GuidedError, match=r"learning_rate: 0\.003 cannot be set"):
+            trainer(GuidedCallback(plan, learning_rate=3e-3), **own)
 
 
 @pytest.mark.parametrize("mode", MODES)

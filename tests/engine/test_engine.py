@@ -168,7 +168,7 @@ def test_what_another_process_caches_is_left_alone(tmp_path):
     """Two scripts with one output_dir: one trained on the states that the other had written over its own."""
     plan = plan_of(model_of("llama"))
     without, _ = trl_run("sft", tmp_path / "a", GuidedCallback(plan))
-    theirs = tmp_path / "b" / "guided" / "prefix" / "rank-0"
+    theirs = tmp_path / "b" / "_guided" / "prefix" / "rank-0"
     with another(theirs) as (process, _):
         (theirs / "key").mkdir()
         callback = GuidedCallback(plan, prefix_cache="1MB")
@@ -225,7 +225,7 @@ def test_a_run_that_dies_leaves_what_it_stored_until_its_last_save(tmp_path):
     callback = GuidedCallback(plan_of(model_of("llama")), prefix_cache="1MB")
     with pytest.raises(KeyboardInterrupt):
         trl_run("sft", tmp_path, callback, more=[Stop()], save_strategy="steps", save_steps=8)
-    (index,) = (tmp_path / "guided" / "prefix").rglob("index.csv")
+    (index,) = (tmp_path / "_guided" / "prefix").rglob("index.csv")
     assert len(index.read_text().splitlines()) > 16
 
 
@@ -235,7 +235,7 @@ def test_dpo_over_one_epoch_shares_states_between_policy_and_reference(tmp_path)
     assert losses[0] == pytest.approx(math.log(2), abs=1e-6)
     summary = callback.engine.summary()
     assert summary["hits"] == summary["misses"] == 4 * 8
-    assert not (tmp_path / "guided" / "prefix").exists()
+    assert not (tmp_path / "_guided" / "prefix").exists()
 
 
 @pytest.mark.parametrize(

@@ -185,7 +185,7 @@ def _checkpoint(case: Path, path: Path) -> None:
     """The damaged one is known to be, and the other one is taken."""
     run_folder = case / "train"
     newest = checkpoints(run_folder)[-1]
-    mine = Plan.load(newest.parent / "guided" / "plan.json").hash
+    mine = Plan.load(newest.parent / "_guided" / "plan.json").hash
     why, found = fault(newest, mine), newest_complete(run_folder, mine)
     assert (why is None) == (found == newest), (why, found)
     if why is not None:
@@ -228,8 +228,8 @@ READERS: dict[str, tuple[str, str, Callable[[Path, Path], None]]] = {
     "whole model": ("frozen", "adapter/model.safetensors", _trained),
     "tokenizer": ("slices", "adapter/tokenizer.json", _answer),
     "tokenizer's configuration": ("slices", "adapter/tokenizer_config.json", _answer),
-    "cache": ("halted", "train/guided/prefix/*/*/hidden.safetensors", _store),
-    "cache's index": ("halted", "train/guided/prefix/*/*/index.csv", _store),
+    "cache": ("halted", "train/_guided/prefix/*/*/hidden.safetensors", _store),
+    "cache's index": ("halted", "train/_guided/prefix/*/*/index.csv", _store),
     "checkpoint's marker": ("halted", "train/checkpoint-12/guided.json", _checkpoint),
     "checkpoint's weights": ("halted", "train/checkpoint-12/adapter_model.safetensors", _checkpoint),
     "checkpoint's state": ("halted", "train/checkpoint-12/trainer_state.json", _checkpoint),

@@ -62,7 +62,7 @@ def inside_localize(folder: Path) -> bool:
 
 
 def inside_cache(folder: Path) -> bool:
-    stores = list((folder / "train" / "guided" / "prefix").rglob("hidden.safetensors"))
+    stores = list((folder / "train" / "_guided" / "prefix").rglob("hidden.safetensors"))
     return bool(stores) and not any((path.parent / "index.csv").exists() for path in stores)
 
 
