@@ -1,4 +1,4 @@
-"""Compare ways of training on the recipe ``sums``: full fine-tuning, LoRA, a located slice, random slices.
+"""Compare ways of training on the sums of the recipe ``sums``: full fine-tuning, LoRA, located and random slices.
 
     python benchmarks/bench_quickstart.py --out benchmarks/results/quickstart.jsonl
     python benchmarks/bench_quickstart.py --out benchmarks/results/quickstart.jsonl --table
@@ -8,6 +8,9 @@ Every arm gets the same data, order, steps and seeds, and a sweep of three learn
 the best rate is picked on validation sums, the table shows test sums. Each run is one row of the file; a run whose row
 is there is skipped, so an interrupted benchmark goes on where it stopped. ``--time`` measures one training step of
 every arm, interleaved: single runs on a shared machine are minutes apart and cannot be compared.
+
+Of the recipe are the model, the data, the method and the budget. The slices are of all layers and the rows are 800,
+where the recipe has its ``first_layer`` and 200.
 """
 
 from __future__ import annotations
