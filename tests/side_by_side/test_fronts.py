@@ -82,6 +82,14 @@ def test_the_page_says_which_rows_of_a_task_trained_in_which_precision(tmp_path:
     assert told in write_front_report(tmp_path, tmp_path)[0].read_text()
 
 
+def test_the_page_says_what_the_arms_are_that_it_shows(tmp_path: Path):
+    rows = arms(("full", None, 1e-4, 81, 0.16), ("directions:moving", 3.0, 1e-2, 80, 0.05), ("gone:by", 3.0, 1, 9, 0.1))
+    (tmp_path / "testbed-fronts.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    legend = [line for line in write_front_report(tmp_path, tmp_path)[0].read_text().splitlines() if line[:3] == "- *"]
+    moving = ARMS["directions:moving"]
+    assert legend == [f"- *{moving.label}*: {moving.help}"]
+
+
 def arms(*kinds: tuple[str, float | None, float, float, float]) -> list[dict]:
     """Six seeds of each arm: name, budget, rate, score, forgetting."""
     return [

@@ -10,6 +10,7 @@ from pathlib import Path
 from guided_ft.errors import GuidedError
 from guided_ft.system.files import write_text
 
+from ..arms.arms import ARMS
 from ..arms.labels import colour, label, marker, ordered
 from ..page import words
 from ..page.drawing import drawing
@@ -52,7 +53,8 @@ def write_front_report(results: Path, out: Path) -> list[Path]:
         plot = out / "plots" / f"{suite}.svg".replace("-", "_")
         _draw(rows, plot, suite)
         written.append(plot)
-        parts += [f"## {suite.removesuffix('-fronts')}", f"![fronts of {suite}](plots/{plot.name})", _precisions(rows)]
+        parts += [f"## {suite.removesuffix('-fronts')}", f"![fronts of {suite}](plots/{plot.name})", _legend(found)]
+        parts += [_precisions(rows)]
         for data_size in sorted({place.data_size for places in found.values() for place in places}, reverse=True):
             chosen = {
                 line: {p: f for p, f in places.items() if p.data_size == data_size} for line, places in found.items()
@@ -81,6 +83,12 @@ def _precisions(rows: list[Row]) -> str:
             which = f" ({', '.join(f'{share:g}' for share in sorted(some))} %)" if len(by_precision) > 1 else ""
             told[precision].append(words.escape(task) + which)
     return "Trained in " + "; ".join(f"{name}: {', '.join(some)}" for name, some in sorted(told.items())) + "."
+
+
+def _legend(found: Collection[Line]) -> str:
+    """What the arms are, by their labels; of those whose label says it all, or that are no longer listed, nothing."""
+    arms = [ARMS[name] for name in ordered(arm for arm, _ in found) if name in ARMS]
+    return "\n".join(f"- *{arm.label}*: {arm.help}" for arm in arms if arm.help != arm.label)
 
 
 def _lines(found: Collection[Line]) -> list[Line]:
