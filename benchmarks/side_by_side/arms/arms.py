@@ -56,7 +56,13 @@ WHOLE = {
 }
 
 ADAPTERS = {
-    "lora": Arm("LoRA, all linear layers", Adapter("lora"), _LORA, "LoRA on all linear layers", "#d95f02"),
+    "lora": Arm(
+        "LoRA, all linear layers",
+        Adapter("lora"),
+        _LORA,
+        "LoRA of the rank nearest to the budget, alpha twice that",
+        "#d95f02",
+    ),
     "lora:qv": Arm("LoRA, q and v", Adapter("lora", ("q_proj", "v_proj")), _LORA, "LoRA on q and v"),
     "rslora": Arm("rsLoRA", Adapter("lora", options=(("use_rslora", True),)), _LORA, "rank-stabilized LoRA", "#e6a03c"),
     "dora": Arm("DoRA", Adapter("lora", options=(("use_dora", True),)), _LORA, "DoRA", "#a6561a"),
