@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import re
+from pathlib import Path
 
 import pytest
 from families import make
 
+import guided_ft.scorers
 from guided_ft import Anatomy
 from guided_ft.scorers.catalogue import CATALOGUE
 from guided_ft.scorers.watch.passes import FORWARD, WEIGHTS
@@ -26,6 +29,16 @@ def test_every_method_has_its_lines():
     assert all(
         method.cost.endswith("each set") for m, method in CATALOGUE.items() if method.compares and m != "natural_gain"
     )
+
+
+def test_the_table_of_the_docs_has_every_method_with_the_kinds_that_it_scores():
+    page = Path(guided_ft.scorers.__file__).parent / "README.md"
+    told = {}
+    for cells in (line.split("|")[1:-1] for line in page.read_text(encoding="utf-8").splitlines()):
+        names = re.findall(r"`(\w+)`", cells[0]) if len(cells) == 5 else []
+        kinds = [some.split() for some in cells[3].split(";")] if names else []
+        told |= zip(names, kinds if len(kinds) > 1 else kinds * len(names), strict=True)
+    assert told == {name: [kind[0].upper() for kind in method.kinds] for name, method in CATALOGUE.items()}
 
 
 @pytest.mark.parametrize("name", RECORDERS)
