@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from guided_ft.cli.shipped import source
 from guided_ft.recipe.finding import topic
-from guided_ft.recipe.recipe import Recipe, shipped
+from guided_ft.recipe.recipe import Data, Recipe, shipped
 from guided_ft.report.record import read_run
 from guided_ft.system.files import digest, read_jsonl, read_text, write_text
 from guided_ft.system.machine import machine, versions
@@ -191,13 +192,17 @@ def run_one(job: Job, place: Place) -> Row:
         # Else the path of this machine's copy.
         run["retention"]["text"] = job.kept
     run["command"] = " ".join(("guided-ft run", job.name, *job.changes))
-    named = f"{said.data.source} {said.data.name}" if said.data.source != "hub" else str(said.data.name)
-    if said.data.source == "sample":
-        named += " (made up: the hub was out of reach)"
     trained = json.loads(read_text(folder / "stages" / "train.json"))["result"]
-    row["data"] = job.data or named
+    row["data"] = job.data or read_from(Recipe.load(job.name, job.overrides).data, said.data)
     row["learning_rate"], row["steps"] = trained["learning_rate"], trained["loss"][-1][0]
     return row | {"run": {key: value for key, value in run.items() if key not in TEXTS}}
+
+
+def read_from(asked: Data, read: Data) -> str:
+    """What a run read, in a few words; ``asked`` is what its recipe says, which may have fallen back on a sample."""
+    if read.source != "sample":
+        return source(read)
+    return source(read) + (" (made up: the hub was out of reach)" if asked.source == "hub" else " (made up)")
 
 
 def seconds(row: Row) -> float:

@@ -143,6 +143,16 @@ def test_a_row_is_not_made_twice_but_a_failure_can_be_tried_again(place: Place, 
     assert ran == ["risk_averse", "german", "risk_averse", "german"]
 
 
+def test_only_what_was_meant_to_come_from_the_hub_missed_it() -> None:
+    meant, hub = (Recipe.load(name).data for name in ("quickstart", "news_topics"))
+    assert meant.source == "sample"
+    assert hub.source == "hub"
+    fallen = hub.model_copy(update={"source": "sample", "name": hub.fallback})
+    assert full.read_from(meant, meant) == "sample seats (made up)"
+    assert full.read_from(hub, fallen) == "sample news (made up: the hub was out of reach)"
+    assert full.read_from(hub, hub) == "fancyzhx/ag_news"
+
+
 @pytest.mark.slow
 def test_a_recipe_runs_in_a_process_and_a_failure_becomes_a_row(place: Place, tmp_path: Path) -> None:
     base = tmp_path / "base"
