@@ -201,7 +201,8 @@ def _nearest(row: Mapping[str, object], there: set[str]) -> str:
     missing = [key for key in FORMATS[name].keys if key not in there]
     return (
         f"no known format has the columns {_listed(sorted(there))} (nearest: {FORMATS[name]}, where "
-        f"{_listed(missing)} is missing; rename columns, or write data.columns={{prompt: yours, completion: yours}})"
+        # In quotes, as a shell needs them.
+        f'{_listed(missing)} is missing; rename columns, or write "data.columns={{prompt: yours, completion: yours}}")'
     )
 
 

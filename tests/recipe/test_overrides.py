@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from guided_ft.errors import GuidedError
 from guided_ft.recipe.recipe import Recipe, keys
+from guided_ft.task import formats
 from recipes import NUMBER, errors_of
 
 
@@ -41,6 +43,21 @@ from recipes import NUMBER, errors_of
 )
 def test_an_override_is_set(override: str, path: str, value: Any) -> None:
     assert _get(Recipe.load("sums", [override]), path) == value
+
+
+def test_columns_and_prompts_are_told_as_a_shell_needs_them() -> None:
+    page = (Path(formats.__file__).parent / "README.md").read_text(encoding="utf-8")
+    with pytest.raises(GuidedError) as refused:
+        formats.recognise({"statement": "x"})
+    told = re.findall(r"write (.*)\)$", str(refused.value)) + re.findall(
+        r"`([^`]*data\.(?:columns|prompt)=[^`]*)`", page
+    )
+    read = [Recipe.load("quickstart", ["data.path=rows.jsonl", *shlex.split(typed)]).data for typed in told]
+    assert [(data.columns, data.prompt) for data in read] == [
+        ({"prompt": "yours", "completion": "yours"}, None),
+        ({"prompt": "statement", "chosen": "matching", "rejected": "not_matching"}, None),
+        ({}, "{article} {question}"),
+    ]
 
 
 def _get(recipe: Recipe, path: str) -> Any:
