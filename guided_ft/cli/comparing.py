@@ -15,6 +15,7 @@ from .stages import Quiet, RecipeName, Trust
         "compare quickstart --quick",
         "compare tickets.jsonl arms=lora,located,random seeds=0,1,2",
         "compare quickstart arms=full,located rates=x0.3,x1,x3 budget=1%",
+        "compare quickstart arms=located,random mode=slice",
     )
 )
 def compare(
@@ -23,8 +24,8 @@ def compare(
         list[str] | None,
         typer.Argument(
             metavar="[arms=...] [rates=...] [seeds=...] [KEY=VALUE]",
-            help="Ways of training (full,lora,slice,random), learning rates (factors such as x0.3 on what suits each "
-            "way, or 1e-4), seeds; and keys of the recipe to change.",
+            help="Ways of training (full, lora, located, random; also subspace, lora-fa), learning rates (factors such "
+            "as x0.3 on what suits each way, or 1e-4), seeds; and keys of the recipe to change.",
         ),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Few steps, rates and examples, to try it out.")] = False,

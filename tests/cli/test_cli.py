@@ -148,11 +148,11 @@ def test_flags_may_stand_anywhere(capsys, pipeline) -> None:
 
 
 def test_compare_hands_over_what_was_asked(capsys, compared) -> None:
-    words = "compare quickstart arms=lora,slice budget=1% rates=1e-4 --quick steps=5"
+    words = "compare quickstart arms=lora,located budget=1% rates=1e-4 --quick steps=5"
     assert call(capsys, *words.split()) == (0, "", "")
     recipe = Recipe.load("quickstart", ["budget=1%", "steps=5"])
     options = {"quick": True, "trust_remote_code": False, "quiet": False}
-    assert compared == [((recipe, "lora,slice", "1e-4", None), options)]
+    assert compared == [((recipe, "lora,located", "1e-4", None), options)]
 
 
 def test_check_says_what_a_run_would_do(capsys, pipeline) -> None:
@@ -298,6 +298,10 @@ def test_no_command_prints_the_help(capsys) -> None:
         ("run quikstart", "'quikstart': no shipped recipe has this name (did you mean 'quickstart'?)"),
         ("run no.yaml", "no.yaml: cannot be read: No such file or directory (check the path)"),
         ("check quickstart budgt=1%", "override: budgt: unknown key (did you mean 'select.budget'?)"),
+        (
+            "compare quickstart arms=lora,slice",
+            "compare: arms: 'slice' is a mode of the recipe's (write arms=located mode=slice)",
+        ),
         ("compare quickstart arms=lorra", "compare: arms: unknown 'lorra' (did you mean 'lora'?)"),
         (
             "train quickstart steps=ten",

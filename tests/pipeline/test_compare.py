@@ -70,7 +70,7 @@ def test_what_cannot_be_read_is_one_line(words, line):
     [
         ("evaluate.retention=none", None, "evaluate.retention: none, so forgetting cannot be measured"),
         ("data.test=0", None, "data.test: 0, so there is nothing to compare on"),
-        ("quantization=nf4", "slice,full", "'full' trains the base's own weights, which nf4 does not allow"),
+        ("quantization=nf4", "located,full", "'full' trains the base's own weights, which nf4 does not allow"),
     ],
 )
 def test_what_a_recipe_does_not_allow_is_told_at_once(override, arms, line):
@@ -79,7 +79,7 @@ def test_what_a_recipe_does_not_allow_is_told_at_once(override, arms, line):
 
 
 def test_words_are_read_and_the_rest_goes_to_the_recipe():
-    own, overrides = split(["arms=lora, slice,lora,located", "steps=50", "rates=[x0.3,1e-4]", "seed=3"])
+    own, overrides = split(["arms=lora, located,lora", "steps=50", "rates=[x0.3,1e-4]", "seed=3"])
     assert overrides == ["steps=50", "seed=3"]
     asked = Asked.of(Recipe.load("quickstart", overrides), **own)
     assert (asked.arms, asked.rates, asked.seeds) == (("lora", "located"), ("x0.3", "0.0001"), (3,))
@@ -214,7 +214,7 @@ def test_what_is_done_is_not_done_again_and_more_rates_do_only_these(done, monke
     again = compare(asked, rates="x1", quiet=True, isolated=False)
     assert ran == []
     assert again.ways == found.ways
-    more = compare(asked, arms="slice", rates="x1,x3", quiet=True, isolated=False)
+    more = compare(asked, arms="located", rates="x1,x3", quiet=True, isolated=False)
     assert len(ran) == 1
     assert ran[0].startswith("located-")
     assert more.ways[0].points[0] == found.ways[2].points[0]

@@ -18,8 +18,8 @@ T = TypeVar("T")
 WIDE, NARROW = ("x0.1", "x0.3", "x1", "x3"), ("x0.3", "x1", "x3")
 """The sweep of every arm, as factors on the rate that suits what it trains; and that of ``--quick``."""
 
-_OLDER = {"slice": "located"}
-"""Names that arms once had."""
+_MODES = ("slice", "freeze")
+"""Modes that are the name of no arm: what is located trains in the recipe's own."""
 
 MOST = 100
 """Rates, or seeds, of one comparison."""
@@ -118,7 +118,8 @@ def _each(given: str | Sequence[T], what: str, read: Callable[[str], T | str]) -
 
 
 def _arm(word: str) -> str:
-    word = _OLDER.get(word, word)
+    if word in _MODES:
+        raise GuidedError(f"compare: arms: {word!r} is a mode of the recipe's (write arms=located mode={word})")
     if word not in ARMS:
         raise GuidedError(f"compare: arms: unknown {shown(word)} ({did_you_mean(word[:60], ARMS)})")
     return word
