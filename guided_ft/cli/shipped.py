@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -43,9 +44,10 @@ def copy(
     dest: Annotated[Path, typer.Argument(metavar="DEST", help="YAML file or folder.")] = Path("."),
     force: Annotated[bool, typer.Option("--force", help="Overwrite DEST.")] = False,
 ) -> None:
-    """Copy a shipped recipe to a file of your own."""
+    """Copy a shipped recipe to a file of your own, after which its runs are called, too."""
     from ..errors import pick
     from ..recipe.recipe import shipped
+    from ..recipe.strict_yaml import dump
     from ..system.files import read_text, write_text
 
     source = pick(shipped(), name, "recipes")
@@ -54,7 +56,8 @@ def copy(
         raise GuidedError(f"{target}: a recipe's file ends in .yaml (write {target}.yaml)")
     if target.exists() and not force:
         raise GuidedError(f"{target}: exists already (give another name, or --force)")
-    write_text(target, read_text(source))
+    named = dump({"name": target.stem})
+    write_text(target, re.sub(r"^name:.*\n", lambda _: named, read_text(source), count=1, flags=re.MULTILINE))
     typer.echo(f"wrote {target}; run it with: guided-ft run {target}")
 
 

@@ -198,7 +198,14 @@ def test_a_recipe_is_copied_as_it_is_and_never_overwritten_by_accident(capsys, h
     assert call(capsys, "recipes", "copy", "quickstart", "--force")[0] == 0
     assert (here / "quickstart.yaml").read_bytes() == source
     assert call(capsys, "recipes", "copy", "quickstart", "a/b.yaml")[0] == 0
-    assert (here / "a" / "b.yaml").read_bytes() == source
+    assert (here / "a" / "b.yaml").read_bytes() == source.replace(b"name: quickstart", b"name: b")
+
+
+@pytest.mark.parametrize("name", ["quickstart", "sums"])
+@pytest.mark.parametrize("stem", ["my", "1", "no", "two words"])
+def test_a_copy_is_called_as_its_file_and_is_else_the_same(capsys, here: Path, name: str, stem: str) -> None:
+    assert call(capsys, "recipes", "copy", name, f"{stem}.yaml")[0] == 0
+    assert Recipe.load(here / f"{stem}.yaml") == Recipe.load(name).model_copy(update={"name": stem})
 
 
 @pytest.mark.parametrize(
