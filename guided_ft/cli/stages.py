@@ -47,8 +47,8 @@ _add_stage(
     "run tickets.jsonl steps=50",
     "run recipes/maths/dpo_sums.yaml model=path/to/model --quiet",
 )
-_add_stage("localize", "localize", "Run a recipe up to the scores of components.", "localize sums method=gradient")
-_add_stage("select", "select", "Run a recipe up to the choice of components.", "select quickstart budget=1%")
+_add_stage("localize", "localize", "Run a recipe up to the map.", "localize sums method=gradient")
+_add_stage("select", "select", "Run a recipe up to what is chosen.", "select quickstart budget=1%")
 _add_stage("train", "train", "Run a recipe up to the trained adapter.", "train quickstart steps=20 control=none")
 _add_stage("evaluate", "evaluate", "Run a recipe up to the comparison of before and after.", "evaluate quickstart")
 

@@ -87,9 +87,9 @@ class Data(Section):
 
 
 class Localize(Section):
-    """How components are scored."""
+    """How the map is made."""
 
-    method: Method = Field(default=_ASKED.method, description="scorer of the catalogue")
+    method: Method = Field(default=_ASKED.method, description="scorer of units (neurons, heads, layers)")
     retain: Kept = Field(
         default=_ASKED.retain, description="what must be kept: self (text the model samples), none, or files"
     )
@@ -99,12 +99,13 @@ class Localize(Section):
 
 
 class Select(Section):
-    """What the scores are spent on."""
+    """What the map is spent on."""
 
     budget: Budget = Field(default=_SPENT.budget, description="share (0.1%, 0.001) or number of parameters to train")
-    kinds: Kinds = Field(default=_SPENT.kinds, description="what may be chosen: layer, head, neuron")
+    kinds: Kinds = Field(default=_SPENT.kinds, description="units that may be chosen: neuron, head, layer")
     strategy: Strategy = Field(
-        default=_SPENT.strategy, description="top, random or shuffled; bottom of units, even of directions"
+        default=_SPENT.strategy,
+        description="top, random or shuffled; of units also bottom, of directions also even and random_even",
     )
     first_layer: Steps = Field(
         default=_SPENT.first_layer, description="first layer that may be chosen: training stops below it"
@@ -112,7 +113,7 @@ class Select(Section):
 
 
 class Train(Section):
-    """How the chosen components are trained."""
+    """How what is chosen is trained."""
 
     trainer: TrainerName = Field(
         default="sft", description="supervised, on preferences, or on rewards of its own answers"

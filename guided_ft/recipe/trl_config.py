@@ -46,12 +46,15 @@ _ASKED, _SPENT, _PLAN = LocalizeOptions, SelectOptions, Plan
 class Guided(Section):
     """What is trained: the arguments of ``GuidedCallback``."""
 
-    method: Method = Field(default=_ASKED.method, description="scorer of the catalogue")
+    method: Method = Field(default=_ASKED.method, description="scorer of units (neurons, heads, layers)")
     retain: Kept = Field(default=_ASKED.retain, description="what must be kept: self, none, a file or a sample")
     options: Options = Field(default={}, description="options of the scorer")
     budget: Budget = Field(default=_SPENT.budget, description="share or number of parameters to train")
-    kinds: Kinds = Field(default=_SPENT.kinds, description="what may be chosen: layer, head, neuron")
-    strategy: Strategy = Field(default=_SPENT.strategy, description="top, bottom, random or shuffled")
+    kinds: Kinds = Field(default=_SPENT.kinds, description="units that may be chosen: neuron, head, layer")
+    strategy: Strategy = Field(
+        default=_SPENT.strategy,
+        description="top, random or shuffled; of units also bottom, of directions also even and random_even",
+    )
     first_layer: Steps = Field(default=_SPENT.first_layer, description="first layer that may be chosen")
     mode: Mode = Field(default=DEFAULT_MODE, description="what is chosen and how it trains")
     rank: Rank = Field(default=_PLAN.rank, description="rank of lora, or of each slice")
