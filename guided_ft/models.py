@@ -31,6 +31,8 @@ def load_model(
     """Load a causal LM in eval mode, on the GPU if there is one.
 
     Args:
+        name: of an embedded model (``smollm2-135m-instruct``), a folder as ``save_pretrained`` writes it, or an id of
+            the Hub.
         dtype: of the weights, or of those that are not quantized: ``float32``, ``bfloat16`` or ``float16``.
         quantization: ``none``, or ``nf4`` or ``int8`` by bitsandbytes, which the model is quantized to while it loads.
 

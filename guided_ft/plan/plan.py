@@ -82,6 +82,7 @@ class Plan:
 
     @cached_property
     def way(self) -> Mode[Any]:
+        """The mode with its rank and options."""
         return make_mode(self.mode, self.rank, self.options)
 
     def peft_config(self) -> PeftConfig | None:
@@ -104,9 +105,10 @@ class Plan:
 
         For a model of hidden size 576: slices 3.3e-3 from 0.05 to 3 % of the parameters, more by ``1 / share`` below
         and less by ``1 / sqrt(share)`` above; with a rank three times that. LoRA and freeze 3.3e-3 up to 1 %, and less
-        above, LoRA by ``1 / sqrt(share)`` and freeze by ``1 / share``. Other models: times ``576 / hidden size``, as
-        Adam's rates go with the width (Yang et al. 2022, arXiv 2203.03466, table 3). For supervised fine-tuning; DPO
-        takes a fifth. What it loses against the sweeps, on some of which it was chosen, is in benchmarks/RESULTS.md.
+        above, LoRA by ``1 / sqrt(share)`` and freeze by ``1 / share``. Directions 2e-3 up to 3 %, and less by
+        ``1 / sqrt(share)`` above. Other models: times ``576 / hidden size``, as Adam's rates go with the width (Yang et
+        al. 2022, arXiv 2203.03466, table 3). For supervised fine-tuning; DPO takes a fifth. What it loses of units
+        against the sweeps, on some of which it was chosen, is in benchmarks/RESULTS.md.
         """
         return self.way.learning_rate(self.selection)
 
@@ -118,7 +120,7 @@ class Plan:
     def attach(self, model: nn.Module) -> nn.Module:
         """Make the model train exactly this plan, and return the model to hand to a trainer.
 
-        For ``slice`` and ``lora`` a PeftModel around the given model, for ``freeze`` the model itself.
+        For ``subspace``, ``slice`` and ``lora`` a PeftModel around the given model, for ``freeze`` the model itself.
 
         Raises:
             GuidedError: for another model than the plan was made for, or one with an adapter; it is left as it was.
@@ -177,6 +179,7 @@ class Plan:
 
     @property
     def hash(self) -> str:
+        """A digest of all that it says: plans with the same one train the same, however their selections were made."""
         parts = [self.selection.text, self.selection.anatomy.to_dict(), self.mode, self.rank, self.lr_scale]
         return digest([*parts, *([dict(self.options)] if self.options else [])])
 
@@ -186,6 +189,7 @@ class Plan:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Plan:
+        """Read what ``save`` wrote. Raises GuidedError for a file that is not there, damaged, or something else."""
         return cls.from_dict(*read_with_arrays(path, "plan"))
 
     def __repr__(self) -> str:

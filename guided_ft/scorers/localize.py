@@ -82,6 +82,10 @@ def localize(
     With a retain set the map is two-sided: ``task score / (retain score + 0.1 * its mean)``, high for what matters
     for the task and not for everything else.
 
+    Cost: the passes of the method over the task, which ``guided-ft methods`` and its docstring tell, and as many over
+    the retain set; to sample that, a forward pass for each token of its texts; with ``verify`` one over the task for
+    each component. The model and the random state are left as they were.
+
     Args:
         model: a causal LM, or a PeftModel of one (its adapters take part).
         task: the question.
@@ -101,6 +105,10 @@ def localize(
 
     Returns:
         A ScoreMap, whose ``meta`` tells method, options, data, seconds and passes; with ``methods``, one per name.
+
+    Raises:
+        GuidedError: for a model, method, option or kind that is unknown or does not fit the others; a task or retain
+            set that the method cannot ask; scores that are not finite; one example that memory does not hold.
     """
     check_count(verify)
     wanted = read_methods(method, methods, options)

@@ -129,6 +129,7 @@ class ScoreMap:
         return getattr(self, kind)
 
     def score(self, component: Component) -> float:
+        """The score of a component. Raises GuidedError for one that the model lacks, or whose kind was not scored."""
         array = self.of(self.anatomy.check(component).kind)
         place = (component.layer, self.anatomy.position(component))
         return float(array[component.layer] if component.kind == "layer" else array[place])
@@ -162,6 +163,7 @@ class ScoreMap:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> ScoreMap:
+        """Read what ``save`` wrote. Raises GuidedError for a file that is not there, damaged, or something else."""
         told, before = beside(path), Path(path).with_suffix(".json")
         # Maps that were written before the suffix was added to other names.
         data = read_json(told if told.exists() or not before.exists() else before, "scores")

@@ -163,6 +163,7 @@ class Selection:
         return f"Selection({counts or 'empty'}: {self.num_parameters:,} parameters, {self.fraction:.3%})"
 
     def to_dict(self) -> Json:
+        """As JSON data, the anatomy with it."""
         return {
             "components": [str(c) for c in self.components],
             "how": self.how.to_dict(),
@@ -172,6 +173,7 @@ class Selection:
 
     @classmethod
     def from_dict(cls, data: Json) -> Selection:
+        """Rebuild from ``to_dict``. Raises GuidedError for anything else."""
         try:
             components = tuple(Component.parse(text) for text in data["components"])
             scores = {Component.parse(text): float(s) for text, s in data["scores"].items()}
@@ -182,9 +184,11 @@ class Selection:
             raise GuidedError(f"selection: not what Selection.save writes ({error!r})") from None
 
     def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a JSON file."""
         data = {"kind": "selection", "version": 1, "parameters": self.num_parameters, "fraction": self.fraction}
         write_json(path, data | self.to_dict())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Selection:
+        """Read what ``save`` wrote. Raises GuidedError for a file that is not there, damaged, or something else."""
         return cls.from_dict(read_json(path, "selection"))

@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 
 
 def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """Load a tokenizer that can pad."""
+    """Load a tokenizer that can pad, by the name of its model: embedded, a folder, or an id of the Hub.
+
+    Raises:
+        GuidedError: it cannot be read.
+    """
     from transformers import AutoTokenizer
 
     # Whatever goes wrong, the files are all that it can be due to: the tokenizers library has a class for no error.
