@@ -62,11 +62,6 @@ class PrefixStore:
     def path(self) -> Path | None:
         return None if self.folder is None else self.folder / FILE
 
-    @property
-    def num_bytes(self) -> int:
-        """Bytes that the file takes."""
-        return len(self._ring) * self.token_bytes
-
     def __len__(self) -> int:
         return len(self._entries)
 

