@@ -35,9 +35,10 @@ class Told(Texts, total=False):
 class Meta(TypedDict, total=False):
     """Where a map comes from; a method may add keys of its own.
 
-    ``seen``: digests of the task's texts. ``seconds`` and ``passes``: what it took. ``verified``: by kind, how the map
-    compares with exact ablation. ``of``: of a combination, the maps' own. ``depth``, ``never``: of the lens.
-    ``lam``, ``max_rank``, ``exact`` and ``groups`` of layers that were worked out together: of directions.
+    ``seen``: digests of the task's texts. ``seconds`` and ``passes``: what it took, the seconds with all methods that
+    it was made ``together_with``. ``verified``: by kind, how the map compares with exact ablation. ``of``: of a
+    combination, the maps' own. ``depth``, ``never``: of the lens. ``lam``, ``max_rank``, ``exact`` and ``groups`` of
+    layers that were worked out together: of directions.
     """
 
     method: str
