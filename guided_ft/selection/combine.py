@@ -1,12 +1,13 @@
-"""Combinations of score maps: small functions from two maps to one. Imports no torch."""
+"""Combinations of score maps: small functions from maps to a map. Imports no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from ..errors import GuidedError
+from .correlation import standings
 from .scoremap import ScoreMap
 
 FLOOR = 0.1
@@ -26,24 +27,47 @@ def ratio(target: ScoreMap, retain: ScoreMap) -> ScoreMap:
         floor = FLOOR * float(b.mean())
         return a / (b + floor) if floor > 0 else a
 
-    return _both(target, retain, divide, "ratio")
+    return _each([target, retain], divide, "ratio")
 
 
 def difference(target: ScoreMap, retain: ScoreMap, weight: float = 1.0) -> ScoreMap:
     """``target - weight * retain``, in the unit of the scores."""
-    return _both(target, retain, lambda kind, a, b: a - weight * b, "difference", weight=weight)
+    return _each([target, retain], lambda kind, a, b: a - weight * b, "difference", weight=weight)
+
+
+def mean(maps: Sequence[ScoreMap]) -> ScoreMap:
+    """The mean score of each component, over tasks or seeds of one method."""
+    return _each(maps, lambda kind, *arrays: np.mean(arrays, 0), "mean")
+
+
+def rank_average(maps: Sequence[ScoreMap]) -> ScoreMap:
+    """The mean rank of each component among its kind, from 0 (lowest) to 1: for methods with different units."""
+
+    def average(kind: str, *arrays: np.ndarray) -> np.ndarray:
+        # One component has no rank among its kind; it is neither high nor low.
+        parts = [standings(a.ravel()) / (a.size - 1) if a.size > 1 else np.full(1, 0.5) for a in arrays]
+        return np.mean(parts, 0).reshape(arrays[0].shape)
+
+    return _each(maps, average, "rank_average")
+
+
+def product(maps: Sequence[ScoreMap]) -> ScoreMap:
+    """The product of the scores of each component: high only where all maps are."""
+    return _each(maps, lambda kind, *arrays: np.prod(arrays, 0), "product")
 
 
 TWO_SIDED: dict[str, Callable[..., ScoreMap]] = {"ratio": ratio, "difference": difference}
 """How ``localize`` can combine the map of the task with that of the retain set."""
 
 
-def _both(
-    one: ScoreMap, other: ScoreMap, function: Callable[..., np.ndarray], name: str, **settings: float
-) -> ScoreMap:
-    if other.anatomy != one.anatomy:
-        raise GuidedError(f"{name}: the maps are of different models")
-    if other.kinds != one.kinds:
-        raise GuidedError(f"{name}: one map has {', '.join(one.kinds)}, another {', '.join(other.kinds)}")
-    arrays = {k: function(k, *(m.of(k).astype(np.float64) for m in (one, other))) for k in one.kinds}
-    return ScoreMap.of_arrays(one.anatomy, arrays, {"method": name, **settings, "of": [one.meta, other.meta]})
+def _each(maps: Sequence[ScoreMap], function: Callable[..., np.ndarray], name: str, **settings: float) -> ScoreMap:
+    if not maps:
+        raise GuidedError(f"{name}: no maps to combine")
+    first = maps[0]
+    for other in maps[1:]:
+        if other.anatomy != first.anatomy:
+            raise GuidedError(f"{name}: the maps are of different models")
+        if other.kinds != first.kinds:
+            raise GuidedError(f"{name}: one map has {', '.join(first.kinds)}, another {', '.join(other.kinds)}")
+    arrays = {k: function(k, *(m.of(k).astype(np.float64) for m in maps)) for k in first.kinds}
+    return ScoreMap.of_arrays(first.anatomy, arrays, {"method": name, **settings, "of": [m.meta for m in maps]})
