@@ -8,10 +8,12 @@ import torch
 from captum.attr import LayerConductance, LayerGradientXActivation
 from families import make
 from scoring import pairs, sums
+from transformers import AutoConfig
 from watching import close
 
 from guided_ft import localize
 from guided_ft.anatomy import Anatomy
+from guided_ft.proofs.replica import replica_of_config
 
 THREE = ["llama", "gpt2", "gpt_neox"]
 
@@ -75,6 +77,17 @@ def test_attribution_equals_captum_to_a_millionth(family, kind):
     for name, expected in {"size": effects.abs(), "signed": -effects, "squared": effects.square()}.items():
         expected = expected.double().mean(1).numpy()
         assert np.abs(maps[name].of(kind) - expected).max() <= 1e-6 * np.abs(expected).max(), name
+
+
+def test_attribution_of_a_shared_expert_equals_autograd():
+    """Llama 4 hands rows and tokens to the expert that all tokens share as one dimension."""
+    model, task = replica_of_config(AutoConfig.for_model("llama4_text", pad_token_id=0)), sums(5)
+    embeddings, loss = asked(model, task)
+    seen, total = entering(model, "neuron", lambda: loss(embeddings.requires_grad_(True)).sum())
+    products = [x * g for x, g in zip(seen, torch.autograd.grad(total, seen), strict=True)]
+    effects = folded(model, "neuron", [p.unflatten(0, embeddings.shape[:2]) for p in products])
+    scores = localize(model, task, "attribution", retain=None)
+    np.testing.assert_allclose(scores.neuron, effects.abs().mean(1), rtol=1e-4, atol=1e-7)
 
 
 @pytest.mark.parametrize("family", THREE)

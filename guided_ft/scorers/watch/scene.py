@@ -149,7 +149,7 @@ class Scene:
             def hook(x: torch.Tensor, y: torch.Tensor) -> None:
                 value = y.detach()
                 self.tap.at_gradient(
-                    y, lambda g: seen("neuron", layer, (value[..., part].float() * g[..., part].float()))
+                    y, lambda g: seen("neuron", layer, self.tokens(value[..., part].float() * g[..., part].float()))
                 )
 
             self.tap.at_module(self.anatomy.module(layer, up.module), hook)
