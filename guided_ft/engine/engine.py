@@ -214,7 +214,9 @@ def not_repeatable(model: nn.Module, anatomy: Anatomy, first_layer: int) -> str 
     for module in lower | outside:
         for name, value in vars(module).items():
             chance = value if isinstance(value, float) else 0.0
-            dropped = chance > 0 and (re.search("drop", name) or (isinstance(module, nn.Dropout) and name == "p"))
+            # Jitter is the noise of a router; within it PhiMoE's also draws the expert.
+            named = re.search("drop|jitter", name) or (isinstance(module, nn.Dropout) and name == "p")
+            dropped = chance > 0 and named
             # NEFTune adds its noise in a hook on the embedding (arXiv 2310.05914).
             if dropped or (name == "neftune_noise_alpha" and value):
                 return f"{name}={value} below layer {first_layer} makes its states random (set it to 0)"

@@ -7,12 +7,13 @@ import math
 import pytest
 import torch
 from batches import batch, gradients
-from families import NAMES
+from families import MOE, NAMES, tokens
 from holding import another
 from prefixes import FIRST, model_of, plan_of, settings, trl_run
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import AutoConfig, AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
 from guided_ft import Anatomy, GuidedCallback
+from guided_ft.engine.engine import not_repeatable
 from guided_ft.engine.labelled import labelled_only
 from guided_ft.engine.prefix import Prefix
 from guided_ft.engine.store import PrefixStore
@@ -270,9 +271,28 @@ def test_dropout_below_refuses_a_cache_that_was_asked_for(tmp_path):
     assert "dropout" in callback.engine.note
 
 
-def test_trained_weights_below_refuse_it():
-    from guided_ft.engine.engine import not_repeatable
+@pytest.mark.parametrize(
+    ("family", "noise", "name"),
+    [
+        ("mixtral", {}, None),
+        ("mixtral", {"router_jitter_noise": 0.01}, "jitter_noise=0.01"),
+        ("phimoe", {}, "router_jitter_noise=0.01"),
+        ("phimoe", {"input_jitter_noise": 0.0, "router_jitter_noise": 0.0}, None),
+    ],
+)
+def test_a_routers_noise_below_refuses_it(family, noise, name):
+    """Oracle: two passes over the same tokens; PhiMoE draws between experts that are nearly as good, which are few."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **MOE["mixtral"] | noise))
+    model.requires_grad_(False).train()
+    ids = tokens(rows=32, length=32)
+    first, second = (model(input_ids=ids, output_hidden_states=True).hidden_states[1] for _ in range(2))
+    assert torch.equal(first, second) == (name is None)
+    found = not_repeatable(model, Anatomy.of(model), 1)
+    assert found is None if name is None else f"{name} below layer 1 makes its states random" in found
 
+
+def test_trained_weights_below_refuse_it():
     model = model_of("llama").requires_grad_(False)
     anatomy = Anatomy.of(model)
     assert not_repeatable(model, anatomy, FIRST) is None
