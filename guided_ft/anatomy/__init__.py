@@ -20,6 +20,7 @@ from .reading import base_model as base_model
 from .reading import decoder_of as decoder_of
 from .reading import original as original
 from .reading import own_parameters as own_parameters
+from .reading import settings_of as settings_of
 from .reading import stored_weight as stored_weight
 from .slices import Slice as Slice
 from .trust import candidates as candidates

@@ -117,6 +117,12 @@ def base_model(model: nn.Module) -> PreTrainedModel:
     return cast("PreTrainedModel", getattr(model, "get_base_model", lambda: model)())
 
 
+def settings_of(model: nn.Module) -> dict[str, Any]:
+    """Return what a model's configuration says of what it computes: the same weights may be run in another way."""
+    settings = base_model(model).config.to_dict()
+    return {name: value for name, value in settings.items() if name not in ("_name_or_path", "use_cache")}
+
+
 def decoder_of(model: nn.Module) -> nn.Module:
     """Return the part of a causal LM (or of a PeftModel of one) that runs the layers, without the output head."""
     base: Any = base_model(model)

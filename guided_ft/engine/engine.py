@@ -13,7 +13,7 @@ from weakref import WeakValueDictionary
 import torch
 from torch import nn
 
-from ..anatomy import Anatomy, base_model, decoder_of
+from ..anatomy import Anatomy, base_model, decoder_of, settings_of
 from ..errors import GuidedError
 from ..system import sole
 from ..system.files import digest, parse_size
@@ -141,8 +141,7 @@ class Engine:
             return PrefixStore(None, width, dtype, min(limit, ONE_STEP_BYTES))
         above = tuple(f"{anatomy.layer_module(i)}." for i in range(first_layer, anatomy.num_layers))
         below = {name: value for name, value in frozen.items() if not name.startswith(above)}
-        config = {k: v for k, v in base.config.to_dict().items() if k not in ("_name_or_path", "use_cache")}
-        attention = base.config._attn_implementation
+        config, attention = settings_of(model), base.config._attn_implementation
         key = digest(below, first_layer, config, attention, str(dtype), embeddings.device.type, torch.__version__)
         rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
         root = folder / f"rank-{rank}"

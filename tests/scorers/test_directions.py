@@ -7,6 +7,7 @@ import pytest
 import quantized
 import torch
 from families import make
+from peft import LoraConfig, get_peft_model, inject_adapter_in_model
 from scoring import preferences, sums
 from untouched import equal, prepared, state_of
 
@@ -171,6 +172,40 @@ def test_statistics_of_retained_text_are_kept(tmp_path, monkeypatch):
     localize_directions(model, task, sums(4, first=30), max_rank=4, cache=tmp_path)
     localize_directions(make("llama", seed=1), task, sums(4, first=30), max_rank=4, cache=tmp_path)
     assert len(asked) == 3
+
+
+def test_statistics_are_of_one_way_to_run_the_weights(tmp_path):
+    """Oracle: the map that is made without a cache. The same weights are run with each of these settings."""
+    task, retain = sums(4), sums(4, first=30)
+    model = make("mistral")
+    hashes = set()
+    for window in (4, 2, 4):
+        model.config.sliding_window = window
+        kept = localize_directions(model, task, retain, max_rank=4, cache=tmp_path)
+        assert kept.hash == localize_directions(model, task, retain, max_rank=4).hash
+        hashes.add(kept.hash)
+    assert len(hashes) == 2
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("wrap", [get_peft_model, lambda model, config: inject_adapter_in_model(config, model)])
+def test_statistics_of_a_model_with_adapters_are_not_kept(tmp_path, monkeypatch, wrap):
+    """Two adapters on the same weights say other things, and so does one of another scale."""
+    monkeypatch.setattr(module, "SELF_TEXTS", 4)
+    task, retain = sums(4), sums(4, first=30)
+    plain = localize_directions(make("llama"), task, retain, max_rank=4, cache=tmp_path)
+    hashes = {plain.hash}
+    for seed, alpha in ((0, 8), (1, 8), (1, 16)):
+        config = LoraConfig(r=4, lora_alpha=alpha, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
+        model = make("llama")
+        torch.manual_seed(seed)
+        model = wrap(model, config).eval()
+        for text in (retain, "self"):
+            kept = localize_directions(model, task, text, max_rank=4, cache=tmp_path)
+            assert kept.hash == localize_directions(model, task, text, max_rank=4).hash
+            hashes.add(kept.hash)
+    assert len(hashes) == 7
+    assert localize_directions(make("llama"), task, retain, max_rank=4, cache=tmp_path).hash == plain.hash
 
 
 def test_quantized_layers_have_directions(tmp_path):

@@ -30,7 +30,7 @@ class Kept:
 
     Args:
         folder: that of all models and texts; None keeps nothing.
-        model: fingerprint of the model.
+        model: fingerprint and settings of the model.
         text: hash of the text.
         total: bytes of all statistics of the model.
     """

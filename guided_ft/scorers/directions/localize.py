@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ...anatomy import Anatomy
+from ...anatomy import Anatomy, base_model, settings_of
 from ...errors import GuidedError
 from ...selection.directions import DirectionMap, check_linear
 from ...selection.scoremap import Meta, Told
@@ -69,7 +69,8 @@ def localize_directions(
             is made.
         modules: full names of the linear layers; None: all projections of attention and MLP.
         memory: for the statistics; layers are worked through in as many groups as it takes, with passes for each.
-        cache: folder in which the statistics of the retained text are kept, by model and text.
+        cache: folder in which the statistics of the retained text are kept, by model and text; not those of a model
+            that carries adapters (``merge_and_unload`` them first).
         exact: full singular value decompositions instead of a randomized range finder.
         seed: of the sampled text and of the random starts.
         progress: show progress bars; None: only on a terminal.
@@ -85,7 +86,8 @@ def localize_directions(
     _check_numbers(lam, max_rank)
     check_given(model, task, (retain,))
     retain = only(retain, "a map of directions")
-    identity = fingerprint(model) if cache is not None and retain is not None else None
+    cache = None if retain is None or _has_adapters(model) else cache
+    identity = (fingerprint(model), settings_of(model)) if cache is not None else None
     if retain == "self":
         retain = _self_text(model, identity, cache, seed, progress)
     text = retain if isinstance(retain, Task) else None
@@ -130,6 +132,11 @@ def localize_directions(
         "seconds": round(time.perf_counter() - began, 3),
     }
     return DirectionMap(anatomy, bases, scores, rows, meta)
+
+
+def _has_adapters(model: nn.Module) -> bool:
+    """Whether more may take part than what the fingerprint sees, and at a scale that no tensor says."""
+    return base_model(model) is not model or any(getattr(m, "adapter_layer_names", ()) for m in model.modules())
 
 
 def _check_numbers(lam: float, max_rank: int) -> None:
