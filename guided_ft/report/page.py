@@ -117,7 +117,8 @@ def _setup(run: RunRecord, selection: Chosen) -> list[tuple[str, str]]:
         ("examples", f"{amount(task.train)} to train, {amount(task.test)} to test"),
         ("data hash", task.hash),
         ("method", run.method),
-        ("retain", run.retain or "none (one-sided map)"),
+        # Of a plan that was brought along nothing is known.
+        ("retain", run.retain or ("none (one-sided map)" if run.mapped else None)),
         ("budget", run.budget),
         ("strategy", selection.how.strategy),
         ("selected", selected or None),

@@ -105,6 +105,7 @@ def localize(
 
     Returns:
         A ScoreMap, whose ``meta`` tells method, options, data, seconds and passes; with ``methods``, one per name.
+        ``meta["retain"]`` is what the map is held against, ``meta["combine"]`` how, if not by the method itself.
 
     Raises:
         GuidedError: for a model, method, option or kind that is unknown or does not fit the others; a task or retain
@@ -143,10 +144,11 @@ def localize(
         extra.pop("passes", 0)
         passes = mine.meta.get("passes", 0) + (other.meta.get("passes", 0) if other else 0)
         scores = two_sided(mine, other) if other else mine
+        held_against = request.options.get("retain") if request.method.compares else kept if other else None
         meta = {
             "method": request.name,
             "options": {key: _plain(value) for key, value in request.options.items()},
-            "retain": _told(kept) if other and isinstance(kept, Task) else None,
+            "retain": _told_as_one(held_against),
             "task": _told(task),
             "seen": " ".join(task.digests),
             "model": getattr(model, "name_or_path", "") or anatomy.model_type,
@@ -199,6 +201,15 @@ def _score(
 
 def _told(task: Task) -> Json:
     return {"name": task.name, "hash": task.hash, "examples": len(task), "metric": metric_name(task.metric)}
+
+
+def _told_as_one(retain: Any) -> Json | None:
+    """What a map is held against, or None; several sets in one line, of which the options tell each."""
+    sets = [_told(task) for task in ([retain] if isinstance(retain, Task) else retain or ())]
+    if len(sets) < 2:
+        return sets[0] if sets else None
+    told = {key: " ".join(dict.fromkeys(each[key] for each in sets)) for key in ("name", "hash", "metric")}
+    return {**told, "examples": sum(each["examples"] for each in sets)}
 
 
 def _plain(value: object) -> Any:

@@ -151,6 +151,18 @@ def test_setup_tells_how_to_repeat_it(page: Page) -> None:
     assert "<code>guided-ft run quickstart seed=0</code>" in page.source
 
 
+@pytest.mark.parametrize(
+    ("known", "row"),
+    [
+        ({}, "retain self budget"),
+        ({"retain": None}, "retain none (one-sided map) budget"),
+        ({"retain": None, "mapped": False}, "method attribution budget"),
+    ],
+)
+def test_the_retain_set_is_told_where_a_map_was_made(tmp_path, known: dict[str, Any], row: str) -> None:
+    assert row in Page(write_report(make(tmp_path, a_run(**known)))).text
+
+
 def test_answers_are_cut_and_limited(tmp_path) -> None:
     samples = [{"prompt": f"p{i}.", "expected": "x" * 2000} for i in range(50)]
     page = Page(write_report(make(tmp_path, a_run(samples=samples))))

@@ -21,6 +21,20 @@ def test_the_sets_may_be_called_as_they_once_were():
         assert [told["hash"] for told in found.meta["options"]["retain"]] == [other.hash for other in others]
 
 
+def test_a_map_tells_what_a_method_held_the_task_against():
+    model, task, others = make("llama"), sums(4, name="task"), [sums(4, first=6), sums(3, first=12, name="more")]
+    for method in ("contrast", "natural_gain"):
+        found = localize(model, task, method, retain=others[0]).meta
+        assert (found["retain"]["hash"], found["retain"]["examples"]) == (others[0].hash, 4)
+        assert "combine" not in found
+    several = localize(model, task, "specificity", retain=others).meta["retain"]
+    assert several["name"] == f"{others[0].name} more"
+    assert several["hash"].split() == [other.hash for other in others]
+    assert several["examples"] == 7
+    assert localize(model, task, "contrast", retain="self").meta["retain"]["name"] == "self"
+    assert localize(model, preferences(4), "probe", retain=None).meta["retain"] is None
+
+
 def test_contrast():
     model, task, other = make("llama"), sums(5, batch_size=3), sums(4, first=7)
     one, two = Watch(model, task), Watch(model, other)
