@@ -217,6 +217,9 @@ def histogram(scores: ScoreMap, selection: Chosen) -> Figure | None:
     return Figure("fig-histogram", "Scores of the neurons", " ".join(notes), data, layout)
 
 
+_UNITS = {"ratio": " (task / retain)", "difference": " (task - retain)"}
+"""Of two-sided maps; other scores are in the unit of their method."""
+
+
 def _unit(scores: ScoreMap) -> str:
-    """A two-sided map is a ratio; other scores are in the unit of their method."""
-    return " (task / retain)" if scores.meta.get("retain") else ""
+    return _UNITS.get(str(scores.meta.get("combine")), "")

@@ -85,6 +85,18 @@ def test_the_cut_off_parts_the_chosen_neurons_from_the_others(tmp_path) -> None:
         assert chosen_count == (all_count if centre > line["x0"] else 0)
 
 
+@pytest.mark.parametrize(
+    ("combine", "unit"),
+    [("ratio", " (task / retain)"), ("difference", " (task - retain)"), ("least", ""), (None, "")],
+)
+def test_the_axes_say_how_a_map_is_held_against_the_retain_set(tmp_path, combine, unit) -> None:
+    scores = score_map()
+    scores.meta["combine"] = combine
+    figures = Page(write_report(make(tmp_path, scores=scores))).figures
+    assert figures["fig-layers"]["layout"]["yaxis"]["title"]["text"] == f"score{unit}"
+    assert figures["fig-histogram"]["layout"]["xaxis"]["title"]["text"] == f"score of a neuron{unit}, log scale"
+
+
 def test_a_choice_that_is_not_by_score_has_no_cut_off(tmp_path) -> None:
     make(tmp_path)
     worst = [c for c, _ in score_map().top("neuron", LAYERS * NEURONS)[-3:]]

@@ -52,7 +52,8 @@ def score_map(**arrays: np.ndarray | None) -> ScoreMap:
         "head": rng.lognormal(0, 1, (LAYERS, HEADS)),
         "neuron": rng.lognormal(0, 1, (LAYERS, NEURONS)),
     }
-    return ScoreMap(anatomy(), **{**drawn, **arrays}, meta={"method": "attribution", "retain": {"name": "self"}})
+    meta = {"method": "attribution", "retain": {"name": "self"}, "combine": "ratio"}
+    return ScoreMap(anatomy(), **{**drawn, **arrays}, meta=meta)
 
 
 RUN: dict[str, Any] = {
