@@ -6,7 +6,7 @@ import statistics
 import textwrap
 
 from .comparison import Comparison, Point, Way
-from .facts import Table, amount, gigabytes, is_percent, lower_is_better, measured, share, signed
+from .facts import Table, amount, gigabytes, is_nats, is_percent, lower_is_better, measured, share, signed
 from .story import clean
 from .verdict import chance
 
@@ -156,14 +156,15 @@ def _located(found: Comparison, own: Way, random: Way) -> str:
     seeds = [seed for seed in pair[0].seeds if seed in pair[1].seeds]
     mine, theirs = (dict(zip(point.seeds, point.score, strict=True)) for point in (pair[0], pair[1]))
     lead = [sign * (mine[seed] - theirs[seed]) for seed in seeds]
-    gap = f"{statistics.fmean(lead):+.3g} {unit(found.metric)}"
+    gap = f"{statistics.fmean(lead):+.3g} {unit(found.metric)}".rstrip()
     text = f"{own.label} against random, of the same budget, {where}: {gap}"
     half = interval(found, pair[0], pair[1], lead)
     return f"{text} ({half}; n = {len(lead)} seed{'s' * (len(lead) != 1)})."
 
 
 def unit(metric: str) -> str:
-    return "points" if is_percent(metric) else "nats"
+    """Of a difference; none for a metric of which only the name is known."""
+    return "points" if is_percent(metric) else "nats" if is_nats(metric) else ""
 
 
 T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)

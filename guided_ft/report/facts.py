@@ -28,6 +28,11 @@ def lower_is_better(metric: str) -> bool:
     return metric.split("_")[-1] in ("loss", "perplexity", "kl", "error")
 
 
+def is_nats(metric: str) -> bool:
+    """Whether a metric is in nats, by the last word of its name."""
+    return metric.split("_")[-1] in ("loss", "kl")
+
+
 def words(name: str) -> str:
     """``exact_match`` as ``exact match``."""
     return name.replace("_", " ")

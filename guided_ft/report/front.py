@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 
 from .comparison import Comparison, Point, Way
-from .facts import is_percent, lower_is_better, measured, signed
+from .facts import is_nats, is_percent, lower_is_better, measured, signed
 from .scales import GREY, INK
 from .svg import SHAPES, Frame, line, marker, text
 
@@ -47,7 +47,7 @@ def front(found: Comparison) -> Front | None:
         frame.axes(
             [(bent(tick), f"{tick:g}") for tick in _TICKS],
             "forgetting: rise of the loss on general text (nats a token)",
-            f"{found.noun} on test examples" + (" (%)" if is_percent(found.metric) else " (nats)"),
+            f"{found.noun} on test examples" + _unit(found.metric),
         ),
         frame.across(found.base["score"], GREY, "2 3"),
         frame.upright(bent(found.limit), INK, "6 4"),
@@ -63,6 +63,10 @@ def front(found: Comparison) -> Front | None:
         "is linear, above it logarithmic."
     )
     return Front("Score against forgetting", note, frame.picture("fig-front", "Score against forgetting", parts))
+
+
+def _unit(metric: str) -> str:
+    return " (%)" if is_percent(metric) else " (nats)" if is_nats(metric) else ""
 
 
 def bent(forgetting: float) -> float:

@@ -116,6 +116,24 @@ def test_one_seed_carries_no_test_and_located_is_told_beside_random():
     assert not any("the map" in line for line in remarks(found(way("lora", GOOD))))
 
 
+@pytest.mark.parametrize(
+    ("metric", "gap", "axis"),
+    [
+        ("f1", "+10 points", "f1 on test examples (%)"),
+        ("loss", "-10 nats", "loss on test examples (nats)"),
+        ("answer_kl", "-10 nats", "answer kl on test examples (nats)"),
+        ("bleu", "+10", "bleu on test examples"),
+        ("perplexity", "-10", "perplexity on test examples"),
+    ],
+)
+def test_a_score_is_told_in_its_own_unit_if_it_has_one(metric, gap, axis):
+    random = way("random", point(3e-4, 70, 71, 0.05), control="located")
+    both = found(way("located", GOOD), random, metric=metric)
+    (told_,) = (line for line in remarks(both) if "against random" in line)
+    assert f"of at most 0.1: {gap} (" in told_
+    assert axis in [text.text for text in drawn(front(both).svg, "text")]
+
+
 def test_three_seeds_are_compared_in_pairs():
     three = {"seeds": (0, 1, 2), "validation": (1.0,) * 3, "forgetting": (0.0,) * 3, "seconds": (1.0,) * 3}
     one = Point(rate=1e-3, score=(80.0, 82.0, 84.0), peak_bytes=(1, 1, 1), **three)
