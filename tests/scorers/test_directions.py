@@ -8,6 +8,7 @@ import quantized
 import torch
 from families import make
 from peft import LoraConfig, get_peft_model, inject_adapter_in_model
+from refusing import refuses
 from scoring import preferences, sums
 from untouched import equal, prepared, state_of
 
@@ -252,3 +253,11 @@ def test_a_layers_map_does_not_depend_on_the_others():
 def test_bad_input_is_named(options, message):
     with pytest.raises(GuidedError, match=message):
         localize_directions(make("llama"), sums(2), **{"retain": None, **options})
+
+
+def test_a_share_that_is_lost_in_rounding_is_named():
+    """Fewer tokens than dimensions: without a share of I their statistics have no inverse."""
+    few = {"retain": sums(1, first=9), "max_rank": 4}
+    with refuses("lam: 1e-08 is lost in rounding (use 1e-4 or more, or retain more text)"):
+        localize_directions(make("llama"), sums(4), lam=1e-8, **few)
+    assert len(localize_directions(make("llama"), sums(4), lam=1e-4, **few).modules) == 14

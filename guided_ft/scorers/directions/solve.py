@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from ...errors import GuidedError
+
 OVERSAMPLE, ITERATIONS = 10, 3
 """Further columns and rounds of the subspace iteration: see ``top_directions``."""
 
@@ -13,12 +15,18 @@ def factorized(moment: torch.Tensor, ridge: float) -> torch.Tensor:
 
     Args:
         moment: ``[in, in]``, mean (or sum) over tokens of ``x x^T``.
+
+    Raises:
+        GuidedError: for a ridge that is lost in rounding, where fewer tokens than dimensions leave nothing else.
     """
     size = len(moment)
     scale = moment.trace() / size
     c = moment / scale.clamp(min=torch.finfo(moment.dtype).tiny)
     c.diagonal().add_(ridge)
-    return torch.linalg.cholesky(c)
+    factor, failed = torch.linalg.cholesky_ex(c)
+    if failed:
+        raise GuidedError(f"lam: {ridge:g} is lost in rounding (use 1e-4 or more, or retain more text)")
+    return factor
 
 
 def top_directions(
