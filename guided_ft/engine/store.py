@@ -137,12 +137,7 @@ class PrefixStore:
             self._ring = ring
             return
         try:
-            with open(self.path, "r+b" if self.path.exists() else "w+b") as file:
-                # Reserved for good: a sparse file on a full disk would kill the process when it is written.
-                if hasattr(os, "posix_fallocate"):
-                    os.posix_fallocate(file.fileno(), 0, HEADER_BYTES + size * self.token_bytes)
-                file.truncate(HEADER_BYTES + size * self.token_bytes)
-                file.write(self._header(size))
+            self._resize(self.path, size)
         except OSError as error:
             if len(self._ring):
                 self.max_tokens = len(self._ring)
@@ -150,6 +145,14 @@ class PrefixStore:
                 self._go_without(error)
             return
         self._map(size)
+
+    def _resize(self, path: Path, tokens: int) -> None:
+        with open(path, "r+b" if path.exists() else "w+b") as file:
+            # Reserved for good: a sparse file on a full disk would kill the process when it is written.
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, HEADER_BYTES + tokens * self.token_bytes)
+            file.truncate(HEADER_BYTES + tokens * self.token_bytes)
+            file.write(self._header(tokens))
 
     def _go_without(self, error: OSError) -> None:
         """A cache saves time and no more: where there is no room for it, the run goes on."""
@@ -173,7 +176,11 @@ class PrefixStore:
         index = self.folder / INDEX
         if not index.is_file() or not self.path.is_file():
             return
-        tokens = min((self.path.stat().st_size - HEADER_BYTES) // self.token_bytes, self.max_tokens)
+        tokens = (self.path.stat().st_size - HEADER_BYTES) // self.token_bytes
+        if tokens > self.max_tokens:
+            # It was made with a larger limit.
+            tokens = self.max_tokens
+            self._resize(self.path, tokens)
         try:
             rows = list(csv.DictReader(io.StringIO(read_text(index))))
             found = {row["key"]: (int(row["start"]), int(row["tokens"]), int(row["crc32"])) for row in rows}

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from guided_ft.engine.store import PrefixStore, clear_others
+from guided_ft.engine.store import HEADER_BYTES, PrefixStore, clear_others
 
 WIDTH = 4
 TOKEN = WIDTH * 4
@@ -84,6 +84,23 @@ def test_a_ring_that_is_not_full_goes_on_behind_its_newest_entry(tmp_path):
         store.close()
     again = PrefixStore(tmp_path, WIDTH, torch.float32, 100 * TOKEN)
     assert all(torch.equal(again.get(name), states(2, value)) for value, name in enumerate("abc"))
+
+
+def test_with_a_smaller_limit_it_goes_on_in_a_smaller_file(tmp_path):
+    store = PrefixStore(tmp_path, WIDTH, torch.float32, 9 * TOKEN)
+    for name, value in (("a", 1), ("b", 2), ("c", 3)):
+        store.put(name, states(3, value))
+    store.close()
+    again = PrefixStore(tmp_path, WIDTH, torch.float32, 7 * TOKEN)
+    assert again.path.stat().st_size == HEADER_BYTES + 7 * TOKEN
+    assert again.get("c") is None
+    assert torch.equal(again.get("b"), states(3, 2))
+    again.put("d", states(3, 4))
+    assert again.get("a") is None
+    again.close()
+    assert load_file(tmp_path / "hidden.safetensors")["hidden"].shape == (7, WIDTH)
+    PrefixStore(tmp_path, WIDTH, torch.float32, 0)
+    assert (tmp_path / "hidden.safetensors").stat().st_size == HEADER_BYTES
 
 
 def test_what_was_overwritten_after_the_index_was_written_is_not_believed(tmp_path):
