@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
 import torch
 from torch import nn
 
@@ -10,6 +14,9 @@ from ..system.progress import track
 from ..task.task import Task
 from ..task.tokens import Tokens
 from .watch.tap import Tap
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 _BATCH = 64
 """Texts that grow side by side: on a CPU a step of 64 takes twice as long as one of 16."""
@@ -37,7 +44,7 @@ def self_text(
     # The first token takes a place, too.
     num_tokens = min(num_tokens, (getattr(config, "max_position_embeddings", None) or 1 << 30) - 1)
     texts: list[tuple[Tokens]] = []
-    with Tap(model), torch.no_grad():
+    with Tap(model), _plain_settings(base), torch.no_grad():
         torch.manual_seed(seed)
         counts = [min(_BATCH, num_examples - i) for i in range(0, num_examples, _BATCH)]
         for count in track(counts, len(counts), "sampling", progress):
@@ -48,19 +55,26 @@ def self_text(
                 do_sample=True,
                 temperature=1.0,
                 top_k=0,
-                top_p=1.0,
-                # Whatever else the model's own settings change: not a sample of what it knows.
-                min_p=None,
-                repetition_penalty=1.0,
-                no_repeat_ngram_size=0,
                 # A text of a word or two says nothing.
                 min_new_tokens=min(8, num_tokens),
                 max_new_tokens=num_tokens,
+                eos_token_id=sorted(ends) or None,
                 pad_token_id=pad,
                 use_cache=True,
             ).tolist()
             texts += [(_cut(row, ends),) for row in rows]
     return Task(tuple(texts), pad_id=pad, name="self")
+
+
+@contextlib.contextmanager
+def _plain_settings(base: PreTrainedModel) -> Iterator[None]:
+    """Without the model's own settings of generation: what beams and penalties leave is no sample of what it knows."""
+    own = base.generation_config
+    base.generation_config = type(own)()
+    try:
+        yield
+    finally:
+        base.generation_config = own
 
 
 def _cut(row: list[int], ends: set[int]) -> Tokens:
