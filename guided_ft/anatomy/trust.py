@@ -25,7 +25,7 @@ WRAPPERS: tuple[str, ...] = ()
 _PROVED: dict[str, Proof] = {}
 """What was proved in this process, by ``_key``."""
 
-_NO_SETTINGS = ("_name_or_path", "dtype", "transformers_version")
+_NO_SETTINGS = ("_name_or_path", "architectures", "dtype", "transformers_version")
 _ON_TRIAL: dict[str, Family] = {}
 
 
@@ -116,5 +116,13 @@ def remember(config: PreTrainedConfig, proof: Proof) -> None:
 def _key(config: PreTrainedConfig) -> str:
     """Name of a type and all of its settings but sizes, which the proof does not depend on."""
     found = config.get_text_config().to_dict().items()
-    settings = {k: str(v) for k, v in found if type(v) in (bool, float, str, type(None)) and k not in _NO_SETTINGS}
+    known = (bool, int, float, str, list, type(None))
+    settings = {k: _beside_sizes(v) for k, v in found if type(v) in known and k not in _NO_SETTINGS}
     return name_of(config) + hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def _beside_sizes(value: object) -> str:
+    """What a setting says: of a number whether there is any, of a list, with a value a layer, which there are."""
+    if isinstance(value, list):
+        return str(sorted({_beside_sizes(each) for each in value}))
+    return str(value > 0 if type(value) is int else value)

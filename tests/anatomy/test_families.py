@@ -9,7 +9,7 @@ import proved
 import pytest
 import torch
 from torch import nn
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from guided_ft.anatomy import FAMILIES, Anatomy, Rows, recognise, trust
 from guided_ft.anatomy import families as table
@@ -123,6 +123,27 @@ def test_a_family_without_a_row_is_recognised_and_proved_once(monkeypatch, name,
     assert all(torch.equal(p, weights[n]) for n, p in model.named_parameters())
     monkeypatch.setattr("guided_ft.proofs.prove", lambda base: pytest.fail("it was proved before"))
     assert Anatomy.of(model) == found
+
+
+def test_what_was_proved_of_one_config_is_not_believed_of_another(monkeypatch):
+    """Sizes do not matter to a proof; which kinds of layers there are does."""
+    asked, prove = [], trust.prove
+    monkeypatch.setattr(trust, "prove", lambda base: asked.append(base) or prove(base))
+    unlist(monkeypatch, "qwen3")
+    window = {"use_sliding_window": True, "sliding_window": 4}
+    plain, sliding = ["full_attention"] * 2, ["sliding_attention", "full_attention"]
+    more = {"num_hidden_layers": 3, "layer_types": [*sliding, "sliding_attention"], "intermediate_size": 64}
+    for settings, expected in (
+        ({"layer_types": plain}, 1),
+        ({"layer_types": plain, "intermediate_size": 64}, 1),
+        ({"layer_types": sliding}, 2),
+        (more, 2),
+        ({"layer_types": plain, "num_kv_shared_layers": 0}, 3),
+        ({"layer_types": plain, "num_kv_shared_layers": 1}, 4),
+    ):
+        config = AutoConfig.for_model("qwen3", **families.FAMILIES["qwen3"] | window | settings)
+        Anatomy.of(AutoModelForCausalLM.from_config(config))
+        assert len(asked) == expected, settings
 
 
 def test_a_proof_prints_what_it_found():
