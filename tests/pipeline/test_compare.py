@@ -121,6 +121,20 @@ def test_a_generator_draws_the_validation_on_top():
     assert (quick.data.train, quick.data.test, quick.train.steps) == (250, 50, 40)
 
 
+def test_both_parts_are_measured_alike_where_only_one_has_long_answers(tmp_path, monkeypatch):
+    monkeypatch.setattr("guided_ft.pipeline.measure.OPEN", 16)
+    paths = {}
+    for part, length in (("path", 20), ("test_path", 4)):
+        lines = [json.dumps({"prompt": f"{i} =", "completion": f" {i:0{length}}"}) + "\n" for i in range(30)]
+        (tmp_path / part).with_suffix(".jsonl").write_text("".join(lines))
+        paths[part] = str(tmp_path / f"{part}.jsonl")
+    asked = small(tmp_path, train={"steps": 1}, data={"source": "file", "test": 8, **paths})
+    found = compare(asked, arms="lora", rates="x1", quiet=True, isolated=False)
+    (result,) = (json.loads(path.read_text()) for path in home(tmp_path).glob("cells/*/result.json"))
+    assert {*result["validation"]} == {*result["test"]} == {"exact_match", "loss"}
+    assert found.ways[0].points[0].validation_loss
+
+
 def test_too_few_rows_are_one_line(tmp_path):
     asked = Asked.of(small(tmp_path))
     few = asked.recipe.to_dict() | {"data": asked.recipe.to_dict()["data"] | {"train": 4}}
@@ -237,6 +251,16 @@ def test_a_result_that_was_changed_is_made_anew(done, monkeypatch):
     # The same seed begins the same adapter and orders the same examples, whatever ran before it.
     assert again.ways[0].points[0].score == found.ways[1].points[0].score
     assert again.ways[0].points[0].forgetting == found.ways[1].points[0].forgetting
+
+
+def test_a_result_of_other_metrics_is_made_anew(done):
+    _, asked, found = done
+    path = next(home(done[0]).glob("cells/lora-[0-9]*/result.json"))
+    result = json.loads(path.read_text())
+    write_json(path, result | {"validation": {"loss": result["validation"]["loss"]}})
+    again = compare(asked, arms="lora", rates="x1", quiet=True, isolated=False)
+    assert json.loads(path.read_text())["validation"] == result["validation"]
+    assert again.ways[0].points[0].validation == found.ways[1].points[0].validation
 
 
 def test_an_interrupted_comparison_goes_on(tmp_path, monkeypatch):

@@ -38,12 +38,14 @@ class Cell:
         return digest(base.key, base.inputs, base.arms[self.arm].inputs, self.arm, self.rate, self.seed)
 
     def result(self, home: Path, base: Base) -> Json | None:
-        """What the cell found; None if it is not done, or was done for other settings."""
+        """What the cell found; None if it is not done, or was done for other settings or measured by other metrics."""
         try:
             found = read_json(self.folder(home) / RESULT, "cell")
         except GuidedError:
             return None
-        return found if found.get("key") == self.key(base) else None
+        measured = [found[part] for part in ("validation", "test") if part in found]
+        alike = all(scores.keys() == base.before.keys() for scores in measured)
+        return found if alike and found.get("key") == self.key(base) else None
 
     def folder(self, home: Path) -> Path:
         return home / "cells" / self.name

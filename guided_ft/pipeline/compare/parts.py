@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ...errors import GuidedError
 from ...system.files import Json
 from ..data import question_of
-from ..measure import METRICS, Held, measure
+from ..measure import METRICS, Held, measure, metrics_of
 from ..results import Reference
 from ..stages import Run
 
@@ -23,7 +23,8 @@ def parts(run: Run, validation: int) -> tuple[Run, Run]:
     """The run as it is validated and as it is tested: each has its own rows to test on, and the same to train on.
 
     The last training rows are held back, those that ask something else; what asks the same as one of them is not
-    trained on. Only the run that tests measures general text.
+    trained on. Both are measured by the metrics of the whole run, as the model before is. Only the run that tests
+    measures general text.
 
     Raises:
         GuidedError: if no row is left to train on.
@@ -38,17 +39,20 @@ def parts(run: Run, validation: int) -> tuple[Run, Run]:
             f"compare: data: of {len(run.rows[0])} training rows none is left beside {len(questions)} to pick rates on "
             "(give more rows)"
         )
-    silent = run.recipe.to_dict()
-    silent["evaluate"]["retention"] = "none"
+    # "auto" looks at the rows: those of each part by themselves might suit another metric.
+    metric = {"metric": "+".join(metrics_of(run))}
     held_back = list(questions.values())
-    return _on(run, type(run.recipe).from_dict(silent), train, held_back), _on(run, run.recipe, train, run.rows[1])
+    return _on(run, train, held_back, metric | {"retention": "none"}), _on(run, train, run.rows[1], metric)
 
 
-def _on(run: Run, recipe: object, train: list[dict], test: list[dict]) -> Run:
+def _on(run: Run, train: list[dict], test: list[dict], evaluate: dict[str, str]) -> Run:
+    """The run with other rows, and with some settings of ``evaluate``."""
+    settings = run.recipe.to_dict()
+    settings["evaluate"] |= evaluate
     view = copy.copy(run)
     # What was worked out from other rows goes.
     vars(view).pop("answer_length", None)
-    vars(view).update(recipe=recipe, rows=(train, test))
+    vars(view).update(recipe=type(run.recipe).from_dict(settings), rows=(train, test))
     return view
 
 
