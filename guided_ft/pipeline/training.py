@@ -77,6 +77,7 @@ def train(
     began = time.perf_counter()
     with stop_on_request() as request:
         trainer.add_callback(_SaveAndStop(request, save=key is not None))
+        trainer.add_callback(_LogsLast())
         with writing(folder / "train"):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         if request.asked:
@@ -184,6 +185,16 @@ class _SaveAndStop(TrainerCallback):
     ) -> None:
         if self.request.asked:
             control.should_save, control.should_training_stop = self.save, True
+
+
+class _LogsLast(TrainerCallback):
+    """Logs the last step however seldom a recipe logs (``logging_steps``): a curve ends where its training does."""
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
+        if state.global_step >= state.max_steps:
+            control.should_log = True
 
 
 class _Bar(ProgressCallback):

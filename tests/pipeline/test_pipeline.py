@@ -14,6 +14,8 @@ from guided_ft.pipeline import pipeline, stages
 from guided_ft.pipeline.training import probe_logits
 from guided_ft.system.arrays import read_arrays
 
+QUICK = {"evaluate": {"retention": "none"}, "control": "none"}
+
 KEYS = {
     "kind", "version", "name", "command", "model", "dtype", "quantization", "task", "method", "retain", "mode", "trainer",
     "budget", "trainable", "total", "selected", "before", "after", "retention", "loss", "frozen", "reload", "control",
@@ -191,6 +193,18 @@ def test_wrong_rows_are_told_before_the_model_is_loaded(tmp_path, monkeypatch, r
     settings["data"]["path"] = str(tmp_path / "rows.jsonl")
     with pytest.raises(GuidedError, match=message):
         run(Recipe.from_dict(settings), quiet=True)
+
+
+def test_a_curve_ends_with_the_training_however_seldom_it_logs(tmp_path):
+    def curve(name, **arguments):
+        asked = recipe(tmp_path, name, train={"arguments": arguments}, localize={"retain": "none"}, **QUICK)
+        return run(asked, until="train", quiet=True)["train"]["loss"]
+
+    each = [loss for _, loss in curve("each")]
+    mean = pytest.approx(sum(each) / 6, rel=1e-3)
+    assert curve("beyond", logging_steps=50) == [[6, mean]]
+    assert curve("none", logging_strategy="no") == [[6, mean]]
+    assert [step for step, _ in curve("some", logging_steps=4)] == [4, 6]
 
 
 def test_an_unknown_stage_is_named(tmp_path):
