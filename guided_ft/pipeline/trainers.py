@@ -16,7 +16,7 @@ from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, SFTConfig, SFTTr
 
 from ..errors import GuidedError
 from ..plan.plan import Plan
-from ..task.answers import answer_length
+from ..task.answers import answer_length, window_of
 from ..task.formats import CHAT
 from ..task.given import Row
 from ..task.reader import answered, asked
@@ -77,7 +77,7 @@ class Job:
 
 
 def _sft(job: Job) -> SFTTrainer:
-    args = make_arguments(SFTConfig, **_lengths(job.recipe) | job.settings)
+    args = make_arguments(SFTConfig, **_lengths(job) | job.settings)
     return job.build(SFTTrainer, args, _tokenized(job.rows, job.tokenizer, job.recipe.train.max_length))
 
 
@@ -88,7 +88,7 @@ def _tokenized(rows: list[Row], tokenizer: PreTrainedTokenizerBase, max_length: 
 
 
 def _dpo(job: Job) -> DPOTrainer:
-    args = make_arguments(DPOConfig, **_lengths(job.recipe) | job.settings, beta=job.recipe.train.beta)
+    args = make_arguments(DPOConfig, **_lengths(job) | job.settings, beta=job.recipe.train.beta)
     trainer = job.build(DPOTrainer, args, _pairs(job.rows))
     assert isinstance(trainer.train_dataset, Dataset)
     _check_same_tokens(trainer.train_dataset, job.rows, job.tokenizer)
@@ -162,9 +162,15 @@ def check_table(trainer: str, rows: list[Row]) -> None:
         dataset_of(_TABLES[trainer](rows))
 
 
-def _lengths(recipe: Recipe) -> dict[str, int]:
-    # Few different lengths: stored states are found again only at the padded length that they were computed at.
-    return {"max_length": recipe.train.max_length, "pad_to_multiple_of": 8}
+PAD = 8
+"""Tokens that padded lengths are a multiple of, where the model's window is: few different lengths, since stored states
+are found again only at the padded length that they were computed at."""
+
+
+def _lengths(job: Job) -> dict[str, int]:
+    # A divisor of the window: no row that fits into it is padded beyond it.
+    multiple = math.gcd(PAD, window_of(job.model.config) or PAD)
+    return {"max_length": job.recipe.train.max_length, "pad_to_multiple_of": multiple}
 
 
 def dataset_of(rows: list[Row]) -> Dataset:

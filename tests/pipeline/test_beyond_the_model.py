@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import tiny
@@ -18,18 +19,19 @@ from guided_ft.pipeline.evaluate import retention
 from guided_ft.scorers.self_text import self_text
 from guided_ft.task.answers import answers
 from guided_ft.task.task import Task
+from guided_ft.task.tokens import read_row
 
 
-def narrow(folder, **changes):
-    """A recipe on a GPT-2 that reads 24 tokens at most, with rows of up to 13."""
+def narrow(folder, window=24, **changes):
+    """A recipe on a GPT-2 that reads ``window`` tokens at most, with rows of up to 13."""
     asked = tiny_run.recipe(folder, family="gpt2", control="none", **changes)
-    short_sighted().save_pretrained(folder / "base-gpt2")
+    short_sighted(window).save_pretrained(folder / "base-gpt2")
     return asked
 
 
-def short_sighted():
+def short_sighted(window=24):
     """A model whose positions are learned: there is nothing beyond the last."""
-    config = AutoConfig.for_model("gpt2", **{**FAMILIES["gpt2"], "max_position_embeddings": 24})
+    config = AutoConfig.for_model("gpt2", **{**FAMILIES["gpt2"], "max_position_embeddings": window})
     torch.manual_seed(0)
     return AutoModelForCausalLM.from_config(config).eval()
 
@@ -71,6 +73,17 @@ def test_rows_beyond_the_window_are_told_first(tmp_path):
     with pytest.raises(GuidedError, match=r"^data: row \d+ has \d+ tokens, but the model's window is 24 \(write train"):
         run(asked, quiet=True)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("trainer", ["sft", "dpo"])
+def test_rows_that_just_fit_are_not_padded_beyond_the_window(trainer, tmp_path):
+    train = {"trainer": trainer, "steps": 6, "max_length": 22}
+    asked = narrow(tmp_path, window=22, train=train, localize={"retain": "none"}, evaluate={"retention": "none"})
+    rows = tiny.pairs(40) if trainer == "dpo" else tiny.sums(40)
+    rows = [row | {"prompt": row["prompt"].rjust(17, "0")} for row in rows]
+    Path(asked.data.path).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert max(len(sequence.ids) for row in rows for sequence in read_row(row, tiny.tokenizer())) == 22
+    assert run(asked, until="train", quiet=True)["train"]["loss"][-1][0] == 6
 
 
 def test_in_a_script_too():
