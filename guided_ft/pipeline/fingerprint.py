@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import glob
 import json
 import os
 import time
@@ -50,14 +51,12 @@ WITHOUT: Mapping[str, tuple[str, ...]] = {
 }
 """The keys, or whole sections, that a stage does not depend on."""
 
-FOLDERS = ("model", "data.name")
-"""Keys that may name a folder, whose content then counts."""
+FOLDERS: Mapping[str, tuple[str, tuple[str, ...]]] = {"model": ("*", (".md", ".lock")), "data.name": ("**/*", ())}
+"""Keys that may name a folder, whose content then counts: a pattern of its files, and endings of those that nothing
+reads. A data set's card says which files are its rows."""
 
 BEHIND = {"evaluate.lm_eval": standard.files, "evaluate.metric": measures.files}
 """Keys whose values name further files, and how these are found."""
-
-NOT_CONTENT = (".md", ".lock")
-"""Endings of files in a folder that nothing reads."""
 
 _DRAWN_BY = ("reasoning-gym", "datasets")
 """Libraries that rows are drawn by, beside those that a result depends on."""
@@ -73,7 +72,9 @@ def stage_keys(recipe: Recipe) -> dict[str, str]:
     """A digest, for each stage, of everything that it depends on."""
     common = [versions(), {name: _version(name) for name in _DRAWN_BY}]
     values = {path: functools.reduce(getattr, path.split("."), recipe) for path in paths()}
-    content = functools.cache(lambda path: [path, _content(values[path], path in FOLDERS), *behind(path, values[path])])
+    content = functools.cache(
+        lambda path: [path, _content(values[path], FOLDERS.get(path)), *behind(path, values[path])]
+    )
     found = {}
     for stage, without in WITHOUT.items():
         counted = [path for path in values if not any(f"{path}.".startswith(f"{w}.") for w in without)]
@@ -97,12 +98,16 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _content(value: object, folders: bool) -> Any:
-    """The value as JSON data, with the content of whatever it names: a file, or several between commas."""
+def _content(value: object, counts: tuple[str, tuple[str, ...]] | None) -> Any:
+    """The value as JSON data, with the content of whatever it names: a file, or several between commas.
+
+    Args:
+        counts: what counts of a folder that it names (``FOLDERS``); None: it names none.
+    """
     if isinstance(value, Mapping):
-        return {key: _content(item, folders) for key, item in value.items()}
+        return {key: _content(item, counts) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_content(item, folders) for item in value]
+        return [_content(item, counts) for item in value]
     if not isinstance(value, str):
         return value
     if value in EMBEDDED:
@@ -113,8 +118,8 @@ def _content(value: object, folders: bool) -> Any:
             path = Path(name.strip())
             if path.is_file():
                 found.append(file_hash(path))
-            elif folders and path.is_dir():
-                found.append({p.name: file_hash(p) for p in sorted(path.iterdir()) if _counts(p)})
+            elif counts and path.is_dir():
+                found.append(_inside(path, *counts))
     return [value, *found]
 
 
@@ -123,8 +128,10 @@ def behind(path: str, value: Any) -> list[str]:
     return [file_hash(file) for file in BEHIND[path](value) if file.is_file()] if path in BEHIND else []
 
 
-def _counts(path: Path) -> bool:
-    return path.is_file() and not path.name.startswith(".") and path.suffix not in NOT_CONTENT
+def _inside(folder: Path, pattern: str, unread: tuple[str, ...]) -> dict[str, str]:
+    """The hashes of a folder's files by their paths in it; what is hidden (a download's own notes) does not count."""
+    names = sorted(glob.iglob(pattern, root_dir=folder, recursive=True))
+    return {name: file_hash(folder / name) for name in names if (folder / name).is_file() and not name.endswith(unread)}
 
 
 def file_hash(path: Path) -> str:

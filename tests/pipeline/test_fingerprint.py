@@ -186,6 +186,24 @@ def test_the_content_of_whatever_is_named_counts(tmp_path: Path) -> None:
     assert stage_keys(asked) == before
 
 
+def test_all_that_lies_in_the_folder_of_a_data_set_counts_and_of_a_models_what_is_loaded(tmp_path: Path) -> None:
+    rows, model = tmp_path / "set" / "data" / "train.jsonl", tmp_path / "model"
+    for folder in (rows.parent, model / "checkpoint-2", tmp_path / "set" / ".cache"):
+        folder.mkdir(parents=True)
+    rows.write_text('{"text": "a"}\n')
+    (tmp_path / "set" / "README.md").write_text("data_files: a")
+    asked = Recipe(model=str(model), data={"source": "hub", "name": str(tmp_path / "set")}, train={"mode": "slice"})
+    before = stage_keys(asked)
+    (model / "checkpoint-2" / "model.safetensors").touch()
+    (tmp_path / "set" / ".cache" / "downloaded").touch()
+    assert stage_keys(asked) == before
+    for path in (rows, tmp_path / "set" / "README.md"):
+        in_place(path, path.read_bytes().replace(b"a", b"b"))
+        after = stage_keys(asked)
+        assert stale(before, after) == ALL, path
+        before = after
+
+
 def in_place(path: Path, content: bytes) -> None:
     """Write other content of the same size into a file, with the times that it had."""
     stat = path.stat()
