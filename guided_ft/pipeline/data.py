@@ -141,11 +141,11 @@ def _wrong_number(answer: str, seed: str) -> str:
 
 def _file(data: Data, seed: int, wanted: int) -> tuple[list[Row], list[Row] | None]:
     reader = _reader(data)
-    train = read_all(read_file(str(data.path)), reader, str(data.path))
-    if data.test_path:
-        return train, read_all(read_file(data.test_path), reader, data.test_path)
-    random.Random(seed).shuffle(train)
-    return train, None
+    train, *tests = (read_all(read_file(path), reader, path) for path in (str(data.path), data.test_path) if path)
+    # A file may be sorted, by its labels for one, and only some of its rows are localized or tested with.
+    for rows in (train, *tests):
+        random.Random(seed).shuffle(rows)
+    return train, tests[0] if tests else None
 
 
 def _sample(data: Data, seed: int, wanted: int) -> tuple[list[Row], list[Row] | None]:

@@ -57,8 +57,20 @@ def test_a_test_file_takes_its_prompts_out_of_training(tmp_path):
         source="file", path=str(tmp_path / "train.jsonl"), test_path=str(tmp_path / "test.jsonl"), train=4, test=3
     )
     train, test = load_rows(data)
-    assert [row["prompt"] for row in train] == ["p0", "p1", "p2", "p3"]
-    assert [row["prompt"] for row in test] == ["p4", "p5", "p6"]
+    assert sorted(row["prompt"] for row in train) == ["p0", "p1", "p2", "p3"]
+    assert sorted(row["prompt"] for row in test) == ["p4", "p5", "p6"]
+
+
+def test_of_sorted_files_rows_of_all_labels_are_drawn(tmp_path):
+    for name in ("train", "test"):
+        lines = [json.dumps({"text": f"{name} {i}", "label": f"{i // 200}"}) + "\n" for i in range(400)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(lines))
+    data = Data(source="file", path=str(tmp_path / "train.jsonl"), test_path=str(tmp_path / "test.jsonl"))
+    train, test = load_rows(data, seed=0)
+    assert (len(train), len(test)) == (400, 100)
+    for rows in (train[:64], test):
+        assert sum(row["completion"] == " 0" for row in rows) == pytest.approx(len(rows) / 2, rel=0.3)
+    assert load_rows(data, seed=0) == (train, test) != load_rows(data, seed=1)
 
 
 @pytest.mark.parametrize(
