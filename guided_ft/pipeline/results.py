@@ -48,10 +48,11 @@ class After(Measured):
 
 
 class Localized(TypedDict):
-    """A map: how it was made, a digest of the task, and how many components of each kind it has."""
+    """A map: how it was made, a digest of the task, ``messages`` or ``text``, and how many components of each kind."""
 
     meta: Meta
     hash: str
+    form: str
     sizes: dict[str, int]
 
 

@@ -22,7 +22,7 @@ from ..scorers.catalogue import find
 from ..scorers.settings import LocalizeOptions
 from ..selection.settings import SelectOptions
 from ..system.arrays import read_arrays
-from ..task.reader import answered, last_answer_apart
+from ..task.reader import answered, form_of, last_answer_apart
 from .border import tell_joined
 from .data import load_rows
 from .fingerprint import stage_keys
@@ -148,7 +148,7 @@ def localize(run: Run) -> Localized:
     asked = LocalizeOptions(settings.method, retain, kinds, seed=seed, options=settings.options)
     scores = run.way.localize(run.model(), task, budget=run.recipe.select.budget, **asked.arguments())
     scores.save(run.folder / "scores.safetensors")
-    return {"meta": scores.meta, "hash": task.hash, "sizes": scores.sizes}
+    return {"meta": scores.meta, "hash": task.hash, "form": form_of(run.rows[0][0]), "sizes": scores.sizes}
 
 
 def _kinds(run: Run) -> tuple[str, ...]:

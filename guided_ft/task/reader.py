@@ -82,7 +82,7 @@ class Reader:
         return re.sub(r"\{(\w+)\}", lambda found: _written(row[found[1]], found[1]), self.prompt or ""), named
 
     def _check_like_first(self, read: Row) -> None:
-        kind = (tuple(key for key in read if key not in PAIRED)), _shape(read)
+        kind = (tuple(key for key in read if key not in PAIRED)), form_of(read)
         if "input_ids" in read:
             kind = ("input_ids", *(key for key in ("rejected_ids",) if key in read)), "ready tokens"
         if self._first is None:
@@ -130,6 +130,11 @@ def answered(row: Row) -> str:
     return found if isinstance(found, str) else str(found[-1].get("content") or "")
 
 
+def form_of(row: Row) -> str:
+    """Whether a row is ``messages`` or ``text``."""
+    return "messages" if any(isinstance(row.get(key), list) for key in ("prompt", "messages")) else "text"
+
+
 def last_answer_apart(row: Row) -> Row:
     """Messages as a prompt and the completion that alone is learned; other rows as they are."""
     if asked(row) is None or "messages" not in row:
@@ -146,10 +151,6 @@ def _alike(key: str, value: object, read: Row) -> Any:
     if type(found) is not type(read.get("prompt")):
         raise GuidedError(f"{key}: it must be text, or a list of messages, as the prompt is")
     return found
-
-
-def _shape(read: Row) -> str:
-    return "messages" if any(isinstance(read.get(key), list) for key in ("prompt", "messages")) else "text"
 
 
 def _written(value: object, name: str) -> str:

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-RECIPE, ADAPTER, RECORD = "recipe.yaml", "adapter", "run.json"
+RECIPE, ADAPTER = "recipe.yaml", "adapter"
+
+FORM = (("run.json", "run", "task"), ("stages/localize.json", "stage", "result"))
+"""Files that say whether rows are messages, their kinds, and under which key; the second where a run only trained."""
 
 
 class Finished:
@@ -51,9 +54,10 @@ class Finished:
     @property
     def talks(self) -> bool:
         """Whether it was trained on messages, and not on plain prompts."""
-        record = self.folder / RECORD
-        task = read_json(record, "run").get("task", {}) if record.is_file() else {}
-        return task.get("form") == "messages"
+        for name, kind, key in FORM:
+            if (self.folder / name).is_file():
+                return read_json(self.folder / name, kind).get(key, {}).get("form") == "messages"
+        return False
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:

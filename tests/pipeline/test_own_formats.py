@@ -25,6 +25,7 @@ from guided_ft.recipe.recipe import Recipe
 from guided_ft.task.answers import macro_f1, number_accuracy
 from guided_ft.task.task import Task
 from guided_ft.task.tokens import prompt_ids, read_row
+from guided_ft.use.finished import Finished
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +124,13 @@ def test_what_the_trainer_would_render_otherwise_is_refused(base, tmp_path):
     good[3]["chosen_ids"] = good[3]["chosen_ids"][1:]
     with pytest.raises(GuidedError, match="training row 3: the trainer renders other tokens"):
         trainers._check_same_tokens(good, rows, context.tokenizer)
+
+
+@pytest.mark.parametrize(("name", "talks"), [("messages", True), ("completion", False)])
+def test_what_was_trained_and_no_more_is_talked_to_as_it_learned(base, tmp_path, name, talks):
+    run(own(base, tmp_path, name, "retain=none"), until="train", quiet=True)
+    assert not (tmp_path / "run" / "run.json").exists()
+    assert Finished(tmp_path / "run").talks is talks
 
 
 @pytest.mark.slow
