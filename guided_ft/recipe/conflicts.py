@@ -17,6 +17,9 @@ from .says import listed
 NAMES = {"reasoning_gym": "chain_sum", "hub": "owner/dataset", "sample": "word_problems"}
 """Sources whose data has a name, and one as an example."""
 
+READ_BY = {"path": "file", "test_path": "file", "subset": "hub", "fallback": "hub"}
+"""Keys of the data that one source alone reads."""
+
 
 def conflicts(data: Mapping[str, object], recipe: type[BaseModel]) -> list[Problem]:
     """Values that are right alone and wrong together.
@@ -38,9 +41,9 @@ def conflicts(data: Mapping[str, object], recipe: type[BaseModel]) -> list[Probl
     if isinstance(source, str) and source in NAMES and value("data", "name") is None:
         example = NAMES[source]
         found.append(("data.name", f"missing, source {source} needs one (write name: {example})"))
-    for key in ("subset", "fallback"):
-        if source != "hub" and value("data", key) is not None:
-            found.append((f"data.{key}", f"source {source} has none (remove it, or write source: hub)"))
+    for key, reader in READ_BY.items():
+        if source in (*NAMES, "file") and source != reader and value("data", key) is not None:
+            found.append((f"data.{key}", f"source {source} has none (remove it, or write source: {reader})"))
     for key in ("train", "test"):
         if source == "reasoning_gym" and str(value("data", key)).endswith("%"):
             found.append((f"data.{key}", "a generator draws without end, so it has no shares (write a number)"))

@@ -141,3 +141,21 @@ def test_each_problem_is_blamed_on_its_own_source(tmp_path: Path) -> None:
         NUMBER.format("0"),
         "recipe.yaml: train.rank: mode freeze has none (remove it, or write mode: slice or mode: lora)",
     ]
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        (
+            ["test_path=b.jsonl"],
+            "override: data.test_path: source reasoning_gym has none (remove it, or write source: file)",
+        ),
+        (
+            ["data.source=hub", "data.name=a/b", "path=b.jsonl"],
+            "override: data.path: source hub has none (remove it, or write source: file)",
+        ),
+        (["data.source=fil", "test_path=b.jsonl"], "override: data.source: unknown value 'fil' (did you mean 'file'?)"),
+    ],
+)
+def test_a_file_that_the_source_does_not_read_is_refused(tmp_path, typed, told):
+    assert errors_of(tmp_path, "data: {name: chain_sum}", *typed) == told
