@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import logging
 import random
 import sys
 import types
@@ -23,6 +24,7 @@ from .hub import read_hub
 if TYPE_CHECKING:
     from ..recipe.recipe import Data
 
+logger = logging.getLogger("guided_ft")
 
 DRAWN, TESTED = 800, 100
 """``auto``: so many questions of a generator to train on; at most so many to test with, which all are answered."""
@@ -65,7 +67,7 @@ def load_rows(data: Data, seed: int = 0, trainer: str = "sft") -> tuple[list[Row
 
 
 def split(data: Data, rows: int, tests: int | None) -> tuple[int, int]:
-    """How many rows train and how many test, at least one to train.
+    """How many rows train and how many test, at least one to train; what ``auto`` leaves out is told.
 
     Args:
         rows: how many different ones there are.
@@ -79,7 +81,10 @@ def split(data: Data, rows: int, tests: int | None) -> tuple[int, int]:
     if test is None:
         test = TESTED if drawn else max(1, min(TESTED, rows // 5, rows - (train or 1)))
     if train is None:
-        train = DRAWN if drawn else max(1, min(MAX_ROWS, rows if tests is not None else rows - test))
+        left = rows if tests is not None else rows - test
+        train = DRAWN if drawn else max(1, min(MAX_ROWS, left))
+        if not drawn and left > MAX_ROWS:
+            logger.warning("data: auto trains on %d of %d rows (data.train: a number takes more)", train, left)
     return train, test
 
 

@@ -78,7 +78,7 @@ class Data(Section):
     preference: Flag = Field(default=False, description="make pairs: the right number against a wrong one")
     train: TrainAmount = Field(
         default="auto",
-        description="training examples: a number, a share (50%), or auto (800 drawn; of a file the rest)",
+        description="training examples: a number, a share (50%), or auto (800 drawn; of a file the rest, to 100,000)",
     )
     test: TestAmount = Field(
         default="auto",

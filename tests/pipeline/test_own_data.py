@@ -107,6 +107,16 @@ def test_a_large_file_keeps_a_hundred_to_test_and_a_test_file_all_rows_to_train(
         assert (len(train), len(test)) == sizes
 
 
+def test_rows_beyond_what_auto_takes_are_told(tickets, monkeypatch, caplog):
+    monkeypatch.setattr("guided_ft.pipeline.data.MAX_ROWS", 30)
+    assert len(load_rows(own(tickets, "data.train=40").data)[0]) == 40
+    assert len(load_rows(own(tickets, "data.test=50%").data)[0]) == 30
+    assert not caplog.messages
+    train, test = load_rows(own(tickets).data)
+    assert (len(train), len(test)) == (30, 12)
+    assert caplog.messages == ["data: auto trains on 30 of 48 rows (data.train: a number takes more)"]
+
+
 @pytest.mark.parametrize(
     ("typed", "message"),
     [
