@@ -34,7 +34,8 @@ MAX_ROWS = 100_000
 
 
 def load_rows(data: Data, seed: int = 0, trainer: str = "sft") -> tuple[list[Row], list[Row]]:
-    """Return training and test rows in TRL's words; no question of a test row is trained on.
+    """Return training and test rows in TRL's words; no question of a test row is trained on, be it early in a
+    conversation.
 
     The same row twice counts once. A question may have several training rows, but only one test row.
 
@@ -51,7 +52,14 @@ def load_rows(data: Data, seed: int = 0, trainer: str = "sft") -> tuple[list[Row
     asked_for = split(data, len(rows), None if tests is None else len(questions))
     test = questions[: asked_for[1]]
     held_out = {question_of(row) for row in test}
-    train = [row for row in rows if question_of(row) not in held_out][: asked_for[0]]
+    apart = [row for row in rows if question_of(row) not in held_out]
+    train = [row for row in apart if held_out.isdisjoint(questions_in(row))]
+    if len(train) < len(apart):
+        logger.warning(
+            "data: %d training rows are conversations that hold the question of a test row, and are left out",
+            len(apart) - len(train),
+        )
+    train = train[: asked_for[0]]
     # A share, and what the other leaves, may turn out smaller where questions repeat.
     short = len(train) < (asked_for[0] if isinstance(data.train, int) else 1)
     if short or (len(test) < asked_for[1] and isinstance(data.test, int)):
@@ -211,7 +219,14 @@ def _whole(row: Row) -> str:
 
 def question_of(row: Row) -> str:
     """What the model is asked, as far as a chat template shows it: who says what, and the tools."""
+    return questions_in(row)[-1]
+
+
+def questions_in(row: Row) -> list[str]:
+    """All that a row shows the answers to, in order: of a conversation, what was said before each answer in it."""
     question: Any = asked(row) or row.get("messages") or row.get("text")
+    asked_for = [question]
     if isinstance(question, list):
-        question = [[m["role"], (m.get("content") or "").strip(), m.get("tool_calls")] for m in question]
-    return json.dumps([question, row.get("tools")], sort_keys=True, default=str)
+        said = [[m["role"], (m.get("content") or "").strip(), m.get("tool_calls")] for m in question]
+        asked_for = [said[:i] for i, message in enumerate(question) if message["role"] == "assistant"] + [said]
+    return [json.dumps([each, row.get("tools")], sort_keys=True, default=str) for each in asked_for]

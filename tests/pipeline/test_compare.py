@@ -18,6 +18,7 @@ from guided_ft.pipeline.compare.asked import NARROW, Asked, rate_of, split
 from guided_ft.pipeline.compare.base import Base, settle
 from guided_ft.pipeline.compare.clock import Clock, minutes
 from guided_ft.pipeline.compare.compare import compare
+from guided_ft.pipeline.compare.parts import parts
 from guided_ft.pipeline.data import load_rows
 from guided_ft.pipeline.whole import Whole
 from guided_ft.system.files import write_json
@@ -111,6 +112,16 @@ def test_rates_are_picked_on_rows_that_nothing_trains_on(done):
 def test_of_few_rows_the_map_sees_none_that_validate(tmp_path):
     asked = Asked.of(small(tmp_path, localize={"examples": 32}))
     assert settle(asked, tmp_path)[0].localize.examples == 20
+
+
+def test_no_conversation_that_goes_on_after_a_validation_question_is_trained_on(tmp_path):
+    said = [{"role": role, "content": f"{i}"} for i, role in enumerate(("user", "assistant") * 2)]
+    other = [{"role": role, "content": "other"} for role in ("user", "assistant")]
+    run = stages.Run(small(tmp_path))
+    run.rows = [{"messages": m} for m in (other, said, said[:2])], [{"messages": other[:1]}]
+    validation, test = parts(run, 1)
+    assert validation.rows == ([{"messages": other}], [{"messages": said[:2]}])
+    assert test.rows == ([{"messages": other}], [{"messages": other[:1]}])
 
 
 def test_a_generator_draws_the_validation_on_top():

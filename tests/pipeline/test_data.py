@@ -182,6 +182,27 @@ def test_the_same_question_is_never_in_both_whatever_else_the_row_says(tmp_path,
     assert held_out.isdisjoint(row["prompt"][0]["content"] for row in train)
 
 
+def turns(conversation, count):
+    """So many turns of a conversation, each a question and its answer."""
+    return [m for i in range(count) for m in said(f"c{conversation} q{i}") + said(f"a{conversation}{i}", "assistant")]
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_conversation_that_goes_on_after_a_test_question_is_not_trained_on(tmp_path, caplog, apart):
+    # Conversations as they are exported: a row for each answer, with all that was said before it.
+    told = [turns(conversation, count) for conversation in range(20) for count in (1, 2, 3)]
+    rows = [{"prompt": m[:-1], "completion": m[-1:]} if apart else {"messages": m} for m in told]
+    train, test = load_rows(write(tmp_path, *rows).model_copy(update={"train": "auto", "test": 12}))
+    seen, held_out = ([r.get("messages") or r["prompt"] + r["completion"] for r in part] for part in (train, test))
+    assert not [m for m in seen for question in held_out if m[: len(question) - 1] == question[:-1]]
+    # What only came before a test question is trained on.
+    kept = [m for m in told if not any(m[: len(question) - 1] == question[:-1] for question in held_out)]
+    assert sorted(map(str, seen)) == sorted(map(str, kept))
+    assert [m for m in seen for question in held_out if question[: len(m)] == m]
+    left_out = f"data: {60 - 12 - len(train)} training rows are conversations that hold the question of a test row"
+    assert left_out in caplog.text
+
+
 def test_a_question_keeps_all_its_answers_and_the_same_row_counts_once(tmp_path):
     rows = [{"prompt": f"p{i // 3}", "chosen": f"c{i}", "rejected": "r"} for i in range(12)] * 2
     train, test = load_rows(write(tmp_path, *rows).model_copy(update={"train": "auto"}), trainer="dpo")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ...errors import GuidedError
 from ...system.files import Json
-from ..data import question_of
+from ..data import question_of, questions_in
 from ..measure import METRICS, Held, measure, metrics_of
 from ..results import Reference
 from ..stages import Run
@@ -33,7 +33,7 @@ def parts(run: Run, validation: int) -> tuple[Run, Run]:
     for row in reversed(run.rows[0]):
         if len(questions) < validation:
             questions.setdefault(question_of(row), row)
-    train = [row for row in run.rows[0] if question_of(row) not in questions]
+    train = [row for row in run.rows[0] if questions.keys().isdisjoint(questions_in(row))]
     if not train or not questions:
         raise GuidedError(
             f"compare: data: of {len(run.rows[0])} training rows none is left beside {len(questions)} to pick rates on "
