@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..errors import GuidedError
-from .formats import CHAT, PAIRED, TRL, recognise
+from .formats import CHAT, FORMATS, PAIRED, TRL, recognise
 from .given import Row
 from .messages import messages, said
 from .spread import spread
@@ -17,6 +18,12 @@ logger = logging.getLogger("guided_ft")
 
 ANSWERS = ("completion", "answer", "output", "response", "label")
 """Columns that answer a prompt that is put together from others, the first one there."""
+
+_BRACED = re.compile(r"\{([^{}]+)\}")
+"""What a prompt may have in the place of a column."""
+
+_NAME = re.compile(r"\w[\w .-]*")
+"""What reads as the name of a column, also of one that is not there; ``{"a": 1}`` does not."""
 
 
 class Reader:
@@ -41,7 +48,7 @@ class Reader:
                 f"expected a mapping of columns, got {str(row)[:40]!r} (of a DatasetDict, give one split)"
             )
         there = {key: value for key, value in row.items() if value is not None}
-        mapped, used = self._renamed(there)
+        mapped, used = self._renamed(there, row)
         form = recognise(mapped, self.form)
         read = form.read(mapped)
         kept = [key for key in form.also if key in PAIRED and mapped.get(key) is not None]
@@ -53,8 +60,18 @@ class Reader:
         self._check_like_first(read)
         return read
 
-    def _renamed(self, row: Row) -> tuple[Row, set[str]]:
-        """The row with the names that were mapped, and which columns that took (none: nothing is mapped)."""
+    @property
+    def named(self) -> set[str]:
+        """The columns that its settings name: rows without any of them were written for other settings."""
+        of_format = FORMATS[self.form].keys if self.form in FORMATS and not self.columns else ()
+        return {*of_format, *self.columns.values(), *_BRACED.findall(self.prompt or "")}
+
+    def _renamed(self, row: Row, given: Mapping[Any, Any]) -> tuple[Row, set[str]]:
+        """The row with the names that were mapped, and which columns that took (none: nothing is mapped).
+
+        Args:
+            given: the row with its empty columns.
+        """
         if not self.columns and self.prompt is None:
             return row, set()
         missing = [name for name in self.columns.values() if name not in row]
@@ -70,16 +87,26 @@ class Reader:
                     mapped.pop("label", None)
                     mapped["completion"] = _answer(row[answer])
                     used.add(answer)
-            mapped["prompt"], named = self._filled(row)
+            mapped["prompt"], named = self._filled(row, given)
             used |= named
         return mapped, used | {*mapped}
 
-    def _filled(self, row: Row) -> tuple[str, set[str]]:
-        named = set(re.findall(r"\{(\w+)\}", self.prompt or ""))
-        for name in sorted(named):
-            if name not in row:
-                raise GuidedError(f"no column {name[:40]!r}, which the prompt names (there: {_few(row)})")
-        return re.sub(r"\{(\w+)\}", lambda found: _written(row[found[1]], found[1]), self.prompt or ""), named
+    def _filled(self, row: Row, given: Mapping[Any, Any]) -> tuple[str, set[str]]:
+        """The prompt of a row, and the columns that it is put together from; other braces stay as they are."""
+        used: set[str] = set()
+
+        def written(found: re.Match[str]) -> str:
+            name = found[1]
+            if name in row:
+                used.add(name)
+                return _written(row[name], name)
+            if name not in given and not _NAME.fullmatch(name):
+                return found[0]
+            near = difflib.get_close_matches(name, map(str, row), n=1)
+            mend = f"did you mean {near[0][:40]!r}?" if near else f"there: {_few(row)}"
+            raise GuidedError(f"no column {name[:40]!r}, which the prompt names ({mend})")
+
+        return _BRACED.sub(written, self.prompt or ""), used
 
     def _check_like_first(self, read: Row) -> None:
         kind = (tuple(key for key in read if key not in PAIRED)), form_of(read)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import pyarrow
@@ -195,6 +196,10 @@ def test_columns_are_mapped_and_prompts_put_together():
     reader = Reader(prompt="{article} {question}\n{options}\n{id}{}")
     assert reader(OWN) == {"prompt": "x q\none\ntwo\n3{}", "completion": " a"}
     assert reader.dropped == set()
+    sheet = {"Subject": "s", "Customer message": "m", "e-mail": "x@y", "Anything else?": "no", "answer": "a"}
+    reader = Reader(prompt='{Subject}: {Customer message} ({e-mail}) {Anything else?} {"as": "JSON"} {...}')
+    assert reader(sheet) == {"prompt": 's: m (x@y) no {"as": "JSON"} {...}', "completion": " a"}
+    assert reader.dropped == set()
     kto = {"prompt": "q", "completion": " a", "label": 1}
     assert Reader(columns={"text": "prompt", "label": "label"})(kto) == {"prompt": "q\nLabel:", "completion": " 1"}
     named = Reader("text")
@@ -272,12 +277,20 @@ def test_what_is_no_row_is_refused(row, message):
         (Reader("alpca"), "format: unknown value 'alpca' (did you mean 'alpaca'?)"),
         (Reader(columns={"prompt": "q"}), "no column 'q', which columns maps (there: 'prompt', 'completion')"),
         (Reader(prompt="{context}"), "no column 'context', which the prompt names (there: 'prompt', 'completion')"),
+        (Reader(prompt="{The context}"), "no column 'The context', which the prompt names (there: 'prompt', 'compl"),
+        (Reader(prompt="{the-prompt}"), "no column 'the-prompt', which the prompt names (did you mean 'prompt'?)"),
     ],
 )
 def test_wrong_settings_name_the_column(reader, message):
     with pytest.raises(GuidedError) as caught:
         reader(TEXT)
     assert str(caught.value) == message or str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize("name", ["context", "Really?"])
+def test_a_prompt_is_never_put_together_without_an_empty_column(name):
+    with pytest.raises(GuidedError, match=rf"^no column '{re.escape(name)}', which the prompt names \(there: 'prompt'"):
+        Reader(prompt=f"{{{name}}} {{prompt}}")({**TEXT, name: None})
 
 
 def test_columns_that_are_left_out_are_told_once(caplog):
