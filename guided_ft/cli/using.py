@@ -92,7 +92,8 @@ def generate(
     from ..use.finished import Finished
     from ..use.prompts import read_questions
 
-    run, questions = Finished(run_folder, trust_remote_code), read_questions(file)
+    run = Finished(run_folder, trust_remote_code)
+    questions = read_questions(file, run.recipe.data)
     from ..system.files import write_text
     from ..system.progress import hushed
     from ..use.generate import generate as answer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import unittest.mock
@@ -19,11 +20,15 @@ from huggingface_hub.errors import EntryNotFoundError
 from safetensors.torch import load_file, save_file
 from trained import trained
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from typer.testing import CliRunner
 
 from guided_ft import GuidedError, load_model
+from guided_ft.cli import app
+from guided_ft.recipe.recipe import Data, Recipe
 from guided_ft.task.answers import answers
 from guided_ft.task.tokens import prompt_ids
 from guided_ft.use import chat as talking
+from guided_ft.use import generate as generating
 from guided_ft.use.chat import chat, clean
 from guided_ft.use.finished import Finished
 from guided_ft.use.generate import generate
@@ -184,6 +189,55 @@ def test_what_a_file_asks(name, text, prompt, answer, tmp_path):
     assert (question.prompt["prompt"], question.answer) == (prompt, answer)
 
 
+FACTS = {"context": "1+1=2", "question": "1+1=", "answer": "2"}
+PAIRED = {"columns": {"prompt": "statement", "chosen": "matching", "rejected": "not_matching"}}
+TOGETHER = {"prompt": "{context}; {question}"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "row", "prompt", "answer"),
+    [
+        (TOGETHER, FACTS, "1+1=2; 1+1=", " 2"),
+        (TOGETHER, {k: v for k, v in FACTS.items() if k != "answer"}, "1+1=2; 1+1=", None),
+        # Written for no settings: asked as it is.
+        (TOGETHER, {"prompt": "1+1="}, "1+1=", None),
+        (TOGETHER, {"prompt": "1+1=", "completion": " 2"}, "1+1=", " 2"),
+        (PAIRED, {"statement": "so?", "matching": "Yes", "not_matching": "No"}, "so?", "Yes"),
+        (PAIRED, {"statement": "so?", "id": 3}, "so?", None),
+        (PAIRED, {"prompt": "so?"}, "so?", None),
+        ({"format": "label"}, {"text": "so"}, "so\nLabel:", None),
+        ({"format": "question"}, {**FACTS, "options": "none"}, "1+1=2\n\n1+1=", " 2"),
+        ({"format": "question"}, {"prompt": "1+1="}, "1+1=", None),
+    ],
+)
+def test_a_file_is_asked_as_the_runs_own_rows_were_trained(settings, row, prompt, answer, tmp_path):
+    data = Data(source="file", path="rows.jsonl", **settings)
+    (tmp_path / "a.jsonl").write_text(json.dumps(row))
+    [question] = read_questions(tmp_path / "a.jsonl", data)
+    assert (question.row, question.prompt["prompt"], question.answer) == (row, prompt, answer)
+
+
+def test_a_file_that_lacks_a_column_of_the_runs_prompt_is_refused(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"question": "1+1=", "answer": "2"}')
+    with pytest.raises(
+        GuidedError, match=r"a.jsonl:1: no column 'context', which the prompt names \(there: 'question'"
+    ):
+        read_questions(tmp_path / "a.jsonl", Data(source="file", path="rows.jsonl", **TOGETHER))
+
+
+def test_the_command_asks_what_the_run_was_trained_on(slices, tmp_path, monkeypatch):
+    finished, seen = slices[0], []
+    recipe = finished.recipe.to_dict()
+    recipe["data"] |= {"prompt": "{left}+{right} ="}
+    folder = tmp_path / "run"
+    shutil.copytree(finished.folder, folder)
+    Recipe.from_dict(recipe).save(folder / "recipe.yaml")
+    (tmp_path / "a.jsonl").write_text('{"left": 1, "right": 3, "answer": "4"}')
+    monkeypatch.setattr(generating, "answers", lambda model, tokenizer, prompts, **kw: seen.extend(prompts) or ["4"])
+    result = CliRunner().invoke(app, ["generate", str(folder), str(tmp_path / "a.jsonl")])
+    assert (result.exit_code, [prompt["prompt"] for prompt in seen]) == (0, ["1+3 ="])
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [('{"colour": "red"}', "a.jsonl:1: no known format has the columns 'colour'"), ("", "a.jsonl: no rows in it")],
@@ -223,6 +277,7 @@ sys.modules["guided_ft"] = None
 import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from typer.testing import CliRunner
 base = AutoModelForCausalLM.from_pretrained({finished.recipe.model!r})
 model = PeftModel.from_pretrained(base, {str(folder)!r}).eval()
 AutoTokenizer.from_pretrained({str(folder)!r})
