@@ -27,7 +27,7 @@ def fitting(rows: list[Row], tokenizer: PreTrainedTokenizerBase, max_length: int
     kept: list[Row] = []
     for i, row in enumerate(rows):
         # No token is shorter than a byte, but a template adds some, and may refuse a row.
-        if len(str(row)) < max_length // 2 and not any(isinstance(value, list) for value in row.values()):
+        if len(str(row).encode()) < max_length // 2 and not any(isinstance(value, list) for value in row.values()):
             lengths.rows += 1
             kept.append(row)
             continue

@@ -12,6 +12,8 @@ import torch
 from datasets import Dataset
 from families import make
 from own_rows import ROWS, TEMPLATE, chat
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from guided_ft.errors import GuidedError
@@ -184,6 +186,16 @@ def test_rows_without_room_are_left_out_and_told(base, tmp_path, caplog):
     assert "data: of 4 train rows, 1 have no answer within 24 tokens and are left out, 2 are cut" in caplog.text
     with pytest.raises(GuidedError, match=r"none of 1 test rows has an answer within 24 tokens \(raise train.max_l"):
         fitting(rows[1:2], tokenizer, 24, "test")
+
+
+def test_letters_of_many_bytes_do_not_slip_past_the_length(caplog):
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    backend = Tokenizer(models.BPE({letter: i for i, letter in enumerate(letters)}, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    rows = [{"prompt": letter * 150, "completion": " c"} for letter in "aéက🪐"]
+    kept = fitting(rows, PreTrainedTokenizerFast(tokenizer_object=backend), 400, "train")
+    assert kept == rows[:2]
+    assert "of 4 train rows, 2 have no answer within 400 tokens and are left out" in caplog.text
 
 
 @pytest.mark.parametrize("odd", ["x", {"a": 1}, 10**40])
