@@ -53,6 +53,7 @@ class Examined(Protocol):
     def expected(self) -> list[str]: ...
     @property
     def answer_length(self) -> int: ...
+    def question(self, row: Json) -> Json: ...
     def model(self) -> PreTrainedModel: ...
     def task(self, rows: list[dict], batch_size: int, name: str = "") -> Task: ...
 
@@ -75,7 +76,7 @@ class Held:
 
         more = self.rows[len(self._found) : count]
         if more and all(asked(row) is not None for row in more):
-            prompts = [{**row, "prompt": asked(row)} for row in more]
+            prompts = [self.run.question(row) for row in more]
             length = self.run.answer_length
             self._found += answers(
                 self.model, self.run.tokenizer, prompts, max_new_tokens=length, batch_size=self.batch_size

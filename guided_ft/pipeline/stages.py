@@ -22,7 +22,8 @@ from ..scorers.catalogue import find
 from ..scorers.settings import LocalizeOptions
 from ..selection.settings import SelectOptions
 from ..system.arrays import read_arrays
-from ..task.reader import answered, form_of, last_answer_apart
+from ..task.reader import answered, asked, form_of, last_answer_apart
+from ..task.tokens import answer_tokens, right_answer
 from .border import tell_joined
 from .data import load_rows
 from .fingerprint import stage_keys
@@ -76,7 +77,8 @@ class Run:
         length = recipe.train.max_length
         train = fitting(rows[0], self.tokenizer, length, "train")
         test = fitting(rows[1], self.tokenizer, length, "test")
-        tell_joined(train, self.tokenizer)
+        if recipe.train.reward is None:
+            tell_joined(train, self.tokenizer)
         return train, test
 
     def model(self) -> PreTrainedModel:
@@ -99,19 +101,27 @@ class Run:
             name=name or self.recipe.data.name or Path(str(self.recipe.data.path)).stem,
         )
 
+    def question(self, row: dict) -> dict:
+        """A row as a model is asked it: a prompt, with the right answer as it is learned. What is rewarded is asked as
+        chat asks, and the bare text is right."""
+        if self.recipe.train.reward is None:
+            return {**row, "prompt": asked(row)}
+        return {"prompt": asked(row), "completion": answered(row)}
+
     @property
     def expected(self) -> list[str]:
         """The right answers to the test prompts."""
-        return [answered(row) for row in self.rows[1]]
+        return [right_answer(self.question(row), self.tokenizer) for row in self.rows[1]]
 
     @cached_property
     def answer_length(self) -> int:
         """Tokens of an answer: as asked, or as the right ones need."""
         from ..task.answers import answer_length
 
-        asked = self.recipe.evaluate.max_new_tokens
+        wanted = self.recipe.evaluate.max_new_tokens
         limit = self.recipe.train.max_length
-        return answer_length(self.tokenizer, self.expected, limit, None if isinstance(asked, str) else asked)
+        lengths = (answer_tokens(self.question(row), self.tokenizer) for row in self.rows[1])
+        return answer_length(lengths, limit, None if isinstance(wanted, str) else wanted)
 
 
 def before(run: Run) -> Measured:

@@ -21,7 +21,7 @@ from ..task.formats import CHAT
 from ..task.given import Row
 from ..task.reader import answered, asked
 from ..task.rewards import REWARDS
-from ..task.tokens import read_row
+from ..task.tokens import answer_tokens, read_row
 from .whole import Whole
 
 if TYPE_CHECKING:
@@ -118,11 +118,11 @@ def _grpo(job: Job) -> GRPOTrainer:
     settings, train = job.settings, job.recipe.train
     if any(key in row for row in job.rows for key in CHAT):
         raise GuidedError(f"data: trainer grpo reads no {' and no '.join(CHAT)} (remove these columns)")
-    answers = [answered(row) for row in job.rows]
+    lengths = (answer_tokens({"completion": answered(row)}, job.tokenizer) for row in job.rows)
     # Every batch holds whole groups.
     batch = settings["per_device_train_batch_size"] * settings["gradient_accumulation_steps"]
     usual = {"num_generations": math.gcd(GROUP, batch)}
-    usual["max_completion_length"] = answer_length(job.tokenizer, answers, train.max_length)
+    usual["max_completion_length"] = answer_length(lengths, train.max_length)
     args = make_arguments(GRPOConfig, **usual | settings, beta=train.beta)
     rewards = [_rewarder(name) for name in str(train.reward).split("+")]
     return job.build(GRPOTrainer, args, _questions(job.rows), reward_funcs=rewards)

@@ -14,7 +14,7 @@ from ..system.eval_mode import evaluating
 from ..system.progress import track
 from .greedy import greedy
 from .rewards import number
-from .tokens import prompt_ids
+from .tokens import asked_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
@@ -34,12 +34,13 @@ def answers(
     """Greedy answers, stripped of surrounding space.
 
     Args:
-        prompts: texts, lists of messages, or rows with a ``prompt`` and what its chat template needs.
+        prompts: texts, lists of messages, or rows with a ``prompt`` and what its chat template needs. Messages that
+            have their right answer are asked as they are trained.
 
     Raises:
         GuidedError: for a prompt that with its answer is longer than the model's window.
     """
-    ids = [prompt_ids(prompt, tokenizer) for prompt in prompts]
+    ids = [asked_ids(prompt, tokenizer) for prompt in prompts]
     check_window(window_of(base_model(model).config), map(len, ids), max_new_tokens)
     found: list[str] = []
     batches = [ids[i : i + batch_size] for i in range(0, len(ids), batch_size)]
@@ -58,18 +59,15 @@ def answers(
     return found
 
 
-def answer_length(
-    tokenizer: PreTrainedTokenizerBase, expected: Sequence[str], limit: int, asked: int | None = None
-) -> int:
+def answer_length(lengths: Iterable[int], limit: int, asked: int | None = None) -> int:
     """Tokens to generate: as asked, and it is told if the longest right answer does not fit; or else so many that it
     does, and that an answer that goes on after it is seen to be wrong.
 
     Args:
+        lengths: tokens of each right answer.
         limit: longer answers are cut in training too.
     """
-    # Tokenizers do not take an empty list.
-    ids = tokenizer(list(expected), add_special_tokens=False)["input_ids"] if expected else []
-    longest = max(map(len, ids), default=0)
+    longest = max(lengths, default=0)
     if asked is None:
         return max(8, min(limit, longest + 4))
     if asked < longest:

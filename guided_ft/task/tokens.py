@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import GuidedError
 from .given import Row
+from .reader import answered, last_answer_apart
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -67,6 +68,42 @@ def prompt_ids(prompt: Any, tokenizer: PreTrainedTokenizerBase | None) -> list[i
     """
     row = dict(prompt) if isinstance(prompt, Mapping) else {"prompt": prompt}
     return _encode(tokenizer, row["prompt"], row, prompt=True)
+
+
+def asked_ids(prompt: Any, tokenizer: PreTrainedTokenizerBase | None) -> list[int]:
+    """Token ids that a model is asked with: those of ``prompt_ids``; of messages that have their right answer, what is
+    trained before it, which a chat template may write otherwise than a prompt that waits for its answer."""
+    apart = _rendered(prompt, tokenizer)
+    return prompt_ids(prompt, tokenizer) if apart is None else apart[0]
+
+
+def right_answer(row: Row, tokenizer: PreTrainedTokenizerBase) -> str:
+    """The text of a row's right answer; of messages with what the chat template writes around it, such as the empty
+    thoughts of a reasoning model, but for special tokens: a trained model answers so."""
+    apart = _rendered(row, tokenizer)
+    return answered(row) if apart is None else str(tokenizer.decode(apart[1], skip_special_tokens=True)).strip()
+
+
+def answer_tokens(row: Row, tokenizer: PreTrainedTokenizerBase) -> int:
+    """How many tokens a row's right answer has, without its end."""
+    apart = _rendered(row, tokenizer)
+    if apart is None:
+        return len(tokenizer(answered(row), add_special_tokens=False)["input_ids"])
+    said = list(apart[1])
+    while said and not str(tokenizer.decode(said[-1:], skip_special_tokens=True)).strip():
+        said.pop()
+    return len(said)
+
+
+def _rendered(row: Any, tokenizer: PreTrainedTokenizerBase | None) -> tuple[list[int], list[int]] | None:
+    """Of messages, the token ids before their last answer and those of it, as they are trained; None for what is text,
+    or has no answer."""
+    row = last_answer_apart(dict(row)) if isinstance(row, Mapping) else {}
+    if not isinstance(row.get("completion", row.get("chosen")), list):
+        return None
+    right = read_row(row, tokenizer)[0]
+    first = right.labels.count(IGNORE)
+    return list(right.ids[:first]), list(right.ids[first:])
 
 
 def _encode(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from ..system.files import Json
 from ..task.answers import answers, exact_match
+from ..task.tokens import right_answer
 from .finished import Finished
 from .prompts import Question
 
@@ -27,13 +28,17 @@ def generate(
         The rows with ``trained_answer`` (and ``base_answer``) added; and the share of exactly right answers by name, 0
         to 100, if all rows have a right answer.
     """
-    prompts = [question.prompt for question in questions]
+    prompts = [q.prompt for q in questions]
+    if run.recipe.train.reward is not None:
+        # Rewarded was the bare text of an answer, and not what a chat template writes around it.
+        prompts = [{"prompt": q.prompt["prompt"], "completion": q.answer} for q in questions]
     options: Json = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
     found = {"trained_answer": answers(run.model, run.tokenizer, prompts, **options)}
     if base:
         with run.base() as model:
             found["base_answer"] = answers(model, run.tokenizer, prompts, **options)
     rows = [{**q.row, **{name: said[i] for name, said in found.items()}} for i, q in enumerate(questions)]
-    right = [q.answer for q in questions if q.answer is not None]
-    known = len(right) == len(questions)
-    return rows, {name: exact_match(said, right) for name, said in found.items()} if known else {}
+    if any(q.answer is None for q in questions):
+        return rows, {}
+    right = [right_answer(prompt, run.tokenizer) for prompt in prompts]
+    return rows, {name: exact_match(said, right) for name, said in found.items()}

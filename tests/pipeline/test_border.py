@@ -74,3 +74,19 @@ def test_sft_trains_what_is_localized_and_the_joined_token_counts_as_the_answers
 def test_rows_that_begin_anew_are_not_spoken_of(given, tokenizer, caplog):
     tell_joined(given, tokenizer)
     assert not told(caplog)
+
+
+@pytest.mark.parametrize(("waiting", "joined"), [("a:", False), ("a:<think>;", True)])
+def test_a_template_that_ends_a_prompt_otherwise_than_it_was_trained_is_told(tokenizer, caplog, waiting, joined):
+    said = "{% for m in messages %}{{ m['role'][0] }}:{% if m['role'] == 'assistant' %}<think></think>{% endif %}"
+    tokenizer.chat_template = (
+        said + "{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}" + waiting + "{% endif %}"
+    )
+    turns = [{"role": "user", "content": "So?"}, {"role": "assistant", "content": "Yes"}]
+    tell_joined([{"messages": turns}, {"messages": turns[:1]}, {"messages": turns}], tokenizer)
+    line = (
+        "data: the chat template ends a prompt otherwise when its answer follows, in 2 of 2 rows (';' becomes '<'): the "
+        "test asks as was trained, but chat and servers do not (take chat_template_kwargs or a template that end both "
+        "alike)"
+    )
+    assert told(caplog) == [line] * joined

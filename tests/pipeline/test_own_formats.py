@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tiny
@@ -28,6 +29,8 @@ from guided_ft.task.answers import macro_f1, number_accuracy
 from guided_ft.task.task import Task
 from guided_ft.task.tokens import prompt_ids, read_row
 from guided_ft.use.finished import Finished
+from guided_ft.use.generate import generate
+from guided_ft.use.prompts import read_questions
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +116,73 @@ def test_evaluation_asks_with_the_rows_tools(base, tmp_path, monkeypatch):
         found = prompt_ids(prompt, context.tokenizer)
         assert "[add]" in context.tokenizer.decode(found).replace(" ", "")
         assert read_row(row, context.tokenizer)[0].ids[: len(found) - 2] == tuple(found[:-2])
+
+
+ANSWERS = {
+    "plain": ("", "a:"),
+    # As Qwen3 and GLM: thoughts, empty here, stand before each answer.
+    "thoughts": ("<think></think>", "a:"),
+    # As Nemotron and DeepSeek: what waits for its answer ends in thoughts that are open, and so was never trained.
+    "open, closed": ("<think></think>", "a:<think>;"),
+    "open": ("", "a:<think>;"),
+}
+"""What a template writes before an answer, and at the end of a prompt that waits for one."""
+
+
+def template(kind):
+    before, waiting = ANSWERS[kind]
+    said = "{% for m in messages %}{{ m['role'][0] }}:{% if m['role'] == 'assistant' %}" + before + "{% endif %}"
+    return said + "{{ m['content'] }}<eos>{% endfor %}{% if add_generation_prompt %}" + waiting + "{% endif %}"
+
+
+@pytest.mark.parametrize("name", ["messages", "completion, messages", "preference, messages"])
+@pytest.mark.parametrize("kind", ANSWERS)
+def test_what_was_trained_is_right_whatever_the_template_writes_around_it(base, tmp_path, monkeypatch, kind, name):
+    context = Run(own(base, tmp_path, name))
+    context.tokenizer.chat_template = template(kind)
+    rows = context.rows[1]
+    trained = [read_row(row, context.tokenizer)[0].ids for row in rows]
+
+    def greedy(model, ids, mask, *, max_new_tokens, pad):
+        """A model that has learned its rows, and nothing else: asked otherwise, it says nothing."""
+        asked = [tuple(row[real == 1].tolist()) for row, real in zip(ids, mask, strict=True)]
+        found = [next((t[len(a) :] for t in trained if t[: len(a)] == a), ()) for a in asked]
+        return [list(answer[:max_new_tokens]) for answer in found]
+
+    monkeypatch.setattr("guided_ft.task.answers.greedy", greedy)
+    model = make("llama")
+    held = measure.Held(context, rows, model)
+    assert measure.METRICS["exact_match"][1](held) == measure.METRICS["number_accuracy"][1](held) == 100
+    contents = [(row.get("messages") or row.get("completion") or row["chosen"])[-1]["content"] for row in rows]
+    if not ANSWERS[kind][0]:
+        assert context.expected == contents
+        assert context.answer_length == max(8, max(map(len, contents)) + 4)
+    finished = SimpleNamespace(model=model, tokenizer=context.tokenizer, recipe=context.recipe)
+    _, right = generate(finished, read_questions(context.recipe.data.path), max_new_tokens=32)
+    # Of all rows the test ones were learned.
+    assert right == {"trained_answer": pytest.approx(100 * len(rows) / 24)}
+
+
+def test_what_is_rewarded_is_asked_as_chat_asks_and_the_bare_text_is_right(base, tmp_path, monkeypatch):
+    context = Run(own(base, tmp_path, "completion, messages", "trainer=grpo", "reward=exact_match"))
+    tokenizer, rows = context.tokenizer, context.rows[1]
+    tokenizer.chat_template = template("open, closed")
+    contents = [row["completion"][0]["content"] for row in rows]
+    assert context.expected == contents
+    waiting = {
+        tuple(prompt_ids(row["prompt"], tokenizer)): row["prompt"][0]["content"] for row in [*context.rows[0], *rows]
+    }
+
+    def greedy(model, ids, mask, **options):
+        asked = [waiting[tuple(row[real == 1].tolist())] for row, real in zip(ids, mask, strict=True)]
+        return [tokenizer(text.removesuffix("?"))["input_ids"] for text in asked]
+
+    monkeypatch.setattr("guided_ft.task.answers.greedy", greedy)
+    model = make("llama")
+    assert measure.METRICS["exact_match"][1](measure.Held(context, rows, model)) == 100
+    finished = SimpleNamespace(model=model, tokenizer=tokenizer, recipe=context.recipe)
+    _, right = generate(finished, read_questions(context.recipe.data.path), max_new_tokens=32)
+    assert right == {"trained_answer": 100}
 
 
 def test_what_the_trainer_would_render_otherwise_is_refused(base, tmp_path):
