@@ -64,7 +64,7 @@ def read_wrong(row: Row, tokenizer: PreTrainedTokenizerBase | None, right: Token
 def prompt_ids(prompt: Any, tokenizer: PreTrainedTokenizerBase | None) -> list[int]:
     """Token ids of a prompt that waits for its answer: text, messages, or a row with ``prompt`` and perhaps ``tools``.
 
-    They are what the trainers put before the completion, special tokens included.
+    They are what the trainers put before the completion, special tokens included, but for an end of the text.
     """
     row = dict(prompt) if isinstance(prompt, Mapping) else {"prompt": prompt}
     return _encode(tokenizer, row["prompt"], row, prompt=True)
@@ -120,8 +120,11 @@ def _encode(
     try:
         if isinstance(text, str):
             if eos and tokenizer.eos_token and not text.endswith(tokenizer.eos_token):
-                text += tokenizer.eos_token
-            return [int(token) for token in tokenizer(text)["input_ids"]]
+                text += str(tokenizer.eos_token)
+            ids = [int(token) for token in tokenizer(text)["input_ids"]]
+            # Some tokenizers end every text: a prompt goes on.
+            closed = prompt and ids[-1:] == [tokenizer.eos_token_id] and not text.endswith(str(tokenizer.eos_token))
+            return ids[:-1] if closed else ids
         tools = row.get("tools") or None
         more = {
             "tools": json.loads(tools) if isinstance(tools, str) else tools,

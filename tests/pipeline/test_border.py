@@ -8,13 +8,14 @@ import pytest
 from datasets import Dataset
 from families import make
 from tokenizers import Tokenizer, decoders, models
+from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 from trl import DPOConfig, DPOTrainer
 
 from guided_ft.pipeline.border import tell_joined
 from guided_ft.pipeline.trainers import _tokenized
 from guided_ft.task.task import Task
-from guided_ft.task.tokens import IGNORE, prompt_ids
+from guided_ft.task.tokens import IGNORE, prompt_ids, read_row
 
 
 @pytest.fixture
@@ -68,6 +69,18 @@ def test_sft_trains_what_is_localized_and_the_joined_token_counts_as_the_answers
     first = next(i for i, label in enumerate(trained[0]["labels"]) if label != IGNORE)
     assert tokenizer.decode(trained[0]["labels"][first : first + 1]) == "?P"
     assert trained[0]["input_ids"][:first] == prompt_ids("Where is it?", tokenizer)[:-1]
+
+
+def test_a_tokenizer_that_ends_every_text_does_not_end_what_is_asked(tokenizer, caplog):
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="$A <eos>", special_tokens=[("<eos>", 1)])
+    given = rows(" Paris")
+    tell_joined(given, tokenizer)
+    assert not told(caplog)
+    for row in given:
+        asked = prompt_ids(row, tokenizer)
+        assert tokenizer.decode(asked) == row["prompt"]
+        assert {s.ids[: len(asked)] for s in read_row(row, tokenizer)} == {tuple(asked)}
+    assert prompt_ids("So?<eos>", tokenizer) == tokenizer("So?<eos>")["input_ids"]
 
 
 @pytest.mark.parametrize("given", [rows("Paris", "Pisa", " "), rows("Rome"), [{"text": "so?Paris"}]])
