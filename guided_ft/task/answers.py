@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+import torch
 from torch import nn
 
 from ..anatomy import base_model
@@ -46,14 +47,18 @@ def answers(
     batches = [ids[i : i + batch_size] for i in range(0, len(ids), batch_size)]
     device = next(model.parameters()).device
     for batch in track(batches, len(batches), "answers", progress):
-        inputs = tokenizer.pad({"input_ids": batch}, return_tensors="pt", padding_side="left").to(device)
+        # By hand: a tokenizer may have no token to pad with, and none that ends a text to take for it.
+        room = [max(map(len, batch)) - len(row) for row in batch]
+        inputs = [[tokenizer.pad_token_id or 0] * n + row for n, row in zip(room, batch, strict=True)]
+        mask = [[0] * n + [1] * len(row) for n, row in zip(room, batch, strict=True)]
         with evaluating(model):
             new = greedy(
                 model,
-                inputs["input_ids"],
-                inputs["attention_mask"],
+                torch.tensor(inputs, device=device),
+                torch.tensor(mask, device=device),
                 max_new_tokens=max_new_tokens,
                 pad=tokenizer.pad_token_id,
+                end=tokenizer.eos_token_id,
             )
         found += [text.strip() for text in tokenizer.batch_decode(new, skip_special_tokens=True)]
     return found

@@ -14,14 +14,22 @@ CHUNK = 32
 
 @torch.no_grad()
 def greedy(
-    model: nn.Module, ids: torch.Tensor, mask: torch.Tensor, *, max_new_tokens: int, pad: int | None
+    model: nn.Module,
+    ids: torch.Tensor,
+    mask: torch.Tensor,
+    *,
+    max_new_tokens: int,
+    pad: int | None,
+    end: int | None = None,
 ) -> list[list[int]]:
     """The tokens that a model answers to each prompt, as ``generate`` finds them, the end with them if it came.
 
     Args:
         ids, mask: ``[prompts, length]``, padded on the left.
         pad: token that fills up answers that have ended.
+        end: token that ends an answer, beside those that the model knows (``ends_of``).
     """
+    ends = ends_of(model, end)
     length = ids.shape[1]
     rows = list(range(len(ids)))
     found: list[list[int]] = [[]] * len(rows)
@@ -38,12 +46,13 @@ def greedy(
             top_k=None,
             max_new_tokens=min(CHUNK, left),
             pad_token_id=pad,
+            eos_token_id=ends or None,
             use_cache=True,
             return_dict_in_generate=True,
         )
         fresh = out.sequences.shape[1] - ids.shape[1]
         ids, mask = out.sequences, torch.cat([mask, mask.new_ones(len(mask), fresh)], dim=1)
-        ended = _ended(model, ids[:, length:]) | (fresh >= left)
+        ended = torch.isin(ids[:, length:], ids.new_tensor(ends)).any(1) | (fresh >= left)
         for row, answer, end in zip(rows, ids[:, length:].tolist(), ended.tolist(), strict=True):
             if end:
                 found[row] = answer
@@ -53,11 +62,12 @@ def greedy(
     return found
 
 
-def _ended(model: nn.Module, answers: torch.Tensor) -> torch.Tensor:
-    """Which answers, ``[rows, tokens]``, hold a token that ends one."""
-    ends = getattr(model, "generation_config").eos_token_id  # noqa: B009  # of the same mixin
-    ends = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
-    return torch.isin(answers, answers.new_tensor(ends)).any(1)
+def ends_of(model: nn.Module, end: int | None) -> list[int]:
+    """The tokens that end an answer: those that the model knows, and its tokenizer's, which is what training puts after
+    an answer."""
+    known = getattr(model, "generation_config").eos_token_id  # noqa: B009  # of the same mixin
+    known = [known] if isinstance(known, int) else known or []
+    return sorted({*known, end} - {None})
 
 
 def _of(cache: Any, rows: torch.Tensor) -> Any:

@@ -14,6 +14,7 @@ from ..anatomy import base_model
 from ..errors import GuidedError
 from ..system.eval_mode import evaluating
 from ..task.answers import check_window, window_of
+from ..task.greedy import ends_of
 from ..task.tokens import prompt_ids
 from .finished import Finished
 
@@ -75,6 +76,7 @@ def reply(
             attention_mask=torch.ones_like(ids),
             max_new_tokens=room,
             pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=ends_of(model, tokenizer.eos_token_id) or None,
             use_cache=True,
             streamer=stream,
             **drawn,

@@ -143,7 +143,7 @@ def test_what_was_trained_is_right_whatever_the_template_writes_around_it(base, 
     rows = context.rows[1]
     trained = [read_row(row, context.tokenizer)[0].ids for row in rows]
 
-    def greedy(model, ids, mask, *, max_new_tokens, pad):
+    def greedy(model, ids, mask, *, max_new_tokens, **options):
         """A model that has learned its rows, and nothing else: asked otherwise, it says nothing."""
         asked = [tuple(row[real == 1].tolist()) for row, real in zip(ids, mask, strict=True)]
         found = [next((t[len(a) :] for t in trained if t[: len(a)] == a), ()) for a in asked]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pytest
+import tiny
 import torch
 from families import NAMES, make, tokens
 
 from guided_ft.task import greedy as module
+from guided_ft.task.answers import answers
 from guided_ft.task.greedy import greedy
 
 LENGTH = 20
@@ -52,6 +54,29 @@ def test_answers_are_those_of_generate(name, monkeypatch):
     found = greedy(model, ids, mask, max_new_tokens=LENGTH, pad=0)
     assert [answer[: len(right)] for answer, right in zip(found, expected, strict=True)] == expected
     assert all(len(answer) < len(right) + 3 for answer, right in zip(found, expected, strict=True))
+
+
+def test_the_end_that_the_tokenizer_knows_ends_answers_too(monkeypatch):
+    monkeypatch.setattr(module, "CHUNK", 3)
+    model, (ids, mask) = make("llama"), prompts()
+    with_ends(model, ids, mask)
+    *known, end = model.generation_config.eos_token_id
+    for of_model in (known, None):
+        model.generation_config.eos_token_id = of_model
+        said = ends(model, ids, mask)
+        found = greedy(model, ids, mask, max_new_tokens=LENGTH, pad=0, end=end)
+        cut = [row[: row.index(end) + 1] if end in row else row for row in said]
+        assert cut != said
+        assert [answer[: len(right)] for answer, right in zip(found, cut, strict=True)] == cut
+        assert all(set(answer[len(right) :]) <= {0} for answer, right in zip(found, cut, strict=True))
+
+
+def test_a_tokenizer_that_has_no_token_to_pad_with_asks_all_the_same():
+    model, bare = make("llama"), tiny.tokenizer()
+    model.generation_config.eos_token_id = bare.eos_token = None
+    padded = answers(model, bare, ["1+1 =", "2", "33"], progress=False)
+    bare.pad_token = None
+    assert answers(model, bare, ["1+1 =", "2", "33"], progress=False) == padded
 
 
 def test_answers_that_have_ended_cost_nothing_more(monkeypatch):

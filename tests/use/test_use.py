@@ -14,7 +14,7 @@ import peft
 import pytest
 import tiny
 import torch
-from families import logits, tokens
+from families import logits, make, tokens
 from huggingface_hub import HfApi, ModelCard
 from huggingface_hub.errors import EntryNotFoundError
 from safetensors.torch import load_file, save_file
@@ -29,7 +29,7 @@ from guided_ft.task.answers import answers
 from guided_ft.task.tokens import prompt_ids
 from guided_ft.use import chat as talking
 from guided_ft.use import generate as generating
-from guided_ft.use.chat import chat, clean
+from guided_ft.use.chat import chat, clean, reply
 from guided_ft.use.finished import Finished
 from guided_ft.use.generate import generate
 from guided_ft.use.leave import export, push
@@ -71,6 +71,18 @@ def test_every_mode_leaves_a_short_and_filled_card(run):
 
 
 # -- talking -----------------------------------------------------------------------------------------------------------
+def test_a_reply_ends_where_the_tokenizer_ends_a_text():
+    model, tokenizer = make("llama"), tiny.tokenizer()
+    model.generation_config.eos_token_id = None
+    ids = torch.tensor([prompt_ids("1+3 =", tokenizer)])
+    first = model.generate(input_ids=ids, do_sample=False, max_new_tokens=1, pad_token_id=0)[0, -1]
+    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(int(first))
+    read = []
+    model.register_forward_pre_hook(lambda *args: read.append(args))
+    reply(model, tokenizer, "1+3 =", lambda text: None, max_new_tokens=LENGTH)
+    assert len(read) == 1
+
+
 def test_each_line_is_answered_as_evaluation_would(run):
     finished, model = run
     pieces: list[str] = []
