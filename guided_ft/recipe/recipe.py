@@ -85,7 +85,8 @@ class Recipe(Section):
         if text.lower().endswith(ENDINGS):
             if not Path(text).is_file():
                 raise GuidedError(f"{shown(text)}: no such file (give a recipe, or a file of examples)")
-            named = [f"data={json.dumps(text)}", *overrides]
+            # As they are: YAML knows no escapes in halves, which JSON has for an emoji.
+            named = [f"data={json.dumps(text, ensure_ascii=False)}", *overrides]
             recipe = cls.load("quickstart", named)
             typed = {override.partition("=")[0].strip() for override in overrides}
             pairs = not typed & {"trainer", "train.trainer"} and _has_pairs(recipe.data)

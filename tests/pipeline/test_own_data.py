@@ -45,6 +45,12 @@ def test_three_ways_to_name_a_file_are_one(tickets):
     assert (len(train), len(test)) == (48, 12)
 
 
+@pytest.mark.parametrize("name", ["\U0001f600", "t\u00e9l\u00e9", 'a "b" \\n: {c} #d'])
+def test_a_file_may_be_called_anything(name, tickets):
+    path = tickets.rename(tickets.with_name(f"{name}.jsonl"))
+    assert Recipe.load(str(path)).data == Data(source="file", path=str(path))
+
+
 def test_what_else_is_typed_holds(tickets):
     recipe = own(tickets, "name=mine", "contains='1'", "data.test=2", "max_new_tokens=5", "description=d")
     assert (recipe.name, recipe.description, recipe.evaluate.max_new_tokens) == ("mine", "d", 5)
