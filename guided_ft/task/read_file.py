@@ -13,6 +13,7 @@ from typing import Any
 from ..errors import GuidedError, pick
 from ..system.files import MAX_BYTES, lines, read_jsonl, read_text
 from .classes import named_classes, parquet_class_names
+from .formats import recognise
 
 Numbered = Iterator[tuple[str, dict[str, Any]]]
 """What messages call a row (file and line, or file and row), and the row."""
@@ -43,14 +44,25 @@ def _json(path: str) -> Numbered:
         line = getattr(error, "lineno", 0)
         raise GuidedError(f"{path}{f':{line}' if line else ''}: not valid JSON ({error})") from None
     if isinstance(data, dict):
-        inner = [value for value in data.values() if isinstance(value, list) and value and isinstance(value[0], dict)]
-        data = inner[0] if len(inner) == 1 else [data] if not inner else None
+        inner = {k: v for k, v in data.items() if isinstance(v, list) and v and isinstance(v[0], dict)}
+        alone = not inner or _is_row(data, {*inner})
+        data = [data] if alone else next(iter(inner.values())) if len(inner) == 1 else None
     if not isinstance(data, list):
         raise GuidedError(f"{path}: not a list of objects (write [{{...}}, {{...}}], or one object per line as .jsonl)")
     for i, row in enumerate(data):
         if not isinstance(row, dict):
             raise GuidedError(f"{path} row {i}: not an object (write it with columns)")
         yield f"{path} row {i}", row
+
+
+def _is_row(data: dict[str, Any], lists: set[str]) -> bool:
+    """Whether an object is a row, whose lists of objects are columns of its format: messages, tools."""
+    try:
+        form = recognise(data)
+        form.read(data)
+    except GuidedError:
+        return False
+    return lists <= {*form.keys, *form.also}
 
 
 def _csv(path: str, delimiter: str = ",") -> Numbered:

@@ -146,6 +146,27 @@ def test_other_ways_to_write_json(tmp_path):
     assert read_all(read_file(tmp_path / "one.json"), Reader(), "rows") == READ[:1]
 
 
+TOOLS = [{"type": "function", "function": {"name": "f"}}]
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ({"messages": [ASKED, ANSWER]}, [{"messages": [ASKED, ANSWER]}]),
+        ({"messages": [ASKED, ANSWER], "tools": TOOLS}, [{"messages": [ASKED, ANSWER], "tools": TOOLS}]),
+        ({"prompt": "q", "completion": "a", "tools": TOOLS}, [{"prompt": "q", "completion": "a", "tools": TOOLS}]),
+        ({"prompt": [ASKED], "completion": [ANSWER]}, [{"prompt": [ASKED], "completion": [ANSWER]}]),
+        ({"conversations": [ASKED, ANSWER]}, [{"messages": [ASKED, ANSWER]}]),
+        # Lists of rows, whatever they are called.
+        ({"messages": [{"text": "a"}, {"text": "b"}]}, [{"text": "a"}, {"text": "b"}]),
+        ({"text": "what these are", "data": ROWS}, READ),
+    ],
+)
+def test_a_json_object_is_a_row_if_its_lists_are_columns_of_one(tmp_path, written, read):
+    (tmp_path / "one.json").write_text(json.dumps(written))
+    assert read_all(read_file(tmp_path / "one.json"), Reader(), "rows") == read
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
