@@ -56,7 +56,7 @@ def test_columns_and_prompts_are_told_as_a_shell_needs_them() -> None:
     assert [(data.columns, data.prompt) for data in read] == [
         ({"prompt": "yours", "completion": "yours"}, None),
         ({"prompt": "statement", "chosen": "matching", "rejected": "not_matching"}, None),
-        ({}, "{article} {question}"),
+        ({}, "{article} {Customer message}"),
     ]
 
 
