@@ -33,7 +33,7 @@ from .finite import scales_loss
 from .guarded import Guarded, folder_of, kept_in
 from .guards import check_optimizer, check_resumed, check_rows, check_trainable, scale_learning_rate
 from .page import Seen, write
-from .rates import LearningRate, check_rate, own_rate, with_rate
+from .rates import LearningRate, check_rate, choose_rate, own_rate, train_at
 from .readers import other_reader
 from .request import Request
 from .resume import PLAN, guard_resuming
@@ -183,9 +183,9 @@ class GuidedCallback(Guarded):
         self._frozen = fingerprint(model, skip=trained, fixed=True)
         check_trainable(self.plan, model, self._decoder)
         trainer = trainer_here()
-        args = with_rate(self.plan, args, self._learning_rate, own_rate(trainer, optimizer))
-        if trainer is not None:
-            trainer.args = args
+        rate = choose_rate(self.plan, args, self._learning_rate, own_rate(trainer, optimizer))
+        if rate is not None:
+            train_at(trainer, args, rate)
         if args.should_save:
             self.plan.save(kept_in(args) / PLAN)
         guard_resuming(trainer, lambda: self._ready().hash)

@@ -34,10 +34,11 @@ _SPEEDS = ("_runtime", "_per_second", "_time")
 """Endings of what an evaluation logs that measure the machine, not the model."""
 
 
-_SECRET = re.compile(r"token$|key$|password$|secret$")
+_SECRET = re.compile(r"(hub|hf|api|auth|access)\w*[-_](token|key)$|password$|secret$", re.IGNORECASE)
 """Options whose values open an account."""
 
-_TOKEN = re.compile(r"(hf|sk|wandb)[_-]\w{8}")
+_TOKEN = re.compile(r"\b(hf|sk|wandb)[_-][\w-]{8}")
+"""What such values look like."""
 
 
 @dataclass(frozen=True)
@@ -158,10 +159,13 @@ def _shown(words: Iterable[str]) -> Iterator[str]:
     """The words of a command line without what opens an account: pages are passed on."""
     hidden = False
     for word in words:
-        name, given, _ = word.partition("=")
-        secret = word.startswith("-") and _SECRET.search(name) is not None
-        yield f"{name}=***" if secret and given else "***" if hidden or _TOKEN.match(word) else word
-        hidden = secret and not given
+        name, given, value = word.partition("=")
+        secret = _SECRET.search(name) is not None
+        if given and (secret or _TOKEN.search(value)):
+            yield f"{name}=***"
+        else:
+            yield "***" if hidden or _TOKEN.search(word) else word
+        hidden = secret and not given and word.startswith("-")
 
 
 def _measured(history: list[dict[str, float]]) -> dict[str, float]:

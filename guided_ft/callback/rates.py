@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
+import functools
 import logging
 import math
 from typing import TYPE_CHECKING, Any, Literal
@@ -43,11 +43,10 @@ def own_rate(trainer: Trainer | None, optimizer: torch.optim.Optimizer | None) -
     return None if brought is None else float(brought[1].get("lr", 0.0))
 
 
-def with_rate(plan: Plan, args: TrainingArguments, wanted: LearningRate, own: float | None = None) -> TrainingArguments:
-    """Return a trainer's arguments with the rate, before it makes optimizer and schedule from them.
+def choose_rate(plan: Plan, args: TrainingArguments, wanted: LearningRate, own: float | None = None) -> float | None:
+    """The rate to train at, or None: as the arguments, or the user's own optimizer, have it.
 
-    The given ones stay as they are: they may serve another trainer, too. A resumed run so asks for the same rate as the
-    one that it goes on from, and its checkpoint brings it anyway.
+    A resumed run so asks for the same rate as the one that it goes on from, and its checkpoint brings it anyway.
 
     What is set, or looks wrong, is told as a warning: the one level that a script shows which sets up no logging.
 
@@ -60,20 +59,21 @@ def with_rate(plan: Plan, args: TrainingArguments, wanted: LearningRate, own: fl
         GuidedError: for a number beside an optimizer of the user's own.
     """
     if wanted is None:
-        return args
+        return None
     rule, default, name = _rule(plan, args)
     say = logger.warning if args.should_log else logger.debug
+    chosen = None
     if isinstance(wanted, int | float):
         if own is not None:
             raise GuidedError(
                 f"learning_rate: {wanted:g} cannot be set, as the trainer was given an optimizer of its own (leave "
                 "learning_rate out of GuidedCallback)"
             )
-        args = _with(args, float(wanted))
+        chosen = float(wanted)
     elif own is None and args.learning_rate == default:
         if rule is None:
             say("learning rate: %.3g is the default of %s, and the plan has no rule for it", args.learning_rate, name)
-            return args
+            return None
         say(
             "learning rate: %.3g by the plan, in place of the default %.3g of %s, which is made for whole models "
             "(GuidedCallback(learning_rate=None) keeps it)",
@@ -81,8 +81,8 @@ def with_rate(plan: Plan, args: TrainingArguments, wanted: LearningRate, own: fl
             default,
             name,
         )
-        return _with(args, rule)
-    rate = plan.lr_scale * (args.learning_rate if own is None else own)
+        return rule
+    rate = plan.lr_scale * next(rate for rate in (chosen, own, args.learning_rate) if rate is not None)
     if rule is not None and rate and not 1 / FAR <= rate / rule <= FAR:
         say(
             "learning rate: %.3g is far %s the plan's %.3g (GuidedCallback(learning_rate=None) stops this line)",
@@ -90,13 +90,35 @@ def with_rate(plan: Plan, args: TrainingArguments, wanted: LearningRate, own: fl
             "below" if rate < rule else "above",
             rule,
         )
-    return args
+    return chosen
 
 
-def _with(args: TrainingArguments, rate: float) -> TrainingArguments:
-    args = copy.copy(args)
-    args.learning_rate = rate
-    return args
+def train_at(trainer: Trainer | None, args: TrainingArguments, rate: float) -> None:
+    """Let a trainer make its optimizer and schedule with a rate.
+
+    Its arguments have the rate only while it trains: they are the user's, and may serve another trainer, too.
+
+    Args:
+        trainer: None: of a loop that is not known, whose arguments keep the rate.
+    """
+    before = args.learning_rate
+    if trainer is None:
+        args.learning_rate = rate
+        return
+    train = trainer.train
+
+    @functools.wraps(train)
+    def at_rate(*given: Any, **options: Any) -> Any:
+        if trainer.args.learning_rate != before:
+            # Changed since, by the user or by another callback.
+            return train(*given, **options)
+        trainer.args.learning_rate = rate
+        try:
+            return train(*given, **options)
+        finally:
+            trainer.args.learning_rate = before
+
+    trainer.train = at_rate  # type: ignore[method-assign]
 
 
 def _rule(plan: Plan, args: TrainingArguments) -> tuple[float | None, float | None, str]:

@@ -44,7 +44,7 @@ def copy(
     dest: Annotated[Path, typer.Argument(metavar="DEST", help="YAML file or folder.")] = Path("."),
     force: Annotated[bool, typer.Option("--force", help="Overwrite DEST.")] = False,
 ) -> None:
-    """Copy a shipped recipe to a file of your own, after which its runs are called, too."""
+    """Copy a shipped recipe to a file of your own; its runs are called as the file is."""
     from ..errors import pick
     from ..recipe.recipe import shipped
     from ..recipe.strict_yaml import dump

@@ -48,9 +48,7 @@ def describe(folder: Path, plan: Plan, base: str) -> None:
     Args:
         base: the model that was trained, as the user names it.
     """
-    total = plan.selection.anatomy.num_parameters
-    told = "; ".join(line.strip() for line in str(plan.selection).splitlines()[:2])
-    chosen = f"{plan.num_parameters:,} parameters ({plan.num_parameters / total:.3%}), for {told}"
+    chosen = _chosen(plan)
     config = folder / "adapter_config.json"
     if not config.exists():
         what = f"This is `{base}` with the parts below trained in place; everything else is the base model's."
@@ -64,15 +62,22 @@ def describe(folder: Path, plan: Plan, base: str) -> None:
     put(folder, f"{kind} adapter of {Path(base).name}", _adapter(what, chosen, plan.mode, base), base)
 
 
-def write_lora(folder: Path, config: PeftConfig) -> None:
-    """Write the card of an adapter that was exported as a LoRA of one rank."""
+def write_lora(folder: Path, config: PeftConfig, plan: Plan | None) -> None:
+    """Write the card of an adapter that was exported as a LoRA of one rank, and of the plan that it was trained by."""
     from peft import PeftType
 
     base, kind = config.base_model_name_or_path, PeftType(config.peft_type).value
     what = f"This LoRA computes exactly what the {kind} adapter of {_named(base)} did that it was exported from."
-    chosen = getattr(config, "chosen", None) or "see `target_modules` in adapter_config.json"
-    text = _adapter(what, chosen, f"{kind.lower()}, exported as LoRA of one rank", base)
+    known = getattr(config, "chosen", None) or "see `target_modules` in adapter_config.json"
+    chosen, mode = (known, kind.lower()) if plan is None else (_chosen(plan), plan.mode)
+    text = _adapter(what, chosen, f"{mode}, exported as LoRA of one rank", base)
     put(folder, f"LoRA of {Path(base).name if base else 'a model'}", text, base)
+
+
+def _chosen(plan: Plan) -> str:
+    total = plan.selection.anatomy.num_parameters
+    told = "; ".join(line.strip() for line in str(plan.selection).splitlines()[:2])
+    return f"{plan.num_parameters:,} parameters ({plan.num_parameters / total:.3%}), for {told}"
 
 
 def write_merged(folder: Path, model: PeftModel) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 from torch.nn.functional import pad
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
+    from ..plan.plan import Plan
     from ..slice import SliceConfig
 
 
@@ -29,6 +30,7 @@ def to_lora(
     folder: str | os.PathLike[str],
     adapter_name: str = ADAPTER,
     tokenizer: PreTrainedTokenizerBase | None = None,
+    plan: Plan | None = None,
 ) -> Path:
     """Write a slice, or a LoRA of several ranks, as a LoRA of one rank and scale 1 that computes the same.
 
@@ -43,13 +45,14 @@ def to_lora(
 
     Args:
         tokenizer: saved along, with its chat template; None: none is.
+        plan: what was trained, for the card.
 
     Returns:
         The folder, with ``adapter_config.json``, ``adapter_model.safetensors`` and a card.
 
     Raises:
         GuidedError: if the model has no adapter of this name, or it is none that a LoRA can hold: neurons of experts,
-            which are not linear in their weights; DoRA and others of PEFT's.
+            which are not linear in their weights; biases; DoRA and others of PEFT's.
     """
     from peft import get_peft_model_state_dict
     from safetensors.torch import save_file
@@ -57,7 +60,7 @@ def to_lora(
     peft_model = adapted(model)
     config = pick(peft_model.peft_config, adapter_name, "adapter_name")
     layers = _layers(peft_model, adapter_name)
-    factors = {module: _factors(module, layer, adapter_name) for module, layer in layers.items()}
+    factors = {module: _factors(layer, adapter_name) for module, layer in layers.items()}
     rank = max(len(a) for _, a in factors.values())
     tensors = {
         name: tensor
@@ -78,7 +81,7 @@ def to_lora(
         save_file(ours, temporary, metadata={"format": "pt"})
     if tokenizer is not None:
         tokenizer.save_pretrained(target)
-    write_lora(target, config)
+    write_lora(target, config, plan)
     # Last: a folder with a configuration is complete.
     write_json(target / "adapter_config.json", _plain(_lora_config(config, layers, rank).to_dict()))
     return target
@@ -99,29 +102,37 @@ def _layers(model: PeftModel, adapter: str) -> dict[str, Any]:
     }
     if not layers:
         kind = PeftType(model.peft_config[adapter].peft_type).value
-        raise GuidedError(f"adapter_name: {adapter!r} is neither a slice nor a LoRA but {kind}")
+        raise GuidedError(f"adapter_name: {adapter!r} is neither a slice nor a LoRA but {kind} (export.merged can)")
+    for module, layer in layers.items():
+        beyond = _beyond(layer, model.peft_config[adapter], adapter)
+        if beyond:
+            raise GuidedError(f"to_lora: {module}: a LoRA of one rank cannot hold {beyond} (export.merged can)")
     return layers
 
 
-def _factors(module: str, layer: Any, adapter: str) -> tuple[Tensor, Tensor]:
-    """``B [out, r]`` and ``A [r, in]`` with ``B A`` what an adapter adds to a module's weight."""
-    from peft.tuners.lora import LoraLayer
-
+def _beyond(layer: Any, config: Any, adapter: str) -> str | None:
+    """What an adapter does to a layer beside two products added to a linear one; None for nothing."""
     from ..slice import SliceLayer
 
-    if isinstance(layer, SliceLayer) and layer.supports_lora_conversion(adapter):
+    if isinstance(layer, SliceLayer):
+        return None if layer.supports_lora_conversion(adapter) else "neurons of experts"
+    if adapter not in layer.lora_A or not isinstance(layer.lora_A[adapter], nn.Linear):
+        return f"a {type(layer).__name__}"
+    told = {
+        "biases": config.bias != "none" or layer.lora_bias.get(adapter),
+        "repeated layers": config.layer_replication,
+        "what a variant of LoRA computes": adapter in layer.lora_variant,
+    }
+    return next((what for what, there in told.items() if there), None)
+
+
+def _factors(layer: Any, adapter: str) -> tuple[Tensor, Tensor]:
+    """``B [out, r]`` and ``A [r, in]`` with ``B A`` what an adapter adds to a weight."""
+    from ..slice import SliceLayer
+
+    if isinstance(layer, SliceLayer):
         return layer.factors(adapter)
-    if isinstance(layer, LoraLayer) and _is_plain(layer, adapter):
-        a, b = (factor[adapter].weight for factor in (layer.lora_A, layer.lora_B))
-        return layer.scaling[adapter] * cast("Tensor", b), cast("Tensor", a)
-    what = "neurons of experts" if isinstance(layer, SliceLayer) else f"what {type(layer).__name__} trains here"
-    raise GuidedError(f"to_lora: {module}: a LoRA cannot hold {what} (export.merged can)")
-
-
-def _is_plain(layer: Any, adapter: str) -> bool:
-    """Whether a layer of PEFT's adds two products to a linear layer, and nothing else."""
-    linear = adapter in layer.lora_A and isinstance(layer.lora_A[adapter], nn.Linear)
-    return linear and adapter not in layer.lora_variant and not layer.lora_bias.get(adapter)
+    return layer.scaling[adapter] * layer.lora_B[adapter].weight, layer.lora_A[adapter].weight
 
 
 def _lora_config(config: SliceConfig | LoraConfig, layers: dict[str, Any], rank: int) -> LoraConfig:

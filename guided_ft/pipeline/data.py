@@ -219,14 +219,22 @@ def _whole(row: Row) -> str:
 
 def question_of(row: Row) -> str:
     """What the model is asked, as far as a chat template shows it: who says what, and the tools."""
-    return questions_in(row)[-1]
+    return _key(_said(row), row)
 
 
 def questions_in(row: Row) -> list[str]:
     """All that a row shows the answers to, in order: of a conversation, what was said before each answer in it."""
+    question = _said(row)
+    answers = [i for i, said in enumerate(question) if said[0] == "assistant"] if isinstance(question, list) else []
+    return [_key(question[:i], row) for i in answers] + [_key(question, row)]
+
+
+def _said(row: Row) -> Any:
     question: Any = asked(row) or row.get("messages") or row.get("text")
-    asked_for = [question]
     if isinstance(question, list):
-        said = [[m["role"], (m.get("content") or "").strip(), m.get("tool_calls")] for m in question]
-        asked_for = [said[:i] for i, message in enumerate(question) if message["role"] == "assistant"] + [said]
-    return [json.dumps([each, row.get("tools")], sort_keys=True, default=str) for each in asked_for]
+        return [[m["role"], (m.get("content") or "").strip(), m.get("tool_calls")] for m in question]
+    return question
+
+
+def _key(question: Any, row: Row) -> str:
+    return json.dumps([question, row.get("tools")], sort_keys=True, default=str)

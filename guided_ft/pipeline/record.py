@@ -7,7 +7,7 @@ import json
 from ..report.record import RunRecord, checked
 from ..system.files import Json
 from ..system.machine import machine, versions
-from ..task.reader import answered, asked, form_of
+from ..task.reader import answered, asked, shape_of
 from . import standard
 from .results import Results
 from .stages import Run
@@ -34,7 +34,7 @@ def run_record(context: Run, results: Results, seconds: dict[str, float], peak: 
             "train": len(rows[0]),
             "test": len(rows[1]),
             "hash": meta["task"]["hash"],
-            "form": form_of(rows[0][0]),
+            "form": shape_of(rows[0][0]),
             "sample": {"prompt": prompt, "completion": completion},
         },
         "method": meta["method"],

@@ -22,7 +22,7 @@ from ..scorers.catalogue import find
 from ..scorers.settings import LocalizeOptions
 from ..selection.settings import SelectOptions
 from ..system.arrays import read_arrays
-from ..task.reader import answered, asked, form_of, last_answer_apart
+from ..task.reader import answered, asked, last_answer_apart, shape_of
 from ..task.tokens import answer_tokens, right_answer
 from .border import tell_joined
 from .data import load_rows
@@ -158,7 +158,7 @@ def localize(run: Run) -> Localized:
     asked = LocalizeOptions(settings.method, retain, kinds, seed=seed, options=settings.options)
     scores = run.way.localize(run.model(), task, budget=run.recipe.select.budget, **asked.arguments())
     scores.save(run.folder / "scores.safetensors")
-    return {"meta": scores.meta, "hash": task.hash, "form": form_of(run.rows[0][0]), "sizes": scores.sizes}
+    return {"meta": scores.meta, "hash": task.hash, "form": shape_of(run.rows[0][0]), "sizes": scores.sizes}
 
 
 def _kinds(run: Run) -> tuple[str, ...]:

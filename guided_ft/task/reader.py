@@ -109,7 +109,7 @@ class Reader:
         return _BRACED.sub(written, self.prompt or ""), used
 
     def _check_like_first(self, read: Row) -> None:
-        kind = (tuple(key for key in read if key not in PAIRED)), form_of(read)
+        kind = (tuple(key for key in read if key not in PAIRED)), shape_of(read)
         if "input_ids" in read:
             kind = ("input_ids", *(key for key in ("rejected_ids",) if key in read)), "ready tokens"
         if self._first is None:
@@ -157,7 +157,7 @@ def answered(row: Row) -> str:
     return found if isinstance(found, str) else str(found[-1].get("content") or "")
 
 
-def form_of(row: Row) -> str:
+def shape_of(row: Row) -> str:
     """Whether a row is ``messages`` or ``text``."""
     return "messages" if any(isinstance(row.get(key), list) for key in ("prompt", "messages")) else "text"
 

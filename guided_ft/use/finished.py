@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, cast
 
 from ..errors import GuidedError
 from ..models import load_model, load_tokenizer
+from ..plan.plan import Plan
 from ..recipe.recipe import Recipe
 from ..system.files import read_json, read_text
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-RECIPE, ADAPTER = "recipe.yaml", "adapter"
+RECIPE, ADAPTER, PLAN = "recipe.yaml", "adapter", "plan.json"
 
 FORM = (("run.json", "run", "task"), ("stages/localize.json", "stage", "result"))
 """Files that say whether rows are messages, their kinds, and under which key; the second where a run only trained."""
@@ -58,6 +59,12 @@ class Finished:
             if (self.folder / name).is_file():
                 return read_json(self.folder / name, kind).get(key, {}).get("form") == "messages"
         return False
+
+    @property
+    def plan(self) -> Plan | None:
+        """What was trained, if it lies beside what was saved."""
+        path = self.folder / PLAN
+        return Plan.load(path) if path.is_file() else None
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:

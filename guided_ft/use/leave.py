@@ -49,7 +49,7 @@ def _lora(run: Finished, target: Path) -> None:
         raise GuidedError(
             f"lora: mode {run.recipe.train.mode} trained the weights in place, so there is no LoRA (write --merged)"
         )
-    to_lora(run.model, target, tokenizer=run.tokenizer)
+    to_lora(run.model, target, tokenizer=run.tokenizer, plan=run.plan)
 
 
 def _merged(run: Finished, target: Path) -> None:

@@ -81,11 +81,20 @@ def test_the_page_of_directions_shows_what_they_say_about_units(tmp_path):
 
 def test_what_opens_an_account_is_not_passed_on(tmp_path, monkeypatch):
     words = ["train.py", "--hub_token", "abc", "--wandb-api-key=def", "hf_abcdefghijkl", "--max_steps", "3"]
+    words += [
+        "train.hub_token=abc",
+        "a=hf_abcdefghijkl",
+        "https://me:hf_abcdefghijkl@x",
+        "--pad_token",
+        "p",
+        "text_key=q",
+    ]
     monkeypatch.setattr(sys, "argv", words)
     callback = from_task("slice")
     sft(base(tmp_path), tmp_path / "run", [callback]).train()
     callback.report(tmp_path / "page")
-    command = "python train.py --hub_token '***' '--wandb-api-key=***' '***' --max_steps 3"
+    command = "python train.py --hub_token '***' '--wandb-api-key=***' '***' --max_steps 3 "
+    command += "'train.hub_token=***' 'a=***' '***' --pad_token p text_key=q"
     assert read_run(tmp_path / "page").command == command
 
 

@@ -15,7 +15,7 @@ from transformers import TrainingArguments
 from trl import DPOConfig, KTOConfig, SFTConfig, SFTTrainer
 
 from guided_ft import GuidedCallback, GuidedError
-from guided_ft.callback.rates import own_rate, with_rate
+from guided_ft.callback.rates import choose_rate, own_rate
 from guided_ft.plan.modes import PACE
 
 DEFAULTS = {"sft": SFTConfig, "dpo": DPOConfig, "trainer": TrainingArguments}
@@ -52,7 +52,6 @@ def test_a_default_becomes_the_plans_rate(name, plan, tmp_path, caplog):
     trainer.train()
     rule = plan.learning_rate * PACE["dpo" if name == "dpo" else "sft"]
     assert rates(trainer) == [rule] == [trainer.optimizer.param_groups[0]["lr"]]
-    assert trainer.args.learning_rate == rule
     told = [r.getMessage() for r in caplog.records if "learning rate" in r.getMessage()]
     assert len(told) == 1
     assert f"{rule:.3g} by the plan" in told[0]
@@ -63,23 +62,21 @@ def test_a_default_becomes_the_plans_rate(name, plan, tmp_path, caplog):
 def test_it_is_left_alone_or_set_to_a_number(wanted, plan, tmp_path, caplog):
     args = arguments(tmp_path)
     before = vars(args).copy()
-    found = with_rate(plan, args, wanted)
+    assert choose_rate(plan, args, wanted) == wanted
     assert vars(args) == before
-    assert vars(found) == before | ({} if wanted is None else {"learning_rate": wanted})
     assert bool(caplog.records) == (wanted is not None and wanted > 10 * plan.learning_rate)
 
 
 @pytest.mark.parametrize(("factor", "word"), [(20, "above"), (0.05, "below"), (5, None), (0.2, None)])
 def test_a_rate_far_from_the_rule_is_kept_and_told(factor, word, plan, tmp_path, caplog):
     asked = factor * plan.learning_rate
-    args = with_rate(plan, arguments(tmp_path, learning_rate=asked), "auto")
-    assert args.learning_rate == asked
+    assert choose_rate(plan, arguments(tmp_path, learning_rate=asked), "auto") is None
     assert [f"far {word} the plan's" in r.getMessage() for r in caplog.records] == ([True] if word else [])
 
 
 def test_arguments_that_serve_two_plans_get_the_rate_of_each(plan, tmp_path):
     args, small = arguments(tmp_path), ready(make("llama"), "freeze")
-    rates = [with_rate(each, args, "auto").learning_rate for each in (small, plan)]
+    rates = [choose_rate(each, args, "auto") for each in (small, plan)]
     assert rates == [small.learning_rate, plan.learning_rate]
     assert rates[0] != rates[1]
 
@@ -93,43 +90,48 @@ class Mine(SFTConfig):
 
 def test_no_rate_is_set_where_there_is_no_rule_or_the_user_chose(plan, tmp_path, caplog):
     for args in (arguments(tmp_path, Mine), arguments(tmp_path, optim="sgd"), arguments(tmp_path, KTOConfig)):
-        before = args.learning_rate
-        assert with_rate(plan, args, "auto").learning_rate == before
+        assert choose_rate(plan, args, "auto") is None
     assert sum("no rule for it" in r.getMessage() for r in caplog.records) == 2
     own, args = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=1e-2), arguments(tmp_path)
-    assert with_rate(plan, args, "auto", own_rate(None, own)).learning_rate == default(SFTConfig)
+    assert choose_rate(plan, args, "auto", own_rate(None, own)) is None
 
 
 def test_only_the_process_that_logs_tells(plan, tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(SFTConfig, "should_log", False)
     with caplog.at_level(logging.INFO):
-        with_rate(plan, arguments(tmp_path), "auto")
+        choose_rate(plan, arguments(tmp_path), "auto")
     assert not caplog.records
 
 
-def test_a_trainer_without_a_callback_keeps_the_default_of_the_same_arguments(plan, tmp_path):
-    args = arguments(tmp_path, max_steps=1, save_strategy="no")
-    trainers = [
-        SFTTrainer(
-            base(tmp_path),
-            args=args,
-            train_dataset=Dataset.from_list(tiny.sums(4)),
-            processing_class=tiny.tokenizer(),
-            callbacks=callbacks,
-        )
-        for callbacks in ([GuidedCallback(plan)], [])
-    ]
-    assert [trainer.args.learning_rate for trainer in trainers] == [plan.learning_rate, default(SFTConfig)]
+def trainer_of(folder, args, callbacks, **options):
+    rows = Dataset.from_list(tiny.sums(4))
+    given = {"train_dataset": rows, "processing_class": tiny.tokenizer(), "callbacks": callbacks, **options}
+    return SFTTrainer(base(folder), args=args, **given)
+
+
+def test_the_users_arguments_have_the_rate_only_while_it_trains(plan, tmp_path):
+    args = arguments(tmp_path, max_steps=2, save_strategy="no", logging_steps=1, lr_scheduler_type="constant")
+    trainer = trainer_of(tmp_path, args, [GuidedCallback(plan)])
+    args.max_steps = 1
+    for _ in range(2):
+        trainer.train()
+    assert rates(trainer) == [plan.learning_rate]
+    assert (trainer.args, args.learning_rate) == (args, default(SFTConfig))
+    plain = trainer_of(tmp_path, args, [])
+    plain.train()
+    assert rates(plain) == [default(SFTConfig)]
+    another = trainer_of(tmp_path, args, [GuidedCallback(plan)])
+    args.learning_rate = 3e-3
+    another.train()
+    assert rates(another) == [3e-3]
 
 
 def test_the_rate_of_an_optimizer_that_is_brought_stays(plan, tmp_path, caplog):
     brought = {"optimizer_cls_and_kwargs": (torch.optim.AdamW, {"lr": 1e-5})}
 
     def trainer(callback, **options):
-        rows = Dataset.from_list(tiny.sums(4))
         args = arguments(tmp_path, max_steps=1, save_strategy="no")
-        given = {"train_dataset": rows, "processing_class": tiny.tokenizer(), "callbacks": [callback], **options}
-        return SFTTrainer(base(tmp_path), args=args, **given)
+        return trainer_of(tmp_path, args, [callback], **options)
 
     trainer(GuidedCallback(plan), **brought).train()
     told = [r.getMessage() for r in caplog.records if "learning rate" in r.getMessage()]
@@ -152,7 +154,7 @@ def test_a_resumed_run_ends_in_the_same_bits(mode, tmp_path):
     torch.manual_seed(0)
     again = sft(base(tmp_path), folders[1], [GuidedCallback(plan)], learning_rate=default(SFTConfig))
     again.train(resume_from_checkpoint=str(kept))
-    assert rates(again)[-1] < plan.learning_rate == again.args.learning_rate
+    assert rates(again)[-1] < plan.learning_rate
     last = [digests(folder / f"checkpoint-{STEPS}") for folder in folders]
     assert last[0] == last[1]
 

@@ -112,7 +112,7 @@ def test_a_callback_makes_applies_and_certifies_it(tmp_path: Path) -> None:
     assert (callback.plan.mode, callback.plan.options) == ("scale", {"inputs": True})
     assert callback.certificate is not None
     assert callback.certificate.ok
-    assert trainer.args.learning_rate == callback.plan.learning_rate
+    assert trainer.optimizer.defaults["lr"] == callback.plan.learning_rate
     moved = [p for p in trainer.model.parameters() if p.requires_grad]
     assert sum(p.numel() for p in moved) == callback.plan.num_parameters
     assert not all(torch.equal(p, torch.ones_like(p)) for p in moved)

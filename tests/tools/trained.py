@@ -30,5 +30,6 @@ def trained(folder: Path, mode: str = "slice") -> tuple[Finished, torch.nn.Modul
                 parameter.add_(torch.randn_like(parameter) * 0.2)
     home = Path(str(asked.output))
     asked.save(home / "recipe.yaml")
+    plan.save(home / "plan.json")
     _save(model.eval(), tiny.tokenizer(), home / "adapter", plan, asked.model)
     return Finished(home), model

@@ -283,13 +283,13 @@ def test_a_lora_loads_where_guided_ft_is_not(run, tmp_path):
         return
     folder = export(finished, "lora")
     assert folder == finished.folder / "export" / "lora"
+    assert "2 heads, 2 neurons" in (folder / "README.md").read_text()
     code = f"""
 import sys
 sys.modules["guided_ft"] = None
 import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from typer.testing import CliRunner
 base = AutoModelForCausalLM.from_pretrained({finished.recipe.model!r})
 model = PeftModel.from_pretrained(base, {str(folder)!r}).eval()
 AutoTokenizer.from_pretrained({str(folder)!r})

@@ -56,9 +56,6 @@ class FreezeMode(Mode[Selection]):
     def examples(self, anatomy: Anatomy, budget: int) -> list[Example]:
         return [Example("freeze", "freeze, from the top", lambda: topmost(anatomy, budget))]
 
-    def full_precision(self, selection: Selection, model: nn.Module) -> None:
-        """There is no adapter: the base's own weights stay in the precision that the user loaded them in."""
-
     def attach(self, selection: Selection, model: nn.Module) -> nn.Module:
         self.attach_in_place(selection, model)
         return model

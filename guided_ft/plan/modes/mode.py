@@ -220,7 +220,8 @@ class Mode(ABC, Generic[S]):
 
     def full_precision(self, selection: S, model: nn.Module) -> None:
         """Give the adapter of an attached model back its float32."""
-        to_float32(model, self.sizes(selection))
+        if not self.trains_base:
+            to_float32(model, self.sizes(selection))
 
     def take_up(self, selection: S, model: nn.Module) -> None:
         """Make an adapter of this selection that was loaded to be trained on train what it trained before."""
