@@ -17,6 +17,7 @@ from .proof import Finding as Finding
 from .proof import Proof as Proof
 from .reading import bare as bare
 from .reading import base_model as base_model
+from .reading import check_own_forward as check_own_forward
 from .reading import decoder_of as decoder_of
 from .reading import original as original
 from .reading import own_parameters as own_parameters

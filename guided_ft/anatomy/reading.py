@@ -117,6 +117,25 @@ def base_model(model: nn.Module) -> PreTrainedModel:
     return cast("PreTrainedModel", getattr(model, "get_base_model", lambda: model)())
 
 
+def check_own_forward(model: nn.Module) -> None:
+    """Raise GuidedError for a model whose forward pass runs another one's layers.
+
+    TRL (1.16) puts a forward on the model that calls the one before, and a copy of the model still calls the
+    original's.
+    """
+    from torch import nn
+
+    for owner in (model, base_model(model)):
+        forward = vars(owner).get("forward")
+        cells = getattr(getattr(forward, "__func__", forward), "__closure__", None) or ()
+        for called in (getattr(cell.cell_contents, "__self__", None) for cell in cells):
+            if isinstance(called, nn.Module) and called is not owner:
+                raise GuidedError(
+                    "model: its forward pass runs another model's layers (it is a copy of a model that a TRL trainer "
+                    "has held: load it anew, or copy it before)"
+                )
+
+
 def settings_of(model: nn.Module) -> dict[str, Any]:
     """Return what a model's configuration says of what it computes: the same weights may be run in another way."""
     settings = base_model(model).config.to_dict()

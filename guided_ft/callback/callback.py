@@ -24,7 +24,7 @@ from ..selection.settings import SelectOptions
 from ..slice.storage import forbid_packing
 from ..system import processes
 from ..system.files import parse_size
-from ..task.given import Given
+from ..task.given import Given, named
 from ..task.task import Task
 from .asked import Retain, check_asked
 from .call import TrainerCall, trainer_here
@@ -121,6 +121,8 @@ class GuidedCallback(Guarded):
         super().__init__()
         if (plan is None) == (task is None):
             raise GuidedError("GuidedCallback: give it either a plan or a task to make one from")
+        if not (plan is None or isinstance(plan, Plan)):
+            raise GuidedError(f"plan: {named(plan)} is no Plan (write task=..., or Plan(selection))")
         check_asked(task, retain)
         self.plan = plan
         self.scores: ScoreMap | Located | None = None

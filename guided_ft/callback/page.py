@@ -137,7 +137,7 @@ def _record(
         "total": total,
         "selected": {kind: n for kind, n in selection.counts().items() if n},
         "before": {},
-        "after": _measured(history),
+        "after": _measured(history, seen),
         "loss": [[entry["step"], entry["loss"]] for entry in history if "loss" in entry],
         "frozen": {"identical": certificate.identical, "total": certificate.total},
         "checks": [
@@ -168,12 +168,23 @@ def _shown(words: Iterable[str]) -> Iterator[str]:
         hidden = secret and not given and word.startswith("-")
 
 
-def _measured(history: list[dict[str, float]]) -> dict[str, float]:
-    """What the last evaluation measured."""
-    evaluated = [entry for entry in history if any(key.startswith("eval_") for key in entry)]
-    last = evaluated[-1] if evaluated else {}
+def _measured(history: list[dict[str, float]], seen: Seen) -> dict[str, float]:
+    """What the last evaluations measured, one of each set, of the model that there is: after the end of training, or at
+    the step whose weights were kept."""
+    evaluated = [entry for entry in history if _prefix(entry)]
+    end = max((i for i, entry in enumerate(history) if "train_runtime" in entry), default=0)
+    later = [entry for entry in history[end:] if _prefix(entry)]
+    best = seen.state.best_global_step if seen.args.load_best_model_at_end else None
+    step = best if best and not later else evaluated[-1]["step"] if evaluated else None
     return {
         key: value
-        for key, value in last.items()
-        if key.startswith("eval_") and not key.endswith(_SPEEDS) and isinstance(value, int | float)
+        for entry in later or [entry for entry in evaluated if entry["step"] == step]
+        for key, value in entry.items()
+        if key.startswith(_prefix(entry)) and not key.endswith(_SPEEDS) and isinstance(value, int | float)
     }
+
+
+def _prefix(entry: dict[str, float]) -> str:
+    """How the metrics of an evaluation begin, by the time that each of them logs; empty: it is none."""
+    found = [key.removesuffix("runtime") for key in entry if key.endswith("_runtime") and key != "train_runtime"]
+    return found[0] if found else ""

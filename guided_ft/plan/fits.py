@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..anatomy import Anatomy
+from ..anatomy import Anatomy, check_own_forward
 from ..errors import GuidedError
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ _FIELDS = {
 
 def check_same_model(anatomy: Anatomy, model: nn.Module) -> None:
     """Raise GuidedError, with the first difference, unless a model has the parts that a plan was made for."""
+    check_own_forward(model)
     difference = _difference(anatomy, Anatomy.of(model))
     if difference:
         raise GuidedError(f"plan: it was made for another model ({difference}): make one for this model")

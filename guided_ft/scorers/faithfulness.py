@@ -17,6 +17,7 @@ from ..system.files import Json
 from ..system.progress import track
 from ..task.metrics import metric_name
 from ..task.task import Task
+from .given import check_given
 from .methods.ablation import TOKENS
 from .watch.replacement import Values, replacement
 from .watch.scene import Scene
@@ -98,13 +99,15 @@ def faithfulness(
     Cost: a forward pass for each fraction, for itself and for its complement, and one for each random draw.
 
     Raises:
-        GuidedError: if replacing all components changes nothing.
+        GuidedError: for a map of another model, or if replacing all components changes nothing.
     """
     if not fractions or list(fractions) != sorted(set(fractions)) or not 0 < fractions[0] <= fractions[-1] <= 1:
         raise GuidedError(f"fractions: expected ascending shares above 0 and up to 1, got {list(fractions)}")
     if draws < 1:
         raise GuidedError(f"draws: expected 1 or more, got {draws!r}")
-    task.check(model)
+    check_given(model, task, ())
+    if Anatomy.of(model) != scores.anatomy:
+        raise GuidedError("faithfulness: the map is of another model (localize this one)")
     replace = replace or ("mean" if task.corrupted is None else "corrupted")
     anatomy = scores.anatomy
     there = np.repeat([anatomy.has_any(kind, layer) for layer in range(anatomy.num_layers)], anatomy.size(kind))

@@ -7,17 +7,20 @@ from typing import Any
 
 from torch import nn
 
+from ..anatomy import check_own_forward
 from ..errors import GuidedError, pick
 from ..task.given import named
 from ..task.task import Task
 
 
 def check_given(model: nn.Module, task: object, retained: Iterable[object]) -> None:
-    """Raise GuidedError for rows or a file in place of a Task, and for tokens that the model does not have.
+    """Raise GuidedError for rows or a file in place of a Task, for tokens that the model does not have, and for a model
+    that does not run its own layers.
 
     Args:
         retained: all that the task is held against: Tasks, lists of them, the word ``self``, or None.
     """
+    check_own_forward(model)
     _check(model, "task", task)
     for given in retained:
         # Rows in place of a Task are a list, too.

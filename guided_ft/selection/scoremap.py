@@ -144,10 +144,15 @@ class ScoreMap:
         return [(self.anatomy.component(kind, int(i) // size, int(i) % size), float(flat[i])) for i in order]
 
     def compare(self, other: ScoreMap, kind: str, k: int = 20) -> dict[str, float]:
-        """Return Spearman, Pearson and the overlap of the top ``k`` (a share, 0 to 1) with another map."""
+        """Return Spearman, Pearson and the overlap of the top ``k`` (a share, 0 to 1) with another map.
+
+        Raises GuidedError for a map of another model.
+        """
         mine, theirs = self.of(kind).ravel(), other.of(kind).ravel()
         if mine.shape != theirs.shape:
             raise GuidedError(f"compare: {mine.size} against {theirs.size} {kind}s (the maps are of different models)")
+        if self.anatomy != other.anatomy:
+            raise GuidedError("compare: the maps are of different models")
         k = max(1, min(k, mine.size))
         best = [set(np.argsort(-a, kind="stable")[:k].tolist()) for a in (mine, theirs)]
         return {

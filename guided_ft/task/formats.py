@@ -202,7 +202,8 @@ def _nearest(row: Mapping[str, object], there: set[str]) -> str:
     return (
         f"no known format has the columns {_listed(sorted(there))} (nearest: {FORMATS[name]}, where "
         # In quotes, as a shell needs them.
-        f'{_listed(missing)} is missing; rename columns, or write "data.columns={{prompt: yours, completion: yours}}")'
+        f"{_listed(missing)} is missing; rename columns, or in a recipe write "
+        '"data.columns={prompt: yours, completion: yours}")'
     )
 
 

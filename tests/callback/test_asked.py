@@ -9,8 +9,10 @@ import tiny
 from datasets import Dataset, DatasetDict
 from families import make
 from trainers import base, plain, ready, sft
+from trl import SFTConfig
 
 from guided_ft import GuidedCallback, GuidedError, Task
+from guided_ft.callback.asked import as_task
 from guided_ft.scorers.settings import LocalizeOptions
 
 ROWS = tiny.sums(LocalizeOptions.examples + 8)
@@ -61,6 +63,35 @@ def test_a_ready_plan_is_told_too_and_only_where_the_trainer_logs(tmp_path, capl
     assert len(told(caplog)) == 1
 
 
+def test_what_is_localized_has_the_labels_that_are_trained(tmp_path, caplog):
+    callback = GuidedCallback(task=ROWS, mode="slice", budget="20%")
+    trainer = sft(base(tmp_path), tmp_path / "run", [callback], completion_only_loss=False)
+    theirs = Task.from_trainer(trainer, 4).examples
+    assert [text.labels[1:] for (text,) in callback._request.task.take(4).examples] == [
+        text.labels[1:] for (text,) in theirs
+    ]
+    assert not [r for r in caplog.records if "assistant_only_loss" in r.getMessage()]
+
+
+def test_text_under_a_name_of_ones_own_is_read_as_the_trainer_reads_it(tmp_path):
+    rows = [{"content": row["prompt"] + row["completion"]} for row in ROWS]
+    callbacks = [GuidedCallback(task=task, mode="slice", budget="20%") for task in (rows, as_text(rows))]
+    for i, callback in enumerate(callbacks):
+        sft(base(tmp_path), tmp_path / str(i), [callback], dataset_text_field="content")
+    assert callbacks[0]._request.task.examples == callbacks[1]._request.task.examples
+
+
+def as_text(rows):
+    return [{"text": row["content"]} for row in rows]
+
+
+def test_labels_that_a_map_cannot_have_are_told(tmp_path, caplog):
+    args = SFTConfig(str(tmp_path), use_cpu=True, bf16=False, assistant_only_loss=True)
+    task = as_task(ROWS, "task", args, tiny.tokenizer())
+    assert task.hash == as_task(ROWS, "task", SFTConfig(str(tmp_path), use_cpu=True, bf16=False), tiny.tokenizer()).hash
+    assert sum("assistant_only_loss" in r.getMessage() for r in caplog.records) == 1
+
+
 def test_what_nothing_is_said_about_trains_along_directions(tmp_path, caplog):
     callback = GuidedCallback(task=ROWS)
     trainer = sft(base(tmp_path), tmp_path / "run", [callback])
@@ -101,6 +132,7 @@ def test_what_a_mode_has_no_use_for_is_refused(options, message):
         ),
         ({"task": 5}, "task: neither a Task nor a data set: a int has no rows (a list of rows will do)"),
         ({"task": ROWS, "retain": 5}, "retain: neither a Task nor a data set: a int has no rows"),
+        ({"plan": ROWS}, "plan: a list is no Plan (write task=..., or Plan(selection))"),
     ],
 )
 def test_what_is_no_task_is_refused_when_the_callback_is_made(options, message):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import tiny
 import torch
@@ -10,7 +12,7 @@ from peft import PeftModel
 from trainers import MODES, SAVE, STEPS, another, base, from_task, plain, ready, settings, sft
 from transformers import Trainer, TrainingArguments
 
-from guided_ft import GuidedCallback, Plan, Selection, Task
+from guided_ft import GuidedCallback, Plan, Selection, Task, localize
 from guided_ft.anatomy import Anatomy
 from guided_ft.errors import GuidedError
 
@@ -151,3 +153,15 @@ def test_a_model_that_the_trainer_makes_anew_is_refused_by_that_name(tmp_path):
     trainer = Trainer(model_init=lambda: base(tmp_path), args=args, train_dataset=rows, callbacks=[callback])
     with pytest.raises(GuidedError, match="model_init makes one anew"):
         trainer.train()
+
+
+def test_a_copy_of_a_model_that_a_trainer_held_is_refused(tmp_path):
+    """TRL's forward on it still calls the original's."""
+    model = base(tmp_path)
+    sft(model, tmp_path / "a", [])
+    copied, task = copy.deepcopy(model), Task.from_dataset(tiny.sums(4), tiny.tokenizer())
+    told = "model: its forward pass runs another model's layers"
+    for each in (lambda: localize(copied, task), lambda: ready(make("llama"), "slice").attach(copied)):
+        with pytest.raises(GuidedError, match=told):
+            each()
+    localize(model, task, retain=None)

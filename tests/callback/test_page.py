@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
+from types import SimpleNamespace
 
 import pytest
 from huggingface_hub.utils import filter_repo_objects
 from trainers import STEPS, TRAINERS, base, from_task, ready, sft
+from transformers import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from guided_ft import GuidedCallback, GuidedError, ScoreMap, Selection
+from guided_ft.callback.page import Seen, _measured
 from guided_ft.report import story, write_report
 from guided_ft.report.facts import amount, results
 from guided_ft.report.record import read_run
@@ -109,6 +112,28 @@ def test_what_a_trainer_measures_between_0_and_1_is_no_percentage(tmp_path):
     found = run.after["eval_mean_token_accuracy"]
     row = next(cells for name, cells in results(run).rows if name == "eval mean token accuracy")
     assert row[1] == amount(found)
+
+
+def evaluated(entries: list[dict], args: dict, best: int | None = None) -> dict:
+    state = TrainerState(log_history=entries)
+    state.best_global_step = best
+    return _measured(entries, Seen(SimpleNamespace(**{"load_best_model_at_end": False, **args}), state, "m", 1))
+
+
+def test_the_page_tells_every_set_and_the_weights_that_were_kept():
+    def entry(prefix: str, step: int, loss: float) -> dict:
+        return {f"{prefix}_loss": loss, f"{prefix}_runtime": 1.0, "step": step}
+
+    first = [entry("eval_task", 1, 5.0), entry("eval_general", 1, 3.0)]
+    second = [entry("eval_task", 2, 6.0), entry("eval_general", 2, 4.0)]
+    end = {"train_runtime": 1.0, "train_loss": 1.0, "step": 2}
+    best = {"load_best_model_at_end": True}
+    assert evaluated([*first, *second, end], {}) == {"eval_task_loss": 6.0, "eval_general_loss": 4.0}
+    kept = [*first, *second, end]
+    assert evaluated(kept, best, best=1) == {"eval_task_loss": 5.0, "eval_general_loss": 3.0}
+    after = [*kept, entry("test", 2, 7.0)]
+    assert evaluated(after, best, best=1) == {"test_loss": 7.0}
+    assert evaluated([end], {}) == {}
 
 
 def test_nothing_that_is_kept_for_later_is_pushed(tmp_path):

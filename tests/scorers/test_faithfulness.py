@@ -143,3 +143,12 @@ def test_components_that_do_nothing_are_refused():
         layer.self_attn.o_proj.weight.data.zero_()
     with pytest.raises(GuidedError, match=r"replacing every head .zero. leaves the metric at"):
         faithfulness(ScoreMap(Anatomy.of(model), head=np.ones((2, 4))), model, task, replace="zero")
+
+
+def test_rows_and_maps_of_other_models_are_refused():
+    model = make("llama")
+    scores, other = (ScoreMap(Anatomy.of(m), head=np.ones((2, 4))) for m in (model, make("gpt2")))
+    with pytest.raises(GuidedError, match="task: a list is no Task"):
+        faithfulness(scores, model, tiny.sums(2))
+    with pytest.raises(GuidedError, match="faithfulness: the map is of another model"):
+        faithfulness(other, model, Task.from_dataset(tiny.sums(2), tiny.tokenizer()))

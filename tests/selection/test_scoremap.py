@@ -135,6 +135,12 @@ def test_overlap_is_a_share_of_the_top():
     assert a.compare(a, "head", k=3) == {"spearman": 1, "pearson": pytest.approx(1), "overlap": 1}
 
 
+def test_maps_of_other_models_do_not_compare_though_they_have_as_many_heads():
+    a, b = (ScoreMap(Anatomy.of(families.make(name)), head=np.ones((2, 4))) for name in ("llama", "gpt2"))
+    with refuses("compare: the maps are of different models"):
+        a.compare(b, "head")
+
+
 def test_maps_of_different_sizes_do_not_compare(scores):
     other = Anatomy.of(families.make("llama", layers=3))
     with refuses("compare: 8 against 12 heads (the maps are of different models)"):
