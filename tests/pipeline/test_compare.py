@@ -15,7 +15,7 @@ from guided_ft.pipeline.compare import cell as cells_of
 from guided_ft.pipeline.compare import compare as comparing
 from guided_ft.pipeline.compare.arms import ARMS
 from guided_ft.pipeline.compare.asked import NARROW, Asked, rate_of, split
-from guided_ft.pipeline.compare.base import Base, settle
+from guided_ft.pipeline.compare.base import Base, mapped, settle
 from guided_ft.pipeline.compare.clock import Clock, minutes
 from guided_ft.pipeline.compare.compare import compare
 from guided_ft.pipeline.compare.parts import parts
@@ -27,7 +27,7 @@ SMALL = {"evaluate": {"retention_examples": 2, "retention_tokens": 8}}
 
 
 def small(folder: Path, **changes):
-    return recipe(folder, **{**SMALL, "train": {"steps": 3}, "localize": {"retain": "none"}, **changes})
+    return recipe(folder, **{**SMALL, "train": {"steps": 3}, "localize": {"retain": "none", "examples": 32}, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -106,12 +106,31 @@ def test_rates_are_picked_on_rows_that_nothing_trains_on(done):
     assert len(train) == 24
     before = load_rows(asked.data, 0, "sft")
     assert (prompts(train), prompts(test)) == (prompts(before[0]), prompts(before[1]))
-    assert base.settled.localize.examples <= 20
+    # 32 were asked for; the map is made from rows that train.
+    assert base.settled.localize.examples == 20
 
 
-def test_of_few_rows_the_map_sees_none_that_validate(tmp_path):
-    asked = Asked.of(small(tmp_path, localize={"examples": 32}))
-    assert settle(asked, tmp_path)[0].localize.examples == 20
+@pytest.mark.parametrize(("each", "questions", "examples"), [(1, 30, 32), (2, 60, 64), (5, 40, 64), (20, 20, 16)])
+def test_a_fifth_of_the_questions_validates_whatever_the_rows_of_each_and_the_map_sees_none(
+    tmp_path, each, questions, examples
+):
+    lines = [{"prompt": f"{q} =", "completion": f" {q}.{i}"} for q in range(questions) for i in range(each)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    data = {"source": "file", "path": str(tmp_path / "rows.jsonl"), "test": 5}
+    settled, validation = settle(Asked.of(small(tmp_path, localize={"examples": examples}, data=data)), tmp_path)
+    run = stages.Run(settled)
+    known = {*prompts(run.rows[0])}
+    assert validation == len(known) // 5
+    validated, tested = parts(run, validation)
+    held_back, trained = prompts(validated.rows[1]), {*prompts(tested.rows[0])}
+    assert len({*held_back}) == len(held_back) == validation
+    # Nothing else leaves training than what asks the same.
+    assert trained == known - {*held_back}
+    assert len(tested.rows[0]) == sum(prompt in trained for prompt in prompts(run.rows[0]))
+    seen = prompts(run.rows[0])[: mapped(run, validation).localize.examples]
+    assert {*seen} <= trained
+    # Each question that is trained on comes up before the first that is not.
+    assert len(seen) >= min(examples, len(trained))
 
 
 def test_no_conversation_that_goes_on_after_a_validation_question_is_trained_on(tmp_path):

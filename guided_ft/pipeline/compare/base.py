@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ...errors import GuidedError
 from ...recipe.recipe import Recipe
 from ...system.files import Json, digest, read_json, write_json
-from ..data import load_rows, split
+from ..data import load_rows, question_of, split
 from ..fingerprint import stage_keys
 from ..run_folder import hashes, stage_entry
 from .arms import ARMS, Arm
@@ -38,7 +38,7 @@ class Base:
         key: digest of everything that it follows from.
         inputs: digest of the general text that cells are measured on.
         recipe: the recipe of all cells, with its counts spelled out; its folder is the base run's.
-        validation: how many of the training rows, the last ones, are held back to pick rates on.
+        validation: how many questions of the training rows are held back to pick rates on (``parts.apart``).
         before: scores of the model before, on the test.
         loss: of the model before, on general text (nats a token).
         total: parameters of the model.
@@ -108,29 +108,32 @@ def key(asked: Asked) -> str:
 
 
 def settle(asked: Asked, folder: Path) -> tuple[Recipe, int]:
-    """The recipe of the base run, and how many of its training rows are held back for validation.
+    """The recipe of the base run, and how many questions of its training rows are held back for validation.
 
-    A generator draws them on top; of a file a fifth of the training rows is held back, and at most as many as test.
+    A generator draws them on top; of a file a fifth of the questions is held back, whatever the rows of each.
     """
     from ..training import num_steps
+    from .parts import apart
 
     recipe = asked.recipe
     most = FEW if asked.quick else VALIDATED
     drawn = recipe.data.source == "reasoning_gym"
     if drawn:
-        train, test = split(recipe.data, 0, None)
+        rest, test = split(recipe.data, 0, None)
+        validation = min(most, test)
+        train = rest + validation
     else:
-        train, test = map(len, load_rows(recipe.data, recipe.seed, recipe.train.trainer))
-    test = min(test, FEW) if asked.quick else test
-    validation = min(most, test) if drawn else min(most, train // 5)
+        rows, tests = load_rows(recipe.data, recipe.seed, recipe.train.trainer)
+        train, test = len(rows), len(tests)
+        validation = min(most, len(set(map(question_of, rows))) // 5)
+        rest = len(apart(rows, validation)[0]) if validation else 0
     if not test or not validation:
         raise GuidedError(
-            f"compare: data: {train} training and {test} test rows leave none to pick a rate on (give more rows)"
+            f"compare: data: {train} training and {test} test rows leave none to pick a rate on (give more rows, of "
+            "five questions at least)"
         )
-    rest = train if drawn else train - validation
     data = recipe.to_dict()
-    data["data"] |= {"train": rest + validation, "test": test}
-    data["localize"]["examples"] = min(recipe.localize.examples, rest)
+    data["data"] |= {"train": train, "test": min(test, FEW) if asked.quick else test}
     data["output"], data["control"] = str(folder), "none"
     if asked.quick:
         steps = min(num_steps(recipe, rest), STEPS)
@@ -147,10 +150,13 @@ def prepare(asked: Asked, home: Path, trust: bool, say: Callable[[str], None]) -
     from .parts import parts, with_loss
 
     recipe, validation = settle(asked, home / NAME)
+    read = stages.Run(recipe, trust)
+    recipe = mapped(read, validation)
     results: Json = {}
     for stage in ("before", "select"):
         results |= run_recipe(recipe, until=stage, trust_remote_code=trust, say=say)
     run = stages.Run(recipe, trust)
+    run.rows = read.rows
     held_back, test = parts(run, validation)
     watch = Stopwatch(test, len(held_back.rows[1]), _entry(home / NAME, "before")["seconds"])
     before, localized = results["before"], results["localize"]
@@ -173,6 +179,15 @@ def prepare(asked: Asked, home: Path, trust: bool, say: Callable[[str], None]) -
         base = replace(base, arms=known.arms | base.arms)
     base.save(home)
     return base
+
+
+def mapped(run: Run, validation: int) -> Recipe:
+    """The recipe of a run whose map is made from rows that train only."""
+    from .parts import apart
+
+    data = run.recipe.to_dict()
+    data["localize"]["examples"] = min(run.recipe.localize.examples, apart(run.rows[0], validation)[2])
+    return Recipe.from_dict(data)
 
 
 def _prepared(run: Run, arm: Arm, watch: Stopwatch, say: Callable[[str], None]) -> Prepared:

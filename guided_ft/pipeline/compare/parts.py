@@ -6,7 +6,7 @@ import copy
 from typing import TYPE_CHECKING
 
 from ...errors import GuidedError
-from ...system.files import Json
+from ...task.given import Row
 from ..data import question_of, questions_in
 from ..measure import METRICS, Held, measure, metrics_of
 from ..results import Reference
@@ -22,27 +22,48 @@ LOSS = "loss"
 def parts(run: Run, validation: int) -> tuple[Run, Run]:
     """The run as it is validated and as it is tested: each has its own rows to test on, and the same to train on.
 
-    The last training rows are held back, those that ask something else; what asks the same as one of them is not
-    trained on. Both are measured by the metrics of the whole run, as the model before is. Only the run that tests
-    measures general text.
+    Both are measured by the metrics of the whole run, as the model before is. Only the run that tests measures general
+    text.
+
+    Args:
+        validation: questions to hold back.
 
     Raises:
         GuidedError: if no row is left to train on.
     """
-    questions: dict[str, Json] = {}
-    for row in reversed(run.rows[0]):
-        if len(questions) < validation:
-            questions.setdefault(question_of(row), row)
-    train = [row for row in run.rows[0] if questions.keys().isdisjoint(questions_in(row))]
-    if not train or not questions:
-        raise GuidedError(
-            f"compare: data: of {len(run.rows[0])} training rows none is left beside {len(questions)} to pick rates on "
-            "(give more rows)"
-        )
+    train, held_back, _ = apart(run.rows[0], validation)
     # "auto" looks at the rows: those of each part by themselves might suit another metric.
     metric = {"metric": "+".join(metrics_of(run))}
-    held_back = list(questions.values())
     return _on(run, train, held_back, metric | {"retention": "none"}), _on(run, train, run.rows[1], metric)
+
+
+def apart(rows: list[Row], validation: int) -> tuple[list[Row], list[Row], int]:
+    """Rows to train on, rows to validate on, and how many of the first rows all train.
+
+    The questions that come up last are held back, each with its last row, so that the map, which is made from the first
+    rows, may see as many as can be. Whatever shows the answer to one of them is not trained on.
+
+    Args:
+        validation: questions to hold back.
+
+    Raises:
+        GuidedError: if no row is left to train on, or none to validate on.
+    """
+    first: dict[str, int] = {}
+    for i, row in enumerate(rows):
+        for question in questions_in(row):
+            first.setdefault(question, i)
+    last = {question_of(row): i for i, row in enumerate(rows)}
+    newest = sorted(last, key=lambda question: (first[question], last[question]), reverse=True)
+    held = {question: rows[last[question]] for question in newest[:validation]}
+    shown = min((first[question] for question in held), default=0)
+    if not shown:
+        raise GuidedError(
+            f"compare: data: of {len(rows)} training rows none is left beside {len(held)} to pick rates on (give more "
+            "rows)"
+        )
+    train = [row for row in rows if held.keys().isdisjoint(questions_in(row))]
+    return train, list(held.values()), shown
 
 
 def _on(run: Run, train: list[dict], test: list[dict], evaluate: dict[str, str]) -> Run:
