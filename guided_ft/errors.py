@@ -1,4 +1,4 @@
-"""The one error that users see, and the words it is made of."""
+"""The one error that users see, the one kind of it that is told apart, and the words it is made of."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ class GuidedError(ValueError):
 
     Example: ``L3.H9: this model has 8 heads in layer 3 (L3.H0 to L3.H7)``.
     """
+
+
+class Diverged(GuidedError):
+    """A training that made numbers which are not finite: it would again, with the same rate and data."""
 
 
 MANY = 20

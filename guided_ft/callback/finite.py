@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from ..errors import GuidedError
+from ..errors import Diverged
 from ..scorers.watch.tap import GradientWatch
 from ..system import processes
 
@@ -48,25 +48,25 @@ class FiniteGuard:
         self._trained = {}
 
     def before_step(self, step: int) -> None:
-        """Raise GuidedError if a gradient is not finite."""
+        """Raise Diverged if a gradient is not finite."""
         bad = self._watch.bad()
         if bad:
-            raise GuidedError(
+            raise Diverged(
                 f"step {step}: the gradient of {bad[0]} is not finite ({len(bad)} parameters in all; check the data, "
                 "or lower the learning rate)"
             )
 
     def after_step(self, step: int, optimizer: torch.optim.Optimizer | None, saving: bool) -> None:
-        """Raise GuidedError if a trained parameter, or what is to be saved of the optimizer, is not finite."""
+        """Raise Diverged if a trained parameter, or what is to be saved of the optimizer, is not finite."""
         self._skipped = self._skipped + 1 if getattr(optimizer, "step_was_skipped", False) else 0
         if self._skipped == SKIPS:
-            raise GuidedError(
+            raise Diverged(
                 f"step {step}: the last {SKIPS} steps were skipped, as their gradients overflow in fp16 (check the "
                 "data, or train in bf16)"
             )
         if not _finite(self._trained.values()):
             bad = [name for name, p in self._trained.items() if not _finite([p])]
-            raise GuidedError(
+            raise Diverged(
                 f"step {step}: {bad[0]} is no longer finite ({len(bad)} parameters in all; lower the learning rate)"
             )
         if saving and optimizer is not None:
@@ -76,7 +76,7 @@ class FiniteGuard:
         for name, parameter in self._trained.items():
             for key, value in optimizer.state.get(parameter, {}).items():
                 if isinstance(value, torch.Tensor) and value.is_floating_point() and not _finite([value]):
-                    raise GuidedError(
+                    raise Diverged(
                         f"step {step}: the optimizer's {key} of {name} is not finite, so it would not train any more "
                         "(clip the gradients with max_grad_norm, or check the data)"
                     )

@@ -12,7 +12,7 @@ from ..anatomy import Anatomy
 from ..callback.call import TrainerCall
 from ..callback.guarded import kept_in
 from ..engine import Engine, close_left_open
-from ..errors import GuidedError
+from ..errors import Diverged, GuidedError
 from ..plan.modes import make_mode
 from ..scorers.watch.tap import GradientWatch
 from ..slice.storage import is_quantized
@@ -99,7 +99,7 @@ class WholeCallback(TrainerCallback):
         bad = self._watch.bad()
         if bad:
             self._close()
-            raise GuidedError(
+            raise Diverged(
                 f"step {state.global_step + 1}: the gradient of {bad[0]} is not finite ({len(bad)} parameters in all; "
                 "check the data, or lower the learning rate)"
             )

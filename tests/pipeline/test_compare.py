@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -326,6 +327,47 @@ def test_a_rate_that_is_too_high_is_a_result_too(done, capsys):
     told = capsys.readouterr().out
     assert "no result" in told
     assert "located (slice): no result at 1e+30" in told
+
+
+def test_what_a_mishap_kept_from_being_done_is_tried_again(tmp_path, monkeypatch):
+    asked = small(tmp_path)
+    real = comparing.work
+
+    def out_of_reach(home, name, trust, tell):
+        if name == "located":
+            (tmp_path / "base-llama").rename(tmp_path / "away")
+        try:
+            real(home, name, trust, tell)
+        finally:
+            if name == "located":
+                (tmp_path / "away").rename(tmp_path / "base-llama")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(comparing, "work", out_of_reach)
+        with pytest.raises(GuidedError, match="cannot be loaded"):
+            compare(asked, arms="located", rates="x1", quiet=True, isolated=False)
+    assert not list(home(tmp_path).glob("cells/*/result.json"))
+    assert compare(asked, arms="located", rates="x1", quiet=True, isolated=False).ways[0].points[0].score
+
+
+def test_files_that_are_gone_are_made_again(tmp_path):
+    asked = small(tmp_path)
+    compare(asked, arms="located", rates="x1", quiet=True, isolated=False)
+    shutil.rmtree(home(tmp_path) / "base")
+    found = compare(asked, arms="located", rates="x1,x3", quiet=True, isolated=False)
+    assert [len(point.score) for point in found.ways[0].points] == [1, 1]
+
+
+def test_an_arm_that_could_not_be_prepared_is_tried_again(tmp_path, monkeypatch):
+    def refuse(run, mode):
+        raise GuidedError("the map's text is out of reach")
+
+    asked = small(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("guided_ft.pipeline.compare.base.in_mode", refuse)
+        with pytest.raises(GuidedError, match="compare: arms: lora: the map's text is out of reach"):
+            compare(asked, arms="lora", rates="x1", quiet=True, isolated=False)
+    assert compare(asked, arms="lora", rates="x1", quiet=True, isolated=False).ways[0].points[0].score
 
 
 def test_memory_that_runs_out_costs_one_arm_only(done, monkeypatch, capsys):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,8 +23,14 @@ if TYPE_CHECKING:
 NAME = "base"
 """The folder of what is shared, and its file."""
 
+SHARED = ("before", "localize", "select")
+"""Stages of a run that are done once for all cells."""
+
 STEPS, FEW = 40, 50
 """Steps, and examples to test and to validate on, of ``--quick``."""
+
+VERSION = 2
+"""Of how rows are parted and of what is noted: what another version left is made anew."""
 
 VALIDATED = 100
 """Validation examples at most, as in the test."""
@@ -45,6 +51,7 @@ class Base:
         task: name and hash of what was localized.
         method: scorer of the map.
         steps: of every cell.
+        files: sha256 of each file that cells read, by its path.
         examples: how many rows ``train``, are for ``validation`` and for the ``test``.
         arms: what is known of each way of training that was asked for, by name.
     """
@@ -59,21 +66,30 @@ class Base:
     task: dict[str, str]
     method: str
     steps: int
+    files: dict[str, str]
     examples: dict[str, int]
     arms: dict[str, Prepared]
 
     def save(self, home: Path) -> None:
-        write_json(home / f"{NAME}.json", {"kind": "comparison base", "version": 1} | asdict(self))
+        write_json(home / f"{NAME}.json", {"kind": "comparison base", "version": VERSION} | asdict(self))
 
     @classmethod
     def load(cls, home: Path) -> Base | None:
         """What was shared before; None if there is none, or none of this version."""
         try:
-            data = read_json(home / f"{NAME}.json", "comparison base")
+            data = read_json(home / f"{NAME}.json", "comparison base", VERSION)
             arms = {name: Prepared(**arm) for name, arm in data["arms"].items()}
             return cls(**{k: v for k, v in data.items() if k not in ("kind", "version", "arms")}, arms=arms)
         except (GuidedError, KeyError, TypeError, AttributeError):
             return None
+
+    def ready(self, arms: Sequence[str], home: Path) -> bool:
+        """Whether all of these arms have their plans, and every file is as it was left.
+
+        What kept an arm from its plan may have passed.
+        """
+        planned = all(arm in self.arms and not self.arms[arm].note for arm in arms)
+        return planned and hashes(home, tuple(self.files)) == self.files
 
     @property
     def settled(self) -> Recipe:
@@ -104,7 +120,7 @@ class Prepared:
 def key(asked: Asked) -> str:
     """A digest of what the shared part, and so every cell, follows from."""
     # Of the stages, evaluating depends on all but names and the control.
-    return digest(stage_keys(asked.recipe)["evaluate"], asked.quick)
+    return digest(stage_keys(asked.recipe)["evaluate"], asked.quick, VERSION)
 
 
 def settle(asked: Asked, folder: Path) -> tuple[Recipe, int]:
@@ -159,6 +175,7 @@ def prepare(asked: Asked, home: Path, trust: bool, say: Callable[[str], None]) -
     run.rows = read.rows
     held_back, test = parts(run, validation)
     watch = Stopwatch(test, len(held_back.rows[1]), _entry(home / NAME, "before")["seconds"])
+    arms = {name: _prepared(run, ARMS[name], watch, say) for name in asked.arms}
     before, localized = results["before"], results["localize"]
     base = Base(
         key=key(asked),
@@ -171,11 +188,12 @@ def prepare(asked: Asked, home: Path, trust: bool, say: Callable[[str], None]) -
         task={"name": str(localized["meta"]["task"]["name"]), "hash": str(localized["hash"])},
         method=str(localized["meta"]["method"]),
         steps=num_steps(recipe, len(test.rows[0])),
+        files=_files(home),
         examples={"train": len(test.rows[0]), "validation": len(held_back.rows[1]), "test": len(test.rows[1])},
-        arms={name: _prepared(run, ARMS[name], watch, say) for name in asked.arms},
+        arms=arms,
     )
     known = Base.load(home)
-    if known is not None and (known.key, known.inputs) == (base.key, base.inputs):
+    if known is not None and (known.key, known.inputs) == (base.key, base.inputs) and known.ready((), home):
         base = replace(base, arms=known.arms | base.arms)
     base.save(home)
     return base
@@ -226,6 +244,15 @@ def in_mode(run: Run, mode: str | None) -> Run:
     data["train"] |= {"mode": mode, "rank": None, "mode_options": {}}
     data["output"] = str(run.folder.with_name(f"{NAME}-{mode}"))
     return Run(Recipe.from_dict(data), run.trust)
+
+
+def _files(home: Path) -> dict[str, str]:
+    """What the shared stages left in the base run's folder and in those of other modes, by the path in ``home``."""
+    found: dict[str, str] = {}
+    for folder in sorted(home.glob(f"{NAME}*")):
+        for entry in filter(None, (stage_entry(folder, stage) for stage in SHARED)):
+            found |= {f"{folder.name}/{name}": sha for name, sha in entry["files"].items()}
+    return found
 
 
 def _entry(folder: Path, stage: str) -> Json:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...errors import GuidedError
+from ...errors import Diverged, GuidedError
 from ...system.files import Json, digest, read_json, write_json
 from .asked import Asked, rate_of
 from .base import Base, in_mode
@@ -65,7 +65,11 @@ def cells(asked: Asked, base: Base) -> list[Cell]:
 def run_cell(run: Run, base: Base, cell: Cell, home: Path) -> None:
     """Do a cell and write its ``result.json``; the weights are measured and removed.
 
-    A training that fails for what was asked of it (a rate too high) is a result too: its line is kept.
+    A training that diverges, at a rate too high, is a result too: its line is kept. Nothing else that fails is, as it
+    may have passed when the cell is tried again.
+
+    Raises:
+        GuidedError: what the model, its files or the training refused.
     """
     folder = cell.folder(home)
     shutil.rmtree(folder, ignore_errors=True)
@@ -76,7 +80,7 @@ def run_cell(run: Run, base: Base, cell: Cell, home: Path) -> None:
         found: Json = {"failed": None, **_measured(run, base, cell, folder)}
         if not all(math.isfinite(value) for value in _numbers(found)):
             found = {"failed": "what was measured is not finite"}
-    except GuidedError as error:
+    except Diverged as error:
         found = {"failed": str(error)}
     for path in folder.iterdir() if folder.is_dir() else ():
         shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -80,7 +80,7 @@ def _compare(asked: Asked, home: Path, trust: bool, say: Say, isolated: bool) ->
     do = apart if isolated else work
     say(f"{asked.recipe.name}: {asked.recipe.model}: {', '.join(asked.arms)}, in {home}")
     base = Base.load(home)
-    if base is None or base.key != key(asked) or not set(asked.arms) <= set(base.arms):
+    if base is None or base.key != key(asked) or not base.ready(asked.arms, home):
         do(home, BASE, trust, lambda event: say(f" {event.get('say', '')}"))
         base = Base.load(home)
         assert base is not None, "it has just been prepared"
