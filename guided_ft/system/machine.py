@@ -72,6 +72,14 @@ def peak_bytes() -> int:
     """Largest resident memory of this process so far, plus the peak of the GPU if one is used."""
     import torch
 
+    return _resident_peak() + (torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else 0)
+
+
+def _resident_peak() -> int:
+    # On Linux getrusage tells the peak of the process that started this one, if that was larger.
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
     unit = 1 if sys.platform == "darwin" else 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    return peak + (torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else 0)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -20,6 +21,23 @@ def test_processors_of_one_name_are_told_apart_by_their_instructions(monkeypatch
         names.add(machine())
     assert len(names) == 2
     assert all(name.split(" x ")[0].isdigit() for name in names)
+
+
+ALONE = """
+import sys, types
+# A process without torch: small, and soon there.
+sys.modules["torch"] = types.SimpleNamespace(cuda=types.SimpleNamespace(is_initialized=lambda: False))
+from guided_ft.system.machine import peak_bytes
+print(peak_bytes())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process does not inherit the peak of another")
+def test_the_peak_is_that_of_the_process_itself_however_large_the_one_that_started_it() -> None:
+    held = b"1" * 500_000_000
+    told = subprocess.run([sys.executable, "-c", ALONE], capture_output=True, text=True, check=True)
+    assert len(held) == 500_000_000
+    assert 1e6 < int(told.stdout) < 200e6
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
