@@ -6,7 +6,7 @@ import statistics
 import textwrap
 
 from .comparison import Comparison, Point, Way
-from .facts import Table, amount, gigabytes, is_nats, is_percent, lower_is_better, measured, share, signed
+from .facts import Table, amount, gigabytes, is_nats, is_percent, is_share, lower_is_better, measured, share, signed
 from .story import clean
 from .verdict import chance
 
@@ -177,7 +177,7 @@ def interval(found: Comparison, one: Point, other: Point, lead: list[float]) -> 
     if n >= 3:
         t = T_975[min(n - 2, len(T_975) - 1)]
         return f"95 %: +-{t * statistics.stdev(lead) / n**0.5:.3g}, over seeds"
-    if is_percent(found.metric):
+    if is_share(found.metric):
         half = chance(one.mean("score"), other.mean("score"), found.examples["test"])
         return f"95 %: +-{half:.0f} by the {found.examples['test']} test examples alone"
     return "no interval from so few seeds"

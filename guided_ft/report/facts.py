@@ -19,7 +19,10 @@ def is_percent(metric: str) -> bool:
 
 
 def is_share(metric: str) -> bool:
-    """Whether a metric counts the examples that came out right, by its name."""
+    """Whether a metric counts the examples that came out right, by its name.
+
+    A macro F1 does not: it is a mean over classes, and a rare one can move it by more than its share of the examples.
+    """
     return is_percent(metric) and not metric.endswith("f1")
 
 

@@ -90,11 +90,13 @@ def _judge(run: RunRecord, metric: str | None) -> tuple[str, str]:
         return "tie", f"{prefix}the map did not beat {same} here (a tie)"
     if lead < 0:
         return "loss", f"{prefix}the map did not beat {same} here: random was better by {gap}"
+    ahead = f"{prefix}the map was ahead of {same} by {gap}"
     noise = _noise(run, random, metric)
-    if noise and lead < noise:
+    if noise is None:
+        return "unclear", f"{ahead}, but no interval is known that tells that from chance"
+    if lead < noise:
         return "unclear", (
-            f"{prefix}the map was ahead of {same} by {gap}, but {run.after['examples']} examples cannot tell that "
-            f"from chance (95 %: +-{noise:.0f} points)"
+            f"{ahead}, but {run.after['examples']} examples cannot tell that from chance (95 %: +-{noise:.0f} points)"
         )
     return "win", f"{prefix}the map beat {same} by {gap}"
 

@@ -130,7 +130,7 @@ def test_a_score_is_told_in_its_own_unit_if_it_has_one(metric, gap, axis):
     random = way("random", point(3e-4, 70, 71, 0.05), control="located")
     both = found(way("located", GOOD), random, metric=metric)
     (told_,) = (line for line in remarks(both) if "against random" in line)
-    assert f"of at most 0.1: {gap} (" in told_
+    assert f"of at most 0.1: {gap} (no interval from so few seeds" in told_
     assert axis in [text.text for text in drawn(front(both).svg, "text")]
 
 

@@ -86,12 +86,29 @@ def test_a_failed_check_is_in_the_verdict_and_in_the_table(tmp_path) -> None:
     assert re.search(r"ok +one\n +FAILED two: 3 of 4\n", story(checked(run)))
 
 
-@pytest.mark.parametrize(("after", "random", "outcome"), [(1.0, 2.0, "win"), (2.0, 1.0, "loss"), (1.0, 1.01, "tie")])
+@pytest.mark.parametrize(
+    ("after", "random", "outcome"), [(1.0, 2.0, "unclear"), (2.0, 1.0, "loss"), (1.0, 1.01, "tie")]
+)
 def test_less_is_better_for_a_loss(after: float, random: float, outcome: str) -> None:
     run = a_run(before={"eval_loss": 3.0}, after={"eval_loss": after})
     run["control"]["random"]["after"] = {"eval_loss": random}
     assert verdict(checked(run)).outcome == outcome
     assert "%" not in verdict(checked(run)).judgement
+
+
+@pytest.mark.parametrize(
+    ("metric", "scores", "gap"),
+    [("loss", (2.0, 1.0, 1.03), "0.03"), ("bleu", (1.0, 30.0, 20.0), "10"), ("f1", (0.0, 52.0, 48.0), "4 points")],
+)
+def test_of_a_metric_without_an_interval_nothing_is_said_to_be_beaten(metric, scores, gap) -> None:
+    before, after, random = ({metric: score, "examples": 10} for score in scores)
+    run = a_run(before=before, after=after)
+    run["control"]["random"]["after"] = random
+    judged = verdict(checked(run))
+    assert judged.outcome == "unclear"
+    assert "beat" not in judged.judgement
+    assert f"ahead of a random choice of the same size by {gap}" in judged.judgement
+    assert "no interval is known" in judged.judgement
 
 
 def test_a_run_without_metrics_claims_nothing() -> None:
