@@ -62,7 +62,9 @@ def shown_comparison(found: Comparison) -> Json:
 
 
 def comparison_of(folder: Path, run: RunRecord) -> Comparison | None:
-    """The comparison in the folder of a run, if it is of the same model and task.
+    """The comparison in the folder of a run, if it is of the same model and task, chosen and trained as the run was.
+
+    Its steps may be fewer, as it is told beside it. What an earlier version did not write counts as the same.
 
     Raises:
         GuidedError: if it is damaged.
@@ -70,6 +72,8 @@ def comparison_of(folder: Path, run: RunRecord) -> Comparison | None:
     for place in PLACES:
         if (folder / place / RECORD).is_file():
             found = Comparison.load(folder / place / RECORD)
-            if (found.model, found.task["name"]) == (run.model, run.task.name):
+            theirs = (found.model, found.task["name"], found.method, found.budget, found.trainer, found.mode)
+            own = (run.model, run.task.name, run.method, run.budget, run.trainer, run.mode)
+            if all(a == b for a, b in zip(theirs, own, strict=True) if a is not None and b is not None):
                 return found
     return None

@@ -109,6 +109,7 @@ class Comparison(_Strict):
     Args:
         task: name and hash of the data.
         examples: how many of them ``train``, are for ``validation`` (rates are picked on them) and for the ``test``.
+        mode: of the recipe, which what is located trains in.
         metric: what the scores are.
         base: score and loss on general text (nats a token) of the model before.
         quick: whether it was cut short to try it out.
@@ -123,6 +124,7 @@ class Comparison(_Strict):
     task: dict[str, str]
     examples: dict[str, int]
     trainer: str
+    mode: str | None = None
     method: str
     budget: str
     steps: int

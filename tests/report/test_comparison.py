@@ -258,3 +258,16 @@ def test_a_run_shows_the_comparison_in_its_folder_if_it_is_of_the_same_task(tmp_
     for place in ("compare", "compare-quick"):
         write_json(tmp_path / place / RECORD, found(way("located", GOOD)).model_dump(mode="json"))
     assert "fig-front" not in Page(write_report(tmp_path)).ids
+
+
+@pytest.mark.parametrize(
+    "other", [{"budget": "50%"}, {"trainer": "dpo"}, {"mode": "freeze"}, {"method": "wanda"}, {"model": "another"}]
+)
+def test_a_run_shows_no_comparison_of_other_settings(tmp_path, other):
+    same = {"model": RUN["model"], "task": {"name": RUN["task"]["name"], "hash": "ab"}, "mode": RUN["mode"]}
+    make(tmp_path)
+    write_json(tmp_path / "compare" / RECORD, found(way("located", GOOD), **same | other).model_dump(mode="json"))
+    assert "fig-front" not in Page(write_report(tmp_path)).ids
+    # A quick one of the run's own settings is shown then.
+    write_json(tmp_path / "compare-quick" / RECORD, found(way("located", GOOD), **same).model_dump(mode="json"))
+    assert "fig-front" in Page(write_report(tmp_path)).ids

@@ -59,6 +59,7 @@ def comparison(
         task=base.task,
         examples=base.examples,
         trainer=recipe.train.trainer,
+        mode=recipe.train.mode,
         method=base.method,
         budget=str(recipe.select.budget),
         steps=base.steps,
