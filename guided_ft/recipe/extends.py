@@ -8,6 +8,7 @@ from pathlib import Path
 from ..errors import GuidedError
 from ..system.files import Json
 from .finding import find
+from .overrides import give_way
 from .says import show
 from .strict_yaml import read_mapping
 
@@ -22,7 +23,7 @@ def read(path: Path) -> tuple[Json, Source]:
     """The keys of a recipe's file, put over those of the one that it extends, and where each is from.
 
     A section takes over the keys that are not written again. Data that names a source, name or path of its own takes
-    over nothing.
+    over nothing; steps are not outdone by epochs of the other, nor is another model by its first layer.
 
     Raises:
         GuidedError: the file, or the one that it extends, cannot be read; or that one extends a third.
@@ -35,6 +36,7 @@ def read(path: Path) -> tuple[Json, Source]:
     if not isinstance(other, str) or not other.strip():
         raise GuidedError(f"{where}: extends: expected a recipe's name, got {show(other)} (write extends: quickstart)")
     base, below = _base(other, path, where)
+    give_way(_paths(own), base)
     data = {key: value for key, value in base.items() if key not in OWN} | {"name": path.stem}
     taken = {key for key in data if key != "name"}
     for key, value in own.items():
@@ -73,6 +75,12 @@ def _base(other: str, path: Path, where: str) -> tuple[Json, str]:
     if "extends" in base:
         raise GuidedError(f"{where}: extends: {name} itself extends {show(base['extends'])} (extend that one)")
     return base, name
+
+
+def _paths(own: Json) -> Json:
+    """The values of a recipe by key path, sections and all."""
+    sections = {top: section for top, section in own.items() if isinstance(section, dict)}
+    return own | {f"{top}.{key}": value for top, section in sections.items() for key, value in section.items()}
 
 
 def _renewed(key: str, section: dict[str, object]) -> bool:

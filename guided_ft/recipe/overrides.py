@@ -47,9 +47,11 @@ def apply(overrides: Sequence[str], data: dict[str, object], model: type[BaseMod
             values += [(["data", "source"], "file"), (["data", "path"], read)]
         else:
             values.append((path, read))
-    _steps_or_epochs({".".join(path) for path, _ in values}, data)
-    _change_source({".".join(path): value for path, value in values}, data)
-    _change_model({".".join(path): value for path, value in values}, data)
+    said = {".".join(path): value for path, value in values}
+    if "train.steps" in said and said.get("train.epochs") is not None:
+        problems.append(("train.steps", "train.epochs takes its place (write one of the two)"))
+    give_way(said, data)
+    _change_source(said, data)
     for path, value in values:
         if _put(data, path, value):
             touched.add(spell(path))
@@ -60,17 +62,20 @@ def apply(overrides: Sequence[str], data: dict[str, object], model: type[BaseMod
     return touched
 
 
-def _steps_or_epochs(typed: set[str], data: dict[str, object]) -> None:
-    """Who types steps means them, whatever epochs the recipe has."""
-    train = data.get("train")
-    if "train.steps" in typed and "train.epochs" not in typed and isinstance(train, dict):
+def give_way(said: Mapping[str, Any], data: Json) -> None:
+    """Drop from ``data`` what would stand in the way of the keys that are said over it.
+
+    Who says steps means them, whatever epochs a recipe has. A first layer counts its own model's layers, and another
+    model may have fewer.
+
+    Args:
+        said: values by key path.
+        data: a recipe's sections, not checked yet.
+    """
+    train, select = data.get("train"), data.get("select")
+    if "train.steps" in said and "train.epochs" not in said and isinstance(train, dict):
         train.pop("epochs", None)
-
-
-def _change_model(values: Mapping[str, Any], data: Json) -> None:
-    """Drop a recipe's first layer if another model is named: it counts its own model's, and others may have fewer."""
-    select = data.get("select")
-    if values.get("model", data.get("model")) != data.get("model") and isinstance(select, dict):
+    if said.get("model", data.get("model")) != data.get("model") and isinstance(select, dict):
         select.pop("first_layer", None)
 
 

@@ -42,6 +42,20 @@ def test_data_of_its_own_takes_over_nothing(write) -> None:
     assert (recipe.data.path, recipe.data.options, recipe.data.train) == ("rows.jsonl", {}, "auto")
 
 
+def test_steps_of_its_own_are_not_outdone_by_epochs_of_the_other(write) -> None:
+    passes = BASE.replace("mode: slice", "mode: slice, epochs: 3")
+    for own, expected in (("{steps: 50}", (50, None)), ("{rank: 4}", (100, 3)), ("{epochs: 2}", (100, 2))):
+        train = Recipe.load(write(f"extends: base.yaml\ntrain: {own}\n", passes)).train
+        assert (train.steps, train.epochs) == expected
+
+
+def test_a_first_layer_counts_the_layers_of_its_own_model(write) -> None:
+    deep = f"model: owner/deep\n{BASE}".replace("kinds: [head]", "kinds: [head], first_layer: 20")
+    other = "extends: base.yaml\nmodel: owner/other\n"
+    own = [other, f"{other}select: {{first_layer: 2}}\n", "extends: base.yaml\nmodel: owner/deep\n"]
+    assert [Recipe.load(write(text, deep)).select.first_layer for text in own] == [0, 2, 20]
+
+
 def test_a_shipped_one_is_extended_by_name_and_the_result_is_saved_in_full(write, tmp_path: Path) -> None:
     recipe = Recipe.load(write("extends: quickstart\nseed: 3\n"))
     assert (recipe.seed, recipe.data.name) == (3, "seats")

@@ -134,6 +134,15 @@ def test_a_mistaken_override_is_told_in_one_line(override: str, message: str) ->
     assert str(caught.value) == message
 
 
+def test_steps_beside_epochs_are_refused_where_both_are_typed() -> None:
+    for typed in (["epochs=3", "steps=50"], ["train.steps=50", "train.epochs=0.5"]):
+        with pytest.raises(GuidedError) as caught:
+            Recipe.load("quickstart", typed)
+        assert str(caught.value) == "override: train.steps: train.epochs takes its place (write one of the two)"
+    train = Recipe.load("quickstart", ["epochs=", "steps=50"]).train
+    assert (train.steps, train.epochs) == (50, None)
+
+
 def test_each_problem_is_blamed_on_its_own_source(tmp_path: Path) -> None:
     text = "data: {name: x}\ntrain: {rank: 8, mode: lora, steps: 0}\n"
     assert errors_of(tmp_path, text, "seed=-1", "mode=freeze").splitlines() == [
