@@ -21,6 +21,15 @@ if TYPE_CHECKING:
 ANY_SIZE = 10**15
 """Above every real model: a budget is read before the model's size is known."""
 
+ROWS = {"dpo": 2}
+"""Rows of a step for each of its examples, by trainer: the chosen and the rejected answer pass together. Else one."""
+
+_BESIDE = {
+    "dpo": "Of DPO the reference's pass is not counted, nor the second copy of a model whose own weights train.",
+    "grpo": "Of GRPO neither the answers that are generated are counted nor the pass of the reference.",
+}
+"""What a trainer needs beside its steps, and is not worked out."""
+
 LARGEST = 10**8
 """Above every real step, and torch can still count the bytes of what it holds."""
 
@@ -55,7 +64,8 @@ class Estimate:
         active: of them, those that a token meets; fewer than all in a mixture of experts.
         budget: in parameters.
         dtype: of the base.
-        batch: sizes of one step.
+        trainer: ``sft``, ``dpo`` or ``grpo``.
+        batch: sizes of one step; two rows for each pair of DPO.
         checkpointing: whether activations are computed twice instead of kept.
         cache_bytes: of a prefix cache, per 1,000 examples.
         rows: one per way of training.
@@ -66,6 +76,7 @@ class Estimate:
     active: int
     budget: int
     dtype: str
+    trainer: str
     batch: Batch
     checkpointing: bool
     cache_bytes: int
@@ -79,9 +90,11 @@ class Estimate:
         batch = self.batch
         width = max(len(cost.name) for cost in self.rows)
         met = f" ({self.active:,} of them for a token)" if self.active < self.parameters else ""
+        each = ROWS.get(self.trainer, 1)
+        pairs = f"{batch.rows // each} pairs, " if each == 2 else ""
         head = (
             f"{self.model}: {self.parameters:,} parameters{met} in {self.dtype}; budget {self.budget:,} "
-            f"({self.budget / self.parameters:.3%}); steps of {batch.rows} x {batch.length} tokens, "
+            f"({self.budget / self.parameters:.3%}); steps of {pairs}{batch.rows} x {batch.length} tokens, "
             f"{batch.labels:,} labelled{', gradient checkpointing' * self.checkpointing}"
         )
         lines = [head, "", " " * width + "".join(f"{title:>{size}}" for title, size in _COLUMNS)]
@@ -97,6 +110,8 @@ class Estimate:
         size = readable(self.cache_bytes)
         if self.active < self.parameters:
             yield "Experts are taken to get equal shares of the tokens; they are not quantized."
+        if self.trainer in _BESIDE:
+            yield _BESIDE[self.trainer]
         yield f"The cache keeps {size} per 1,000 examples of {self.batch.length} tokens."
 
 
@@ -135,7 +150,7 @@ def estimate(
             defaults of what follows.
         budget: parameters to train, as in ``select``.
         dtype: of the base's weights: ``float32``, ``bfloat16``, ``nf4`` or ``int8``.
-        rows, length: examples per forward pass, and tokens in each.
+        rows, length: examples per forward pass (of a DPO recipe: pairs), and tokens in each.
         labelled: share of tokens with a label, above 0 and at most 1.
         rank: of the LoRA to compare with.
         checkpointing: with gradient checkpointing.
@@ -145,10 +160,11 @@ def estimate(
     """
     if not 0 < labelled <= 1:
         raise GuidedError(f"labelled: {labelled} is not a share above 0 and at most 1 (write 0.3)")
-    others = None
+    others, trainer = None, "sft"
     if target in shipped() or target.endswith((".yaml", ".yml")):
         recipe = Recipe.load(target)
         name, settings = recipe.model, recipe.train
+        trainer = settings.trainer
         budget = recipe.select.budget if budget is None else budget
         if dtype is None and recipe.quantization != "none":
             dtype, others = recipe.quantization, recipe.dtype
@@ -158,7 +174,7 @@ def estimate(
     else:
         name, dtype = target, dtype or "float32"
         budget = SelectOptions.budget if budget is None else budget
-    batch = Batch(rows or 8, length or 128, labelled)
+    batch = Batch((rows or 8) * ROWS.get(trainer, 1), length or 128, labelled)
     for what, value in (("batch times length", batch.tokens), ("rank", rank)):
         if value > LARGEST:
             raise GuidedError(f"{what}: {value:,} is more than the {LARGEST:,} that can be worked out (lower it)")
@@ -173,11 +189,11 @@ def estimate(
     with warnings.catch_warnings():
         # Settings that the libraries pass to each other under their old names; no user can mend them.
         warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers|peft")
-        return _estimate(name, budget, dtype, storage, batch, rank, checkpointing)
+        return _estimate(name, budget, dtype, storage, trainer, batch, rank, checkpointing)
 
 
 def _estimate(
-    name: str, budget: Any, dtype: str, storage: Storage, batch: Batch, rank: int, checkpointing: bool
+    name: str, budget: Any, dtype: str, storage: Storage, trainer: str, batch: Batch, rank: int, checkpointing: bool
 ) -> Estimate:
     from ..anatomy import Anatomy
     from ..models import load_config
@@ -218,9 +234,9 @@ def _estimate(
             memory = footprint(model, anatomy, work.first_layer, batch, storage, checkpointing)
         cached = step_flops(anatomy, head, work, batch, active=active, cached=True, checkpointing=checkpointing)
         found.append(Cost(way.key, way.name, memory, cost / full, cached / full if work.first_layer else None))
-    cache = prefix_bytes(hidden, storage.dtype.itemsize, batch.length)
+    cache = prefix_bytes(hidden, storage.dtype.itemsize, batch.length) * ROWS.get(trainer, 1)
     met = active_parameters(anatomy, active)
-    return Estimate(name, anatomy.num_parameters, met, limit, dtype, batch, checkpointing, cache, tuple(found))
+    return Estimate(name, anatomy.num_parameters, met, limit, dtype, trainer, batch, checkpointing, cache, tuple(found))
 
 
 def readable(size: int) -> str:

@@ -141,3 +141,23 @@ def test_a_recipe_gives_the_defaults(tmp_path):
     assert wider.weights - memory.weights == 2 * (anatomy.num_parameters - projections)
     changed = estimate(str(recipe), "1%", dtype="float32", rows=2, length=5)
     assert (changed.dtype, changed.batch, changed.budget) == ("float32", Batch(2, 5), int(0.01 * found.parameters))
+
+
+def test_a_step_of_dpo_has_the_rows_that_its_trainer_makes_of_the_pairs(tmp_path):
+    from trl.trainer.dpo_trainer import DataCollatorForPreference
+
+    config_of("llama").save_pretrained(tmp_path)
+    pair = {"prompt_ids": [1], "chosen_ids": [2], "rejected_ids": [3]}
+    rows = len(DataCollatorForPreference(pad_token_id=0)([pair] * 3)["input_ids"])
+    recipe = tmp_path / "my.yaml"
+    data = "{name: chain_sum, preference: true}"
+    recipe.write_text(f"model: {tmp_path}\ndata: {data}\ntrain: {{trainer: dpo, batch_size: 3, max_length: 16}}\n")
+    found = estimate(str(recipe))
+    assert found.batch == Batch(rows, 16)
+    recipe.write_text(recipe.read_text().replace("preference: true", "").replace("trainer: dpo, ", ""))
+    plain = estimate(str(recipe))
+    assert top_slices(found).activations == pytest.approx(2 * top_slices(plain).activations, rel=0.01)
+    assert found.cache_bytes == 2 * plain.cache_bytes
+    assert "steps of 3 pairs, 6 x 16 tokens" in str(found)
+    assert "steps of 3 x 16 tokens" in str(plain)
+    assert ["reference" in str(each) for each in (found, plain)] == [True, False]
