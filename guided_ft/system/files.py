@@ -65,10 +65,12 @@ def writing(path: str | os.PathLike[str]) -> Iterator[None]:
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path in the same folder that becomes ``path`` on success and vanishes on failure.
 
-    A reader sees the old file or the new one, never a part: write, fsync, rename.
+    A reader sees the old file or the new one, never a part: write, fsync, rename. A link stays one: what it points to
+    is replaced. The new file is as open to others as the umask lets any be.
     """
     target = Path(path)
     with writing(target):
+        target = Path(os.path.realpath(target)) if target.is_symlink() else target
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
         os.close(handle)
@@ -77,10 +79,17 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
             yield temporary
             with open(temporary, "rb") as file:
                 os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
+            os.chmod(temporary, 0o666 & ~_umask())
             os.replace(temporary, target)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    # It is read by setting it; what another thread makes meanwhile is not opened to others by that.
+    umask = os.umask(0o077)
+    os.umask(umask)
+    return umask
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

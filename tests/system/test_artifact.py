@@ -44,11 +44,37 @@ def test_new_content_replaces_old(old):
     assert list(old.parent.iterdir()) == [old]
 
 
-def test_folders_are_made_and_files_are_readable_by_others(tmp_path):
+def test_folders_are_made_on_the_way(tmp_path):
     path = tmp_path / "a" / "b" / "c.json"
     write_json(path, {"kind": "x", "version": 1})
     assert read_json(path, "x") == {"kind": "x", "version": 1}
-    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes and umask are POSIX's")
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+def test_a_file_is_as_open_to_others_as_any_that_its_user_makes(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        (tmp_path / "plain").write_text("x")
+        write_text(tmp_path / "text", "x")
+        write_arrays(tmp_path / "arrays", {"a": np.zeros(1)})
+    finally:
+        assert os.umask(before) == umask, "writing left another umask behind"
+    modes = {stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("plain", "text", "arrays")}
+    assert modes == {0o666 & ~umask}
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_stays_one_and_what_it_points_to_is_written(tmp_path, there):
+    real, link = tmp_path / "elsewhere" / "real.jsonl", tmp_path / "link.jsonl"
+    real.parent.mkdir()
+    if there:
+        real.write_text("old")
+    link.symlink_to("elsewhere/real.jsonl")
+    write_text(link, "new")
+    assert link.is_symlink()
+    assert real.read_text() == "new"
+    assert (list(real.parent.iterdir()), set(tmp_path.iterdir())) == ([real], {link, real.parent})
 
 
 @pytest.mark.parametrize("stop", [RuntimeError, KeyboardInterrupt, SystemExit])
