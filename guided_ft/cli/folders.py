@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -46,7 +47,7 @@ def _show_map(scores: Path) -> None:
     plan = scores.with_name("plan.json")
     if plan.is_file():
         typer.echo(str(Plan.load(plan)))
-    typer.echo(f"not finished: guided-ft run {scores.with_name('recipe.yaml')}")
+    typer.echo(f"not finished: guided-ft run {shlex.quote(str(scores.with_name('recipe.yaml')))}")
 
 
 def _run_json(folder: Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -58,7 +59,7 @@ def copy(
         raise GuidedError(f"{target}: exists already (give another name, or --force)")
     named = dump({"name": target.stem})
     write_text(target, re.sub(r"^name:.*\n", lambda _: named, read_text(source), count=1, flags=re.MULTILINE))
-    typer.echo(f"wrote {target}; run it with: guided-ft run {target}")
+    typer.echo(f"wrote {target}; run it with: guided-ft run {shlex.quote(str(target))}")
 
 
 @app.command(epilog=examples("methods", "methods attribution"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 
 from ..report.record import RunRecord, checked
 from ..system.files import Json
@@ -25,7 +26,7 @@ def run_record(context: Run, results: Results, seconds: dict[str, float], peak: 
         "kind": "run",
         "version": 1,
         "name": recipe.name,
-        "command": f"guided-ft run {recipe.output_dir / 'recipe.yaml'}",
+        "command": shlex.join(["guided-ft", "run", str(recipe.output_dir / "recipe.yaml")]),
         "model": recipe.model,
         "dtype": recipe.dtype,
         "quantization": recipe.quantization,
@@ -101,12 +102,13 @@ def _use(context: Run) -> list[str]:
     )
     whole = f"model = guided_ft.load_model({saved}{options})"
     base = f"guided_ft.load_model({json.dumps(recipe.model)}{options})"
+    folder = shlex.quote(str(recipe.output_dir))
     alone = context.way.trains_base
     return [
         "import guided_ft" if alone else "import guided_ft; from peft import PeftModel",
         whole if alone else f"model = PeftModel.from_pretrained({base}, {saved})",
         f"tokenizer = guided_ft.load_tokenizer({saved})",
-        f"# or: guided-ft chat {recipe.output_dir}, or guided-ft export {recipe.output_dir}",
+        f"# or: guided-ft chat {folder}, or guided-ft export {folder}",
     ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -43,7 +44,8 @@ class Finished:
         if not (self.folder / RECIPE).is_file():
             raise GuidedError(f"{folder}: no {RECIPE} in it (give the folder of a run, such as runs/quickstart)")
         if not self.saved.is_dir():
-            raise GuidedError(f"{folder}: its training is not done (run: guided-ft train {self.folder / RECIPE})")
+            typed = shlex.quote(str(self.folder / RECIPE))
+            raise GuidedError(f"{folder}: its training is not done (run: guided-ft train {typed})")
         self.recipe = Recipe.load(self.folder / RECIPE)
         self._trust = trust_remote_code
 

@@ -198,6 +198,7 @@ def test_a_recipe_is_copied_as_it_is_and_never_overwritten_by_accident(capsys, h
     assert call(capsys, "recipes", "copy", "quickstart", "--force")[0] == 0
     assert (here / "quickstart.yaml").read_bytes() == source
     assert call(capsys, "recipes", "copy", "quickstart", "a/b.yaml")[0] == 0
+    assert call(capsys, "recipes", "copy", "quickstart", "my own.yaml")[1].endswith(": guided-ft run 'my own.yaml'\n")
     assert (here / "a" / "b.yaml").read_bytes() == source.replace(b"name: quickstart", b"name: b")
 
 

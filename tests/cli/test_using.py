@@ -191,3 +191,5 @@ def test_show_of_a_run_that_only_localized(capsys, here) -> None:
     plan = Plan(Selection.parse("L1.N3", anatomy))
     plan.save(folder / "plan.json")
     assert call(capsys, "show", "run")[1] == f"{scores}\n{plan}\nnot finished: guided-ft run run/recipe.yaml\n"
+    folder.rename(here / "my run")
+    assert call(capsys, "show", "my run")[1].endswith("\nnot finished: guided-ft run 'my run/recipe.yaml'\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from guided_ft.pipeline.compare.asked import NARROW, Asked, rate_of, split
 from guided_ft.pipeline.compare.base import Base
 from guided_ft.pipeline.compare.clock import Clock, minutes
 from guided_ft.pipeline.compare.compare import compare
+from guided_ft.pipeline.compare.found import command
 from guided_ft.pipeline.data import load_rows
 from guided_ft.pipeline.whole import Whole
 from guided_ft.system.files import write_json
@@ -192,6 +194,14 @@ def test_where_no_answer_is_right_the_loss_on_them_is_compared(done):
     # A random model answers nothing right; its loss on the right answers falls all the same.
     assert found.metric == "loss"
     assert all(way.points[0].score[0] < found.base["score"] for way in found.ways)
+
+
+def test_the_line_that_repeats_a_comparison_is_what_a_shell_reads(tmp_path):
+    where = tmp_path / "my runs"
+    asked = Asked.of(small(tmp_path, output=str(where)), rates="x0.3,x1")
+    typed = shlex.split(command(asked, asked.home))
+    assert typed[:3] == ["guided-ft", "compare", str(where / "compare" / "recipe.yaml")]
+    assert "rates=x0.3,x1" in typed[3:]
 
 
 def test_what_is_done_is_not_done_again_and_more_rates_do_only_these(done, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 
 import pytest
 import torch
@@ -78,6 +79,14 @@ def test_lost_held_out_text_is_sampled_from_the_base_again(tmp_path, finished):
     (tmp_path / "run" / "held_out.jsonl").unlink()
     (tmp_path / "run" / "stages" / "evaluate.json").unlink()
     assert run(asked, quiet=True)["retention"] == first["retention"]
+
+
+def test_what_a_run_says_to_type_is_what_a_shell_reads(tmp_path, finished):
+    told = run(again(finished, tmp_path / "my runs"), quiet=True)
+    folder = tmp_path / "my runs" / "run"
+    assert shlex.split(told["command"]) == ["guided-ft", "run", str(folder / "recipe.yaml")]
+    words = shlex.split(told["use"][-1].removeprefix("# or: ").replace(",", " "))
+    assert words == ["guided-ft", "chat", str(folder), "or", "guided-ft", "export", str(folder)]
 
 
 @pytest.mark.slow

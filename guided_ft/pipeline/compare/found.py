@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from ...report.comparison import Comparison, Point, Way
@@ -87,7 +88,7 @@ def command(asked: Asked, home: Path) -> str:
     """What to type for the same comparison, from the recipe that is kept in its folder."""
     words = [f"arms={','.join(asked.arms)}", f"rates={','.join(asked.rates)}"]
     words += [f"seeds={','.join(map(str, asked.seeds))}", *(["--quick"] if asked.quick else [])]
-    return f"guided-ft compare {home / 'recipe.yaml'} {' '.join(words)}"
+    return shlex.join(["guided-ft", "compare", str(home / "recipe.yaml"), *words])
 
 
 def _rates(asked: Asked, base: Base, arm: str) -> list[float]:
