@@ -58,6 +58,7 @@ def smaller(value: object, size: int) -> Any:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory has run out: on a GPU a class of its own, on the CPU a message."""
+    """Whether an error says that memory has run out: on a GPU mostly a class of its own, on the CPU a message."""
     kinds = (MemoryError, torch.OutOfMemoryError)
-    return isinstance(error, kinds) or "can't allocate memory" in str(error)
+    # "CUDA error: out of memory" is what other calls than torch's allocator say; "illegal memory access" is no want.
+    return isinstance(error, kinds) or any(words in str(error) for words in ("can't allocate memory", "out of memory"))

@@ -9,9 +9,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from tiny_run import recipe
 
 from guided_ft import GuidedError, Plan, Recipe
+from guided_ft.cli import main
 from guided_ft.pipeline import stages
 from guided_ft.pipeline.compare import cell as cells_of
 from guided_ft.pipeline.compare import compare as comparing
@@ -21,6 +23,7 @@ from guided_ft.pipeline.compare.base import Base
 from guided_ft.pipeline.compare.clock import Clock, minutes
 from guided_ft.pipeline.compare.compare import compare
 from guided_ft.pipeline.compare.found import command
+from guided_ft.pipeline.compare.worker import ended_by
 from guided_ft.pipeline.data import load_rows
 from guided_ft.pipeline.whole import Whole
 from guided_ft.system.files import write_json
@@ -342,6 +345,29 @@ def test_memory_that_runs_out_costs_one_arm_only(done, monkeypatch, capsys):
     assert full.best(found.metric) is None
     assert located.best(found.metric) is not None
     assert "full fine-tuning: out of memory." in capsys.readouterr().out
+
+
+def test_only_a_want_of_memory_is_told_as_one():
+    wants = [MemoryError(), torch.OutOfMemoryError(), RuntimeError("CUDA error: out of memory")]
+    wants += [RuntimeError("[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory")]
+    assert [ended_by(error) for error in wants] == [{"out_of_memory": True}] * len(wants)
+    assert ended_by(RuntimeError("CUDA error: an illegal memory access was encountered")) is None
+
+
+@pytest.mark.slow
+def test_what_the_machine_refuses_a_worker_is_one_line(done, tmp_path, capfd):
+    folder, asked, _ = done
+    shutil.copytree(folder / "run", tmp_path / "run")
+    shutil.rmtree(home(tmp_path) / "cells")
+    (home(tmp_path) / "cells").write_text("a file where a folder should be")
+    asked.save(tmp_path / "recipe.yaml")
+    with pytest.raises(SystemExit) as left:
+        main(["compare", str(tmp_path / "recipe.yaml"), "arms=located", "rates=x1", f"output={tmp_path / 'run'}"])
+    told = capfd.readouterr().err.splitlines()
+    assert left.value.code == 2
+    assert [line for line in told if "check the path" in line] == told[-1:]
+    assert str(home(tmp_path) / "cells") in told[-1]
+    assert not any("Traceback" in line for line in told)
 
 
 def test_a_mistake_leaves_no_folder(tmp_path):

@@ -27,8 +27,10 @@ from .cell import cells, run_cell
 REQUEST = "asked.json"
 
 Tell = Callable[[Json], None]
-"""Takes what is told: ``{"say": text}`` for people, ``{"done": cell}``, ``{"error": line}``,
-``{"out_of_memory": true}``."""
+"""Takes what is told: ``{"say": text}`` for people, ``{"done": cell}``, and how a worker ended (``ended_by``)."""
+
+ENDS = {"error", "os_error", "out_of_memory"}
+"""The events with which a worker ends."""
 
 
 def write_request(asked: Asked, home: Path) -> None:
@@ -78,6 +80,7 @@ def apart(home: Path, name: str, trust: bool, tell: Tell) -> None:
 
     Raises:
         GuidedError: what the worker refused.
+        OSError: what the machine refused the worker, such as a full disk.
         MemoryError: the worker ran out of memory, or the system ended it.
         KeyboardInterrupt: somebody has stopped it.
     """
@@ -91,7 +94,7 @@ def apart(home: Path, name: str, trust: bool, tell: Tell) -> None:
                 if event is None:
                     # What a library prints.
                     tell({"say": line.rstrip("\n")})
-                elif "error" in event or "out_of_memory" in event:
+                elif ENDS & event.keys():
                     refused = event
                 else:
                     tell(event)
@@ -102,6 +105,8 @@ def apart(home: Path, name: str, trust: bool, tell: Tell) -> None:
             raise
     if "error" in refused:
         raise GuidedError(refused["error"])
+    if "os_error" in refused:
+        raise OSError(*refused["os_error"])
     if refused or process.returncode == -signal.SIGKILL:
         raise MemoryError(f"the process of {name} ran out of memory")
     if process.returncode in (-signal.SIGTERM, -signal.SIGINT, 130):
@@ -118,6 +123,20 @@ def _event(line: str) -> Json | None:
     return None
 
 
+def ended_by(error: Exception) -> Json | None:
+    """The event that tells an error to the parent; None for one that is a fault of ours, and stays a traceback."""
+    from ...scorers.memory import is_out_of_memory
+
+    if isinstance(error, GuidedError):
+        return {"error": str(error)}
+    if is_out_of_memory(error):
+        return {"out_of_memory": True}
+    if isinstance(error, OSError):
+        place = error.filename2 or error.filename
+        return {"os_error": [error.errno, error.strerror or str(error), str(place) if place else None]}
+    return None
+
+
 def main(arguments: list[str]) -> int:
     _end_with_parent()
     home, name, *rest = arguments
@@ -125,15 +144,12 @@ def main(arguments: list[str]) -> int:
         with _for_events() as tell:
             try:
                 work(Path(home), name, bool(rest), tell)
-            except GuidedError as error:
-                tell({"error": str(error)})
-                return 2
-            except (MemoryError, RuntimeError) as error:
-                # torch's own errors of that kind are RuntimeErrors, on a GPU and on the CPU.
-                if not isinstance(error, MemoryError) and "memory" not in str(error):
+            except Exception as error:
+                event = ended_by(error)
+                if event is None:
                     raise
-                tell({"out_of_memory": True})
-                return 3
+                tell(event)
+                return 2
     except KeyboardInterrupt:
         return 130
     return 0
