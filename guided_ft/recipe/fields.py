@@ -15,6 +15,9 @@ from ..errors import GuidedError
 from .says import Says, show, wrong_word
 from .strict_yaml import CONTROL
 
+NAME_BYTES = 200
+"""Of a run's name, at most: systems give a file's name 255, and endings are added to it."""
+
 
 # -- checks: each returns the value or raises GuidedError("what (mend)"); the key is put before it later --------------
 def _text(value: object) -> str:
@@ -40,9 +43,11 @@ def _place(value: Any) -> str:
 
 
 def _name(value: Any) -> str:
-    # The name becomes a folder.
-    if any(c in _text(value) for c in "/\\:\n") or value.startswith(".") or len(value) > 100:
+    # The name becomes a folder and part of the names of files, on Windows too.
+    if any(c in _text(value) for c in '/\\:*?"<>|\n') or value.startswith(".") or len(value) > 100:
         raise GuidedError(f"{show(value)} cannot name a folder (use up to 100 letters, digits, - and _)")
+    if (size := len(value.encode())) > NAME_BYTES:
+        raise GuidedError(f"{show(value)} has {size} bytes, more than the {NAME_BYTES} of a name (use fewer letters)")
     return value
 
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from ..errors import GuidedError
 from ..system.files import Json
 from ..task.read_file import ENDINGS
+from .fields import NAME_BYTES
 from .mends import Problem, RecipeError, spell
 from .says import leaves, listed
 from .strict_yaml import parse, shown
@@ -102,7 +103,8 @@ def _change_source(values: Mapping[str, Any], data: Json) -> None:
     if isinstance(data.get("evaluate"), dict):
         data["evaluate"].pop("max_new_tokens", None)
     stem = PurePath(path).stem if path else str(name or "").rpartition("/")[2]
-    data["name"] = re.sub(r"[^\w.-]+", "-", stem).strip("-.")[:100] or str(source)
+    letters = re.sub(r"[^\w.-]+", "-", stem).strip("-.")[:100]
+    data["name"] = letters.encode()[:NAME_BYTES].decode(errors="ignore") or str(source)
 
 
 def _paths(typed: str, model: type[BaseModel]) -> list[str]:

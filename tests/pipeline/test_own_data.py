@@ -45,7 +45,7 @@ def test_three_ways_to_name_a_file_are_one(tickets):
     assert (len(train), len(test)) == (48, 12)
 
 
-@pytest.mark.parametrize("name", ["\U0001f600", "t\u00e9l\u00e9", 'a "b" \\n: {c} #d'])
+@pytest.mark.parametrize("name", ["\U0001f600", "t\u00e9l\u00e9", 'a "b" \\n: {c} #d', "漢" * 80])
 def test_a_file_may_be_called_anything(name, tickets):
     path = tickets.rename(tickets.with_name(f"{name}.jsonl"))
     assert Recipe.load(str(path)).data == Data(source="file", path=str(path))

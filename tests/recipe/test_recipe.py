@@ -181,6 +181,15 @@ def test_a_file_without_a_name_is_named_after_itself(tmp_path: Path) -> None:
     assert Recipe.load(tmp_path / "sums.yml", ["output=/data/x"]).output_dir == Path("/data/x")
 
 
+def test_a_name_is_one_that_every_system_gives_a_folder() -> None:
+    for letter in '*?"<>|':
+        with pytest.raises(GuidedError, match=r"^recipe: name: .* cannot name a folder"):
+            Recipe(**MINIMAL, name=f"a{letter}b")
+    assert Recipe(**MINIMAL, name="漢" * 60).name == "漢" * 60
+    with pytest.raises(GuidedError, match=r"^recipe: name: .* has 270 bytes, more than the 200 of a name \(use fewer"):
+        Recipe(**MINIMAL, name="漢" * 90)
+
+
 def test_a_recipe_never_changes() -> None:
     recipe = Recipe(**MINIMAL)
     with pytest.raises(ValueError, match="frozen"):

@@ -6,11 +6,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 
-from guided_ft.system.machine import give_back, machine
+from guided_ft.system import machine as machine_module
+from guided_ft.system.machine import give_back, machine, peak_bytes
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the machine is named after its GPU")
@@ -52,3 +55,24 @@ def test_memory_that_is_free_is_given_back() -> None:
     give_back()
     assert before - resident() > 100e6
     assert len(last) == 2000
+
+
+def test_what_only_posix_has_is_not_needed() -> None:
+    room = Path(machine_module.__file__).parent
+    names = sorted(f"guided_ft.system.{path.stem}" for path in room.glob("*.py") if path.stem != "__init__")
+    script = "import importlib, sys\nfor name in ('fcntl', 'grp', 'pwd', 'resource', 'termios'):\n"
+    script += f"    sys.modules[name] = None\nfor name in {names}:\n    importlib.import_module(name)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_without_getrusage_the_system_is_asked_for_the_peak(monkeypatch) -> None:
+    def missing(*_args, **_kwargs):
+        raise FileNotFoundError
+
+    told = SimpleNamespace(memory_info=lambda: SimpleNamespace(peak_wset=7 << 20))
+    monkeypatch.setattr(machine_module, "resource", None)
+    monkeypatch.setattr(Path, "read_text", missing)
+    monkeypatch.setattr(psutil, "Process", lambda: told)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    assert peak_bytes() == 7 << 20
