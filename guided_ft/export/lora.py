@@ -106,7 +106,7 @@ def _layers(model: PeftModel, adapter: str) -> dict[str, Any]:
     for module, layer in layers.items():
         beyond = _beyond(layer, model.peft_config[adapter], adapter)
         if beyond:
-            raise GuidedError(f"to_lora: {module}: a LoRA of one rank cannot hold {beyond} (export.merged can)")
+            raise GuidedError(f"to_lora: {module}: a LoRA cannot hold {beyond} (export.merged can)")
     return layers
 
 

@@ -200,13 +200,13 @@ def _other_method(**options):
             to_lora,
             lambda name: _other_method(use_dora=True),
             {},
-            "to_lora: model.layers.0.mlp.up_proj: a LoRA of one rank cannot hold what a variant of LoRA computes",
+            "to_lora: model.layers.0.mlp.up_proj: a LoRA cannot hold what a variant of LoRA computes",
         ),
         (
             to_lora,
             lambda name: _other_method(bias="lora_only"),
             {},
-            "to_lora: model.layers.0.mlp.up_proj: a LoRA of one rank cannot hold biases (export.merged can)",
+            "to_lora: model.layers.0.mlp.up_proj: a LoRA cannot hold biases (export.merged can)",
         ),
     ],
 )

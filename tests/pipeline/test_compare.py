@@ -9,7 +9,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
 from tiny_run import recipe
 
 from guided_ft import GuidedError, Plan, Recipe
@@ -20,10 +19,9 @@ from guided_ft.pipeline.compare import compare as comparing
 from guided_ft.pipeline.compare.arms import ARMS
 from guided_ft.pipeline.compare.asked import NARROW, Asked, rate_of, split
 from guided_ft.pipeline.compare.base import Base
-from guided_ft.pipeline.compare.clock import Clock, minutes
+from guided_ft.pipeline.compare.clock import Clock
 from guided_ft.pipeline.compare.compare import compare
 from guided_ft.pipeline.compare.found import command
-from guided_ft.pipeline.compare.worker import ended_by
 from guided_ft.pipeline.data import load_rows
 from guided_ft.pipeline.whole import Whole
 from guided_ft.system.files import write_json
@@ -347,13 +345,6 @@ def test_memory_that_runs_out_costs_one_arm_only(done, monkeypatch, capsys):
     assert "full fine-tuning: out of memory." in capsys.readouterr().out
 
 
-def test_only_a_want_of_memory_is_told_as_one():
-    wants = [MemoryError(), torch.OutOfMemoryError(), RuntimeError("CUDA error: out of memory")]
-    wants += [RuntimeError("[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory")]
-    assert [ended_by(error) for error in wants] == [{"out_of_memory": True}] * len(wants)
-    assert ended_by(RuntimeError("CUDA error: an illegal memory access was encountered")) is None
-
-
 @pytest.mark.slow
 def test_what_the_machine_refuses_a_worker_is_one_line(done, tmp_path, capfd):
     folder, asked, _ = done
@@ -395,11 +386,3 @@ def test_the_clock_learns_from_what_cells_took():
     assert clock.left(["full", "located"]) == 280
     clock.note("located", 50.0)
     assert clock.left(["full", "located"]) == 250
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [(20, "under a minute"), (61, "about 1 minute"), (700, "about 12 minutes"), (9000, "about 2.5 hours")],
-)
-def test_a_time_in_words(seconds, words):
-    assert minutes(seconds) == words

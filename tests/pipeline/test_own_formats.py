@@ -52,7 +52,7 @@ def own(base, folder, name, *typed):
         "localize.examples=6",
         "retention_examples=2",
         "retention_tokens=8",
-        "steps=2",
+        *([] if any(word.startswith("epochs=") for word in typed) else ["steps=2"]),
     ]
     return Recipe.load(str(path), [f"model={base}", f"output={folder / 'run'}", "control=none", *small, *typed])
 
