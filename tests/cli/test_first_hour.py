@@ -88,7 +88,7 @@ print(tokenizer.decode(out, skip_special_tokens=True).strip())
 
 
 def test_the_pasted_script_runs(home):
-    [script] = re.findall(r"take it too\):\n\n```python\n(.*?)```", README, re.DOTALL)
+    [script] = re.findall(r"with rows that answer\):\n\n```python\n(.*?)```", README, re.DOTALL)
     for real, here in ((f'"{NAME}"', '"tiny"'), ("max_steps=100", "max_steps=2")):
         assert real in script
         script = script.replace(real, here)
